@@ -1,0 +1,13 @@
+"""Settings that every test shares."""
+
+import os
+
+import torch
+from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need the hub
+
+# No deadline: machines are shared, and a slow machine is not a wrong result.
+settings.register_profile("default", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")
+torch.set_num_threads(1)

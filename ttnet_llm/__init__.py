@@ -1,0 +1,1 @@
+"""Ultra-small tensor-train adapters for Hugging Face models."""
