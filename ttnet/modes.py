@@ -28,8 +28,8 @@ def choose_modes(
 
     The train has the input modes first and the output modes after them, and a bond between the two, where it
     can be cut into the factors `(in_size, r)` and `(r, out_size)`. Among equally small trains the one with
-    fewer cores wins, then the one with the larger modes at its two ends. A mode is 1 only where its whole side
-    is.
+    fewer cores wins, then the one with the larger modes at its two ends. A mode is 1 only where its
+    whole side is.
 
     Args:
         in_size: Size of the input side, at least 1.
