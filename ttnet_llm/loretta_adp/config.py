@@ -1,0 +1,100 @@
+"""Configuration of LoRETTA_adp, and the modules it adapts where the user names none."""
+
+import difflib
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers.activations import ACT2FN
+
+from ttnet.errors import TTValueError
+from ttnet_llm.tuner import AdapterConfig
+
+POSITIONS = ("auto", "input", "output")
+
+# Encoders of the BERT family: the outputs of attention and feed-forward block. Decoders: the feed-forward layers.
+_BERT = ["output.dense"]
+_GATED = ["gate_proj", "up_proj", "down_proj"]
+_FC = ["fc1", "fc2"]
+_DENSE_4H = ["dense_h_to_4h", "dense_4h_to_h"]
+TARGET_MODULES: dict[str, list[str] | str] = {
+    **dict.fromkeys(
+        (
+            "bert",
+            "roberta",
+            "xlm-roberta",
+            "electra",
+            "camembert",
+            "deberta",
+            "deberta-v2",
+            "layoutlm",
+            "vit",
+        ),
+        _BERT,
+    ),
+    **dict.fromkeys(
+        ("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "stablelm", "llama4"), _GATED
+    ),
+    **dict.fromkeys(("opt", "bart", "phi"), _FC),
+    **dict.fromkeys(("bloom", "falcon", "RefinedWeb", "RefinedWebModel", "gpt_neox", "chatglm"), _DENSE_4H),
+    **dict.fromkeys(("gptj", "codegen"), ["fc_in", "fc_out"]),
+    **dict.fromkeys(("gpt2", "gpt_neo", "gpt_bigcode"), ["mlp.c_fc", "mlp.c_proj"]),
+    **dict.fromkeys(("t5", "mt5"), ["wi", "wi_0", "wi_1", "wo"]),
+    **dict.fromkeys(("mpt", "nemotron_h"), ["up_proj", "down_proj"]),
+    "distilbert": ["out_lin", "ffn.lin2"],
+    "albert": ["attention.dense", "ffn_output"],
+    "gemma4": r".*language_model\..*\.(gate_proj|up_proj|down_proj)",
+    "mixtral": ["o_proj"],  # its feed-forward layers are experts held as one parameter, not as modules
+    "blip-2": r".*(fc1|fc2|\.wi|\.wi_0|\.wi_1|\.wo)",
+    "btlm": ["mlp.c_fc", "mlp.c_fc2", "mlp.c_proj"],
+    "rwkv": r".*feed_forward\.(key|value)",
+    "rwkv7": r".*ffn\.(key|value)",
+}
+
+
+@dataclass
+class LorettaAdpConfig(AdapterConfig):
+    """Configuration of LoRETTA_adp: `h + scaling * up(act(down(h)))` around frozen linear layers.
+
+    All fields of `AdapterConfig` apply too. By default the attention and feed-forward outputs are adapted in
+    encoders of the BERT family, and the feed-forward layers in decoders.
+
+    Args:
+        bottleneck: Size between `down` and `up`, at least 1.
+        non_linearity: Name of the activation between them, one of transformers' `ACT2FN`.
+        scaling: Factor on the adapter's contribution.
+        position: What `h` is: the layer's `"output"`, its `"input"`, or `"auto"`: whichever is narrower, the
+            output if both are equal. So the adapter sits on the model's hidden state also where a
+            feed-forward block widens it.
+
+    Raises:
+        TTValueError: If a value is outside its range or the activation is unknown.
+
+    Example:
+        >>> import torch
+        >>> from peft import get_peft_model
+        >>> model = torch.nn.Sequential(torch.nn.Linear(768, 768))
+        >>> model = get_peft_model(model, LorettaAdpConfig(target_modules=["0"]))
+        >>> model.get_nb_trainable_parameters()
+        (1902, 592494)
+    """
+
+    method: ClassVar[str] = "loretta_adp"
+
+    bottleneck: int = field(default=64)
+    non_linearity: str = field(default="relu")
+    scaling: float = field(default=1.0)
+    position: str = field(default="auto")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_positive("bottleneck")
+        if self.position not in POSITIONS:
+            raise TTValueError(
+                f"position is {self.position!r}; expected one of {', '.join(map(repr, POSITIONS))}."
+            )
+        if self.non_linearity not in ACT2FN:
+            close = difflib.get_close_matches(str(self.non_linearity), list(ACT2FN), n=3) or sorted(ACT2FN)
+            raise TTValueError(
+                f"non_linearity is {self.non_linearity!r}, which transformers' ACT2FN does not have; expected a "
+                f"name like {', '.join(map(repr, close))}."
+            )

@@ -1,0 +1,25 @@
+"""The tuner of LoRETTA_adp, which cannot be merged and says so."""
+
+from ttnet.errors import TTTypeError
+from ttnet_llm.loretta_adp.config import TARGET_MODULES, LorettaAdpConfig
+from ttnet_llm.loretta_adp.layer import LorettaAdpLinear
+from ttnet_llm.registry import register
+from ttnet_llm.tuner import AdapterModel
+
+
+class LorettaAdpModel(AdapterModel):
+    """The tuner of LoRETTA_adp."""
+
+    prefix = "loretta_adp_"
+    tuner_layer_cls = LorettaAdpLinear
+    target_module_mapping = TARGET_MODULES
+
+    def _check_merge_allowed(self) -> None:
+        raise TTTypeError(
+            "LoRETTA_adp cannot be merged: a non-linearity stands between its two matrices, so no weight of the "
+            "base model can hold it. Keep it as an adapter, use `unload()` to get the base model back, or train "
+            "LoRETTA_rep, which merges exactly."
+        )
+
+
+register("loretta_adp", LorettaAdpConfig, LorettaAdpModel)

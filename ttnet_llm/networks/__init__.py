@@ -1,0 +1,1 @@
+"""The tensor networks of the linear methods, one file each."""

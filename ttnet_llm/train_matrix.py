@@ -1,0 +1,220 @@
+"""A tall matrix held as one tensor train: the building block of LoRETTA's adapters.
+
+The train's modes are those of the rows followed by those of the columns. Cut at the bond between them, it is
+the product of two thin factors, and it is only ever used as such: the matrix itself is never formed.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ttnet.contraction import plan_chain
+from ttnet.errors import TTValueError
+from ttnet.modes import capped_ranks, choose_modes, num_parameters
+
+# The published modes of whole (dimension x bottleneck) matrices, in row-major order (arXiv:2402.11417, appendix).
+PAPER_MODES = {
+    (768, 64): (8, 8, 12, 8, 8),
+    (1024, 64): (4, 8, 8, 8, 8, 4),
+    (4096, 64): (16, 16, 16, 4, 4, 4),
+    (5120, 64): (5, 8, 8, 16, 8, 8),
+    (8192, 64): (4, 16, 16, 16, 8, 4),
+    (768, 8): (8, 8, 12, 8),
+    (1024, 8): (4, 8, 8, 8, 4),
+    (4096, 8): (16, 16, 8, 4, 4),
+    (5120, 8): (8, 8, 10, 8, 8),
+    (8192, 8): (4, 16, 16, 16, 4),
+}
+
+
+@dataclass(frozen=True)
+class TrainLayout:
+    """Modes and ranks of a matrix `(rows, cols)` held as one train, and where its columns begin.
+
+    Args:
+        modes: The modes of all cores; their product is `rows * cols`.
+        ranks: The ranks of all bonds, one more than there are modes.
+        rows: Number of rows: the product of the leading modes, where the last of these may be a divisor of
+            its core's mode (the core then holds the end of the rows and the beginning of the columns).
+
+    Raises:
+        TTValueError: If the boundary between rows and columns does not divide a core's mode.
+
+    Example:
+        >>> TrainLayout.choose(768, 64, rank=5, modes="auto").modes
+        (16, 4, 4, 3, 4, 16)
+        >>> TrainLayout.choose(768, 64, rank=5, modes="paper").modes
+        (8, 8, 12, 8, 8)
+    """
+
+    modes: tuple[int, ...]
+    ranks: tuple[int, ...]
+    rows: int
+
+    def __post_init__(self) -> None:
+        split, before = self._boundary
+        if self.rows % before or self.modes[split] % (self.rows // before):
+            raise TTValueError(
+                f"rows is {self.rows}, which no boundary inside the modes {self.modes} gives; choose modes whose "
+                "leading product is the number of rows, or of which one mode splits so that it is."
+            )
+
+    @classmethod
+    def choose(cls, rows: int, cols: int, *, rank: int, modes: str) -> "TrainLayout":
+        """Choose the modes of a `(rows, cols)` matrix.
+
+        Args:
+            rows: Number of rows, at least 1.
+            cols: Number of columns, at least 1.
+            rank: The largest rank, at least 1.
+            modes: `"auto"` for the fewest parameters, ranks capped by the sizes left and right of each bond;
+                `"paper"` for the published tables, ranks not capped.
+
+        Returns:
+            The layout.
+
+        Raises:
+            TTValueError: If `modes` is `"paper"` and the tables do not have the size.
+        """
+        if modes == "auto":
+            row_modes, col_modes = choose_modes(rows, cols, rank=rank)
+            return cls(row_modes + col_modes, capped_ranks(row_modes + col_modes, rank), rows)
+        if (rows, cols) not in PAPER_MODES:
+            known = ", ".join(f"{d} x {b}" for d, b in PAPER_MODES)
+            raise TTValueError(
+                f"modes is 'paper', but the published tables have no modes for a {rows} x {cols} matrix (they "
+                f"have {known}); use modes='auto', which takes any size."
+            )
+        table = PAPER_MODES[rows, cols]
+        return cls(table, (1, *[rank] * (len(table) - 1), 1), rows)
+
+    @property
+    def _boundary(self) -> tuple[int, int]:
+        """The core with the last of the rows, and the number of rows that the cores before it make."""
+        before = 1
+        for k, mode in enumerate(self.modes):
+            if before * mode >= self.rows:
+                return k, before
+            before *= mode
+        return len(self.modes) - 1, before // self.modes[-1]
+
+    @property
+    def split_core(self) -> int:
+        """Index of the core with the last of the rows."""
+        return self._boundary[0]
+
+    @property
+    def split_columns(self) -> int:
+        """Size of the part of that core's mode which already belongs to the columns; 1 at a core boundary."""
+        k, before = self._boundary
+        return self.modes[k] * before // self.rows
+
+    @property
+    def cols(self) -> int:
+        """Number of columns."""
+        return math.prod(self.modes) // self.rows
+
+    @property
+    def cut_rank(self) -> int:
+        """Inner size of the product of the two factors."""
+        return self.split_columns * self.ranks[self.split_core + 1]
+
+    @property
+    def core_shapes(self) -> list[tuple[int, int, int]]:
+        """The shapes `(r_{k-1}, n_k, r_k)` of the cores."""
+        return list(zip(self.ranks[:-1], self.modes, self.ranks[1:], strict=True))
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of entries of all cores."""
+        return num_parameters(self.modes, self.ranks)
+
+
+class TrainMatrix(nn.Module):
+    """A trainable matrix of shape `(rows, cols)` held as the cores of one tensor train.
+
+    Args:
+        layout: Its modes and ranks.
+
+    Example:
+        >>> matrix = TrainMatrix(TrainLayout.choose(768, 8, rank=5, modes="auto"))
+        >>> left, right = matrix.factors()
+        >>> tuple(left.shape), tuple(right.shape), sum(p.numel() for p in matrix.parameters())
+        ((768, 5), (5, 8), 395)
+    """
+
+    def __init__(self, layout: TrainLayout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.cores = nn.ParameterList(torch.empty(shape) for shape in layout.core_shapes)
+        s, c = layout.split_core, layout.split_columns
+        left, right = layout.core_shapes[: s + 1], layout.core_shapes[s + 1 :]
+        # The split core's column part goes to the bond, next to its rank.
+        left[-1] = (left[-1][0], left[-1][1] // c, c * left[-1][2])
+        self._left_shapes = left
+        self._left_plan = plan_chain(left)
+        self._right_plan = plan_chain(right) if right else None
+
+    @torch.no_grad()
+    def reset_parameters(self, variance: float, zero: bool = False) -> None:
+        """Draw the cores so that the entries of the matrix have a given variance.
+
+        An entry is a sum of `prod(ranks)` products of one entry of each core, so equal spreads of the cores
+        must carry the root of the variance divided by that number.
+
+        Args:
+            variance: Variance of the entries of the matrix, whatever its ranks and order; at least 0.
+            zero: Whether the matrix shall be zero: its first core is then zero and the others drawn as before,
+                so that the gradient of the first core is not.
+        """
+        spread = (variance / math.prod(self.layout.ranks)) ** (0.5 / len(self.cores))
+        for core in self.cores:
+            nn.init.normal_(core, std=spread)
+        if zero:
+            nn.init.zeros_(self.cores[0])
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Contract the cores on either side of the cut.
+
+        Returns:
+            `left` of shape `(rows, t)` and `right` of shape `(t, cols)`, whose product is the matrix.
+        """
+        layout = self.layout
+        s, c = layout.split_core, layout.split_columns
+        row_cores = [core.reshape(shape) for core, shape in zip(self.cores, self._left_shapes, strict=False)]
+        left = self._left_plan(*row_cores).reshape(layout.rows, layout.cut_rank)
+        if self._right_plan is None:
+            return left, torch.eye(c, dtype=left.dtype, device=left.device)
+        right = self._right_plan(*self.cores[s + 1 :]).reshape(layout.ranks[s + 1], layout.cols // c)
+        if c > 1:
+            right = torch.kron(torch.eye(c, dtype=right.dtype, device=right.device), right)
+        return left, right
+
+
+def thinnest_product(factors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Multiply a chain of matrices into two, cut at its thinnest bond.
+
+    Args:
+        factors: At least two matrices, each with as many columns as the next one has rows.
+
+    Returns:
+        `left` of shape `(m, r)` and `right` of shape `(r, n)`, where r is the smallest size between the
+        factors and `left @ right` is the product of them all.
+
+    Example:
+        >>> left, right = thinnest_product([torch.ones(9, 4), torch.ones(4, 2), torch.ones(2, 7)])
+        >>> tuple(left.shape), tuple(right.shape)
+        ((9, 2), (2, 7))
+    """
+    bonds = [factor.shape[1] for factor in factors[:-1]]
+    cut = bonds.index(min(bonds)) + 1
+    left, right = factors[cut - 1], factors[cut]
+    # From the cut outwards, so that every product on the way is thin.
+    for factor in reversed(factors[: cut - 1]):
+        left = factor @ left
+    for factor in factors[cut + 1 :]:
+        right = right @ factor
+    return left, right

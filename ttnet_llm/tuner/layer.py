@@ -1,0 +1,186 @@
+"""The adapter layer: a frozen linear layer with a small trainable network around it, for any method.
+
+A method says what its network does before the base layer (`adapt_input`) or after it (`adapt_output`); which
+adapters act on which rows of a batch, dtypes, and the bookkeeping that PEFT asks for are settled here, once.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
+from peft.utils import quantization_extra_repr, resolve_quantization_backend
+from torch import Tensor, nn
+
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm.tuner.config import AdapterConfig
+
+BASE = "__base__"  # PEFT's name, in a mixed batch, for a row without an adapter
+
+
+class AdapterLayer(nn.Module, BaseTunerLayer):
+    """Base of every method's layer; subclass it with the method's name, `class X(AdapterLayer, method="x")`.
+
+    The networks of all adapters live in a `ModuleDict` named `<method>_network`, the name that PEFT and
+    transformers derive checkpoint keys from.
+
+    Args:
+        base_layer: The frozen layer: `nn.Linear`, transformers' `Conv1D`, or a quantised linear layer.
+        adapter_name: Name of the first adapter.
+        config: The first adapter's config.
+        **quantization: What PEFT's `get_quantization_kwargs` returned for the model.
+
+    Raises:
+        TTTypeError: If the base layer is of a kind that no adapter is defined for.
+    """
+
+    method: ClassVar[str]
+
+    def __init_subclass__(cls, method: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if method is not None:
+            cls.method = method
+            cls.adapter_layer_names = (f"{method}_network",)
+            cls.other_param_names = (f"{method}_dropout", f"{method}_scaling")
+
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **quantization: Any
+    ) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization)
+        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
+        setattr(self, f"{self.method}_network", nn.ModuleDict())
+        setattr(self, f"{self.method}_dropout", nn.ModuleDict())
+        setattr(self, f"{self.method}_scaling", {})
+        self._disable_adapters = False
+        self.merged_adapters = []
+        self.cast_input_dtype_enabled = True
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config)
+
+    @property
+    def networks(self) -> nn.ModuleDict:
+        """The trainable network of each adapter, by adapter name."""
+        return getattr(self, f"{self.method}_network")
+
+    @property
+    def dropouts(self) -> nn.ModuleDict:
+        """The dropout of each adapter, by adapter name."""
+        return getattr(self, f"{self.method}_dropout")
+
+    @property
+    def scalings(self) -> dict[str, float]:
+        """The factor on each adapter's contribution, by adapter name."""
+        return getattr(self, f"{self.method}_scaling")
+
+    def make_network(self, config: AdapterConfig) -> nn.Module:
+        """Build the trainable network of one adapter, initialised as `config.init_weights` says."""
+        raise NotImplementedError
+
+    def scaling_of(self, config: AdapterConfig) -> float:
+        """Return the factor on the adapter's contribution."""
+        raise NotImplementedError
+
+    def adapt_input(self, adapter: str, x: Tensor) -> Tensor:  # x: (*batch, in_features)
+        """Return the base layer's input as changed by one adapter; by default unchanged."""
+        return x
+
+    def adapt_output(self, adapter: str, x: Tensor, result: Tensor) -> Tensor:
+        """Return the base layer's output as changed by one adapter; by default unchanged.
+
+        `x` has shape `(*batch, in_features)`, `result` has shape `(*batch, out_features)`.
+        """
+        return result
+
+    def update_layer(self, adapter_name: str, config: AdapterConfig) -> None:
+        """Add one adapter to the layer, on the base layer's device and in its dtype.
+
+        Args:
+            adapter_name: Name of the adapter.
+            config: Its config.
+        """
+        self.networks[adapter_name] = self.make_network(config)
+        self.dropouts[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.scalings[adapter_name] = self.scaling_of(config)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(
+        self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> Tensor:  # (*batch, out_features)
+        """Apply the base layer with its active adapters, or with one adapter for each row of the batch."""
+        if adapter_names is not None:
+            self._check_mixed_batch(x, adapter_names)
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        if adapter_names is not None:
+            return self._forward_mixed(x, *args, adapter_names=adapter_names, **kwargs)
+        if self.merged:
+            return self.base_layer(x, *args, **kwargs)
+        adapters = [name for name in self.active_adapters if name in self.networks]
+        base_input = x
+        for adapter in adapters:
+            base_input = self.adapt_input(adapter, base_input)
+        result = self._base_result(base_input, *args, **kwargs)
+        for adapter in adapters:
+            result = self.adapt_output(adapter, x, result)
+        return result
+
+    def _forward_mixed(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
+        rows = {
+            adapter: [row for row, name in enumerate(adapter_names) if name == adapter]
+            for adapter in dict.fromkeys(adapter_names)
+            if adapter in self.networks
+        }
+        base_input = x
+        for adapter, index in rows.items():
+            base_input = _with_rows(base_input, index, self.adapt_input(adapter, base_input[index]))
+        result = self._base_result(base_input, *args, **kwargs)
+        for adapter, index in rows.items():
+            result = _with_rows(result, index, self.adapt_output(adapter, x[index], result[index]))
+        return result
+
+    def _base_result(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result = self.base_layer(x, *args, **kwargs)
+        if self.quantization_backend is not None:
+            result = self.quantization_backend.maybe_clone_base_result(result)
+        return result
+
+    def _check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:
+        if len(x) != len(adapter_names):
+            raise TTValueError(
+                f"Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(x)} respectively; give one name for each row."
+            )
+        if self.merged:
+            raise TTValueError(
+                "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
+            )
+
+    def _compute_dtype(self, adapter: str) -> torch.dtype:
+        return next(self.networks[adapter].parameters()).dtype
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refuse to merge; methods whose update is linear override this."""
+        raise TTTypeError(
+            f"{type(self).__name__} cannot be merged: it is not linear in its input. Keep it as an adapter, "
+            "or call `unload()` to get the base model back."
+        )
+
+    def unmerge(self) -> None:
+        """Do nothing, as nothing can be merged; methods whose update is linear override this."""
+
+    def extra_repr(self) -> str:
+        """Name the quantisation of the base layer, if there is one."""
+        return quantization_extra_repr(self)
+
+
+def _with_rows(x: Tensor, rows: list[int], values: Tensor) -> Tensor:
+    """Return a copy of `x` in which the given rows of the batch have new values."""
+    if values is x:
+        return x
+    x = x.clone()
+    x[rows] = values.to(x.dtype)
+    return x

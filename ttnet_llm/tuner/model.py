@@ -1,0 +1,217 @@
+"""The tuner: puts a method's layers into a model, and back out. Shared by all methods."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import get_quantization_kwargs, resolve_quantization_backend
+from peft.utils.error import NoMatchingPeftModuleError
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm.tuner.config import AdapterConfig
+from ttnet_llm.tuner.layer import BASE, AdapterLayer
+
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+
+
+class AdapterModel(BaseTuner):
+    """Base of every method's tuner; a method sets `prefix`, `tuner_layer_cls` and `target_module_mapping`."""
+
+    tuner_layer_cls: type[AdapterLayer]
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put an adapter into the model; where no module matches, say which names come near.
+
+        Args:
+            model: The model to change.
+            adapter_name: The adapter's name.
+            *args: As `BaseTuner.inject_adapter` takes them.
+            **kwargs: As `BaseTuner.inject_adapter` takes them.
+
+        Raises:
+            NoMatchingPeftModuleError: If no module of the model is targeted.
+        """
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except NoMatchingPeftModuleError as error:
+            hint = near_misses(model, self.peft_config[adapter_name].target_modules)
+            raise NoMatchingPeftModuleError(f"{error} {hint}".strip()) from error
+
+    def _prepare_adapter_config(
+        self, peft_config: AdapterConfig, model_config: dict[str, Any]
+    ) -> AdapterConfig:
+        if (
+            peft_config.target_modules is None
+            and model_config["model_type"] not in self.target_module_mapping
+        ):
+            raise TTValueError(
+                f"target_modules is None, and {self.method_name} has no default for the architecture "
+                f"{model_config['model_type']!r}. Please specify `target_modules`: linear layers of this model "
+                f"are {', '.join(linear_names(self.model))}."
+            )
+        peft_config = super()._prepare_adapter_config(peft_config, model_config)
+        if peft_config.train_norms:
+            # PEFT's own mechanism for whole modules then trains, saves, restores and switches them.
+            kept = list(peft_config.modules_to_save or [])
+            peft_config.modules_to_save = kept + [n for n in norm_names(self.model, kept) if n not in kept]
+        return peft_config
+
+    @property
+    def method_name(self) -> str:
+        """The method's name in lower case."""
+        return self.prefix.removesuffix("_")
+
+    def _create_and_replace(
+        self,
+        peft_config: AdapterConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, self.tuner_layer_cls):
+            target.update_layer(adapter_name, peft_config)
+            return
+        base_layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        if not _is_linear(base_layer):
+            raise TTTypeError(
+                f"Target module {current_key} is a {type(base_layer).__name__}, which is not supported; expected "
+                "torch.nn.Linear, transformers' Conv1D or a quantised linear layer. Name other target_modules, or "
+                "put this one into exclude_modules."
+            )
+        layer = self.tuner_layer_cls(target, adapter_name, peft_config, **get_quantization_kwargs(self))
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)  # a further adapter is trainable only once it is set active
+        self._replace_module(parent, target_name, layer, target)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names`, one for each row of the batch, to every layer during one forward or generate."""
+        adapter_names = kwargs.get("adapter_names")
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise TTValueError(
+                "Cannot pass `adapter_names` when the model is in training mode; call `eval()` first."
+            )
+        layers = [m for m in self.modules() if isinstance(m, AdapterLayer)]
+        known = {name for layer in layers for name in layer.networks} | {BASE}
+        unknown = sorted(set(adapter_names) - known)
+        if unknown:
+            raise TTValueError(
+                f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; there are "
+                f"{', '.join(sorted(known))}."
+            )
+        num_beams = kwargs.get("num_beams") or 1
+        repeated = [name for name in adapter_names for _ in range(num_beams)]
+        # Beam search repeats the rows of the decoder, not those of an encoder that ran before it.
+        encoder = self.model.get_encoder() if num_beams > 1 and hasattr(self.model, "get_encoder") else None
+        in_encoder = set(encoder.modules()) if encoder is not None and encoder is not self.model else set()
+        handles = [
+            module.register_forward_pre_hook(
+                partial(_pass_adapter_names, names=adapter_names if module in in_encoder else repeated),
+                with_kwargs=True,
+            )
+            for module in self.modules()
+            if isinstance(module, AdapterLayer | AuxiliaryTrainingWrapper)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        # A network is a module with parameters at any depth, so the adapter's name stands right after the
+        # container's name and not, as PEFT's default assumes, before the last part of the key.
+        container = re.escape(f".{cls.prefix}network.{adapter_name}.")
+        short, found = re.subn(container, f".{cls.prefix}network.", f".{key}", count=1)
+        return short[1:] if found else super()._remove_adapter_name_from_key(key, adapter_name)
+
+
+def near_misses(model: nn.Module, target_modules: Any) -> str:
+    """Say which of the model's modules have names close to the targets.
+
+    Args:
+        model: The model whose modules are searched.
+        target_modules: Names, or one regular expression.
+
+    Returns:
+        A sentence, or the empty string where nothing is close.
+
+    Example:
+        >>> near_misses(nn.ModuleDict({"q_proj": nn.Linear(2, 2)}), ["q_porj"])
+        "No module matches 'q_porj': did you mean 'q_proj'?"
+    """
+    targets = [target_modules] if isinstance(target_modules, str) else sorted(target_modules or ())
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)}
+    hints = []
+    for target in targets:
+        close = difflib.get_close_matches(target.rpartition(".")[2], sorted(names), n=3, cutoff=0.5)
+        if close:
+            hints.append(f"No module matches {target!r}: did you mean {' or '.join(map(repr, close))}?")
+    if not hints and names:
+        hints.append(f"Linear layers of this model are {', '.join(linear_names(model))}.")
+    return " ".join(hints)
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """List the distinct last names of the model's linear layers, in order of appearance.
+
+    Example:
+        >>> linear_names(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)))
+        ['0', '2']
+    """
+    return list(dict.fromkeys(n.rpartition(".")[2] for n, m in model.named_modules() if _is_linear(m)))
+
+
+def norm_names(model: nn.Module, skip: list[str]) -> list[str]:
+    """List the full names of the model's normalisation layers that have parameters.
+
+    Args:
+        model: The model.
+        skip: Endings of modules that are trained whole already; what lies inside them is left out.
+
+    Returns:
+        The names, in the order of the model.
+
+    Example:
+        >>> norm_names(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), skip=[])
+        ['1']
+    """
+    names: list[str] = []
+    for name, module in model.named_modules():
+        inside_other = any(re.match(rf"(^|.*\.){re.escape(m)}($|\..*)", name) for m in skip)
+        if inside_other or any(name.startswith(f"{outer}.") for outer in names):
+            continue
+        # An earlier adapter may have wrapped the layer to train a copy of it.
+        module = getattr(module, "original_module", module)
+        is_norm = isinstance(module, NORMS) or type(module).__name__.lower().endswith("norm")
+        if name and is_norm and any(True for _ in module.parameters(recurse=False)):
+            names.append(name)
+    return names
+
+
+def _is_linear(module: nn.Module) -> bool:
+    if isinstance(module, torch.nn.Linear | Conv1D):
+        return True
+    backend = resolve_quantization_backend(module)
+    return backend is not None and backend.layer_type == "linear"
+
+
+def _pass_adapter_names(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, "adapter_names": names}
