@@ -54,8 +54,6 @@ def register(name: str, config_cls: type[PeftConfig], model_cls: type[BaseTuner]
         return
     # A module that is imported again (a reloaded notebook) replaces its own classes, and nobody else's.
     if (registered.__module__, registered.__qualname__) != (model_cls.__module__, model_cls.__qualname__):
-        raise KeyError(
-            f"PEFT already has a method {name!r}, made by {registered.__module__}; choose another name."
-        )
+        raise KeyError(f"PEFT already has a method {name!r}, made by {registered.__module__}; choose another name.")
     PEFT_TYPE_TO_CONFIG_MAPPING[member] = config_cls
     PEFT_TYPE_TO_TUNER_MAPPING[member] = model_cls

@@ -12,43 +12,26 @@ from ttnet_llm.tuner import AdapterConfig
 POSITIONS = ("auto", "input", "output")
 
 # Encoders of the BERT family: the outputs of attention and feed-forward block. Decoders: the feed-forward layers.
-_BERT = ["output.dense"]
-_GATED = ["gate_proj", "up_proj", "down_proj"]
-_FC = ["fc1", "fc2"]
-_DENSE_4H = ["dense_h_to_4h", "dense_4h_to_h"]
-TARGET_MODULES: dict[str, list[str] | str] = {
-    **dict.fromkeys(
-        (
-            "bert",
-            "roberta",
-            "xlm-roberta",
-            "electra",
-            "camembert",
-            "deberta",
-            "deberta-v2",
-            "layoutlm",
-            "vit",
-        ),
-        _BERT,
-    ),
-    **dict.fromkeys(
-        ("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "stablelm", "llama4"), _GATED
-    ),
-    **dict.fromkeys(("opt", "bart", "phi"), _FC),
-    **dict.fromkeys(("bloom", "falcon", "RefinedWeb", "RefinedWebModel", "gpt_neox", "chatglm"), _DENSE_4H),
-    **dict.fromkeys(("gptj", "codegen"), ["fc_in", "fc_out"]),
-    **dict.fromkeys(("gpt2", "gpt_neo", "gpt_bigcode"), ["mlp.c_fc", "mlp.c_proj"]),
-    **dict.fromkeys(("t5", "mt5"), ["wi", "wi_0", "wi_1", "wo"]),
-    **dict.fromkeys(("mpt", "nemotron_h"), ["up_proj", "down_proj"]),
-    "distilbert": ["out_lin", "ffn.lin2"],
-    "albert": ["attention.dense", "ffn_output"],
-    "gemma4": r".*language_model\..*\.(gate_proj|up_proj|down_proj)",
-    "mixtral": ["o_proj"],  # its feed-forward layers are experts held as one parameter, not as modules
-    "blip-2": r".*(fc1|fc2|\.wi|\.wi_0|\.wi_1|\.wo)",
-    "btlm": ["mlp.c_fc", "mlp.c_fc2", "mlp.c_proj"],
-    "rwkv": r".*feed_forward\.(key|value)",
-    "rwkv7": r".*ffn\.(key|value)",
-}
+# One line for each set of names, with the architectures that use them.
+_NAMES: list[tuple[list[str] | str, str]] = [
+    (["output.dense"], "bert roberta xlm-roberta electra camembert deberta deberta-v2 layoutlm vit"),
+    (["out_lin", "ffn.lin2"], "distilbert"),
+    (["attention.dense", "ffn_output"], "albert"),
+    (["gate_proj", "up_proj", "down_proj"], "llama llama4 mistral gemma gemma2 gemma3_text qwen2 qwen3 stablelm"),
+    (r".*language_model\..*\.(gate_proj|up_proj|down_proj)", "gemma4"),
+    (["up_proj", "down_proj"], "mpt nemotron_h"),
+    (["o_proj"], "mixtral"),  # its feed-forward layers are experts held as one parameter, not as modules
+    (["fc1", "fc2"], "opt bart phi"),
+    (["fc_in", "fc_out"], "gptj codegen"),
+    (["mlp.c_fc", "mlp.c_proj"], "gpt2 gpt_neo gpt_bigcode"),
+    (["mlp.c_fc", "mlp.c_fc2", "mlp.c_proj"], "btlm"),
+    (["dense_h_to_4h", "dense_4h_to_h"], "bloom falcon RefinedWeb RefinedWebModel gpt_neox chatglm"),
+    (["wi", "wi_0", "wi_1", "wo"], "t5 mt5"),
+    (r".*\.(fc1|fc2|wi|wi_0|wi_1|wo)", "blip-2"),
+    (r".*feed_forward\.(key|value)", "rwkv"),
+    (r".*ffn\.(key|value)", "rwkv7"),
+]
+TARGET_MODULES = {architecture: names for names, architectures in _NAMES for architecture in architectures.split()}
 
 
 @dataclass
@@ -89,9 +72,7 @@ class LorettaAdpConfig(AdapterConfig):
         super().__post_init__()
         self._check_positive("bottleneck")
         if self.position not in POSITIONS:
-            raise TTValueError(
-                f"position is {self.position!r}; expected one of {', '.join(map(repr, POSITIONS))}."
-            )
+            raise TTValueError(f"position is {self.position!r}; expected one of {', '.join(map(repr, POSITIONS))}.")
         if self.non_linearity not in ACT2FN:
             close = difflib.get_close_matches(str(self.non_linearity), list(ACT2FN), n=3) or sorted(ACT2FN)
             raise TTValueError(

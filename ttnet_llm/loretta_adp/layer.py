@@ -45,9 +45,7 @@ class LorettaAdpLinear(AdapterLayer, method="loretta_adp"):
 
     def make_network(self, config: LorettaAdpConfig) -> BottleneckNetwork:  # type: ignore[override]
         """Build the two trains of one adapter."""
-        on_input = config.position == "input" or (
-            config.position == "auto" and self.in_features < self.out_features
-        )
+        on_input = config.position == "input" or (config.position == "auto" and self.in_features < self.out_features)
         network = BottleneckNetwork(self.in_features if on_input else self.out_features, config)
         network.on_input = on_input
         return network

@@ -42,9 +42,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             cls.adapter_layer_names = (f"{method}_network",)
             cls.other_param_names = (f"{method}_dropout", f"{method}_scaling")
 
-    def __init__(
-        self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **quantization: Any
-    ) -> None:
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **quantization: Any) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization)

@@ -45,13 +45,8 @@ class AdapterModel(BaseTuner):
             hint = near_misses(model, self.peft_config[adapter_name].target_modules)
             raise NoMatchingPeftModuleError(f"{error} {hint}".strip()) from error
 
-    def _prepare_adapter_config(
-        self, peft_config: AdapterConfig, model_config: dict[str, Any]
-    ) -> AdapterConfig:
-        if (
-            peft_config.target_modules is None
-            and model_config["model_type"] not in self.target_module_mapping
-        ):
+    def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict[str, Any]) -> AdapterConfig:
+        if peft_config.target_modules is None and model_config["model_type"] not in self.target_module_mapping:
             raise TTValueError(
                 f"target_modules is None, and {self.method_name} has no default for the architecture "
                 f"{model_config['model_type']!r}. Please specify `target_modules`: linear layers of this model "
@@ -102,9 +97,7 @@ class AdapterModel(BaseTuner):
             yield
             return
         if self.training:
-            raise TTValueError(
-                "Cannot pass `adapter_names` when the model is in training mode; call `eval()` first."
-            )
+            raise TTValueError("Cannot pass `adapter_names` when the model is in training mode; call `eval()` first.")
         layers = [m for m in self.modules() if isinstance(m, AdapterLayer)]
         known = {name for layer in layers for name in layer.networks} | {BASE}
         unknown = sorted(set(adapter_names) - known)
