@@ -4,7 +4,7 @@ The two thin factors come from the method's network; nothing else about the meth
 update is formed only where the user asks for it, to merge.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
@@ -15,7 +15,6 @@ from ttnet.errors import TTValueError
 from ttnet_llm.tuner import AdapterLayer
 
 
-@runtime_checkable
 class FactorNetwork(Protocol):
     """What a linear method's network answers: the two thin factors of its update."""
 
@@ -25,6 +24,17 @@ class FactorNetwork(Protocol):
 
 class LinearAdapterLayer(AdapterLayer):
     """A linear layer with the update `delta_W = scaling * L @ R`; subclass it with the method's name."""
+
+    def factors(self, adapter: str) -> tuple[Tensor, Tensor]:
+        """Ask an adapter's network for its two thin factors.
+
+        Args:
+            adapter: Name of the adapter.
+
+        Returns:
+            `L` of shape `(in_features, r)` and `R` of shape `(r, out_features)`, without the scaling.
+        """
+        return cast(FactorNetwork, self.networks[adapter]).factors()
 
     def adapt_output(self, adapter: str, x: Tensor, result: Tensor) -> Tensor:
         """Add the update's contribution, as two skinny products.
@@ -37,7 +47,7 @@ class LinearAdapterLayer(AdapterLayer):
         Returns:
             The new output, of the same shape and dtype as `result`.
         """
-        left, right = self.networks[adapter].factors()
+        left, right = self.factors(adapter)
         x = self.dropouts[adapter](self._cast_input_dtype(x, left.dtype))
         hidden = x @ left
         right = right * self.scalings[adapter]
@@ -57,7 +67,7 @@ class LinearAdapterLayer(AdapterLayer):
             `scaling * L @ R` in the layout of the base layer's weight: `(out_features, in_features)` for
             `nn.Linear`, transposed for `Conv1D`; in the adapter's dtype.
         """
-        left, right = self.networks[adapter].factors()
+        left, right = self.factors(adapter)
         delta = left @ (right * self.scalings[adapter])
         return delta if isinstance(self.get_base_layer(), Conv1D) else delta.T
 

@@ -1,5 +1,7 @@
 """The tensorised bottleneck adapter around one frozen linear layer (arXiv:2402.11417, section 3.1)."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,10 +20,12 @@ class BottleneckNetwork(nn.Module):
     Args:
         size: Size of `h`.
         config: The method's config.
+        on_input: Whether `h` is the layer's input; otherwise it is its output.
     """
 
-    def __init__(self, size: int, config: LorettaAdpConfig) -> None:
+    def __init__(self, size: int, config: LorettaAdpConfig, on_input: bool) -> None:
         super().__init__()
+        self.on_input = on_input
         layout = TrainLayout.choose(size, config.bottleneck, rank=config.tt_rank, modes=config.modes)
         self.down = TrainMatrix(layout)
         self.down_bias = nn.Parameter(torch.zeros(config.bottleneck))
@@ -43,26 +47,27 @@ class BottleneckNetwork(nn.Module):
 class LorettaAdpLinear(AdapterLayer, method="loretta_adp"):
     """A linear layer with LoRETTA_adp adapters on its input or output."""
 
-    def make_network(self, config: LorettaAdpConfig) -> BottleneckNetwork:  # type: ignore[override]
+    def make_network(self, config: LorettaAdpConfig) -> BottleneckNetwork:
         """Build the two trains of one adapter."""
         on_input = config.position == "input" or (config.position == "auto" and self.in_features < self.out_features)
-        network = BottleneckNetwork(self.in_features if on_input else self.out_features, config)
-        network.on_input = on_input
-        return network
+        return BottleneckNetwork(self.in_features if on_input else self.out_features, config, on_input)
 
-    def scaling_of(self, config: LorettaAdpConfig) -> float:  # type: ignore[override]
+    def scaling_of(self, config: LorettaAdpConfig) -> float:
         """Return the config's `scaling`."""
         return config.scaling
 
     def adapt_input(self, adapter: str, x: Tensor) -> Tensor:  # x: (*batch, in_features)
         """Return `x + scaling * up(act(down(x)))` where the adapter sits on the input."""
-        return self._adapt(adapter, x) if self.networks[adapter].on_input else x
+        return self._adapt(adapter, x) if self._on_input(adapter) else x
 
     def adapt_output(self, adapter: str, x: Tensor, result: Tensor) -> Tensor:
         """Return `result + scaling * up(act(down(result)))` where the adapter sits on the output."""
-        return result if self.networks[adapter].on_input else self._adapt(adapter, result)
+        return result if self._on_input(adapter) else self._adapt(adapter, result)
+
+    def _on_input(self, adapter: str) -> bool:
+        return cast(BottleneckNetwork, self.networks[adapter]).on_input
 
     def _adapt(self, adapter: str, h: Tensor) -> Tensor:
-        network = self.networks[adapter]
-        cast = self._cast_input_dtype(h, network.up_bias.dtype)
-        return (h + network(cast, self.dropouts[adapter], self.scalings[adapter])).to(h.dtype)
+        network = cast(BottleneckNetwork, self.networks[adapter])
+        z = self._cast_input_dtype(h, network.up_bias.dtype)
+        return (h + network(z, self.dropouts[adapter], self.scalings[adapter])).to(h.dtype)

@@ -77,11 +77,11 @@ class LorettaRepNetwork(nn.Module):
 class LorettaRepLinear(LinearAdapterLayer, method="loretta_rep"):
     """A linear layer with LoRETTA_rep adapters."""
 
-    def make_network(self, config: LorettaRepConfig) -> LorettaRepNetwork:  # type: ignore[override]
+    def make_network(self, config: LorettaRepConfig) -> LorettaRepNetwork:
         """Build the two trains of one adapter."""
         return LorettaRepNetwork(self.in_features, self.out_features, config)
 
-    def scaling_of(self, config: LorettaRepConfig) -> float:  # type: ignore[override]
+    def scaling_of(self, config: LorettaRepConfig) -> float:
         """Return `alpha / r`."""
         return config.alpha / config.r
 

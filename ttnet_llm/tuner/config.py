@@ -37,8 +37,8 @@ class AdapterConfig(PeftConfig):
 
     method: ClassVar[str]
 
-    target_modules: list[str] | str | None = field(default=None)
-    exclude_modules: list[str] | str | None = field(default=None)
+    target_modules: list[str] | set[str] | str | None = field(default=None)
+    exclude_modules: list[str] | set[str] | str | None = field(default=None)
     layers_to_transform: list[int] | int | None = field(default=None)
     layers_pattern: list[str] | str | None = field(default=None)
     modules_to_save: list[str] | None = field(default=None)

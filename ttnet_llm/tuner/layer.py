@@ -4,6 +4,7 @@ A method says what its network does before the base layer (`adapt_input`) or aft
 adapters act on which rows of a batch, dtypes, and the bookkeeping that PEFT asks for are settled here, once.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +35,20 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     """
 
     method: ClassVar[str]
+
+    # What PEFT's untyped mixin brings.
+    base_layer: nn.Module
+    quantization_backend: Any
+    merged_adapters: list[str]
+    active_adapters: list[str]
+    merged: bool
+    disable_adapters: bool
+    get_base_layer: Callable[[], nn.Module]
+    get_base_weight: Callable[[], Tensor]
+    set_base_weight: Callable[[Tensor], None]
+    set_adapter: Callable[..., None]
+    _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
+    _move_adapter_to_device_of_base_layer: Callable[[str], None]
 
     def __init_subclass__(cls, method: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -156,9 +171,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             raise TTValueError(
                 "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
             )
-
-    def _compute_dtype(self, adapter: str) -> torch.dtype:
-        return next(self.networks[adapter].parameters()).dtype
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse to merge; methods whose update is linear override this."""

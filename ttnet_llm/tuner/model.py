@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
 from peft.utils.error import NoMatchingPeftModuleError
@@ -198,7 +197,7 @@ def norm_names(model: nn.Module, skip: list[str]) -> list[str]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    if isinstance(module, torch.nn.Linear | Conv1D):
+    if isinstance(module, nn.Linear | Conv1D):
         return True
     backend = resolve_quantization_backend(module)
     return backend is not None and backend.layer_type == "linear"
