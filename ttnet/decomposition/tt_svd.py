@@ -1,0 +1,101 @@
+"""TT-SVD: a dense tensor to a train, by one truncated SVD a bond."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.linalg import compute_dtype, count_nonfinite, join_scale, split_scale
+from ttnet.tensor_train import TensorTrain
+from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_method
+
+
+def tt_svd(
+    x: Tensor | npt.NDArray[Any],  # (n_1, ..., n_d)
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    method: str = "auto",
+) -> TensorTrain:
+    """Decompose a dense tensor into a train of the smallest ranks that an error bound allows.
+
+    `||x - tt|| <= eps ||x||` is guaranteed, in the Frobenius norm, unless `max_rank` forbids it; then the error is at
+    most sqrt(order - 1) times that of the best train of those ranks. Source: Oseledets 2011, "Tensor-Train
+    Decomposition", Algorithm 1, Theorem 2.2; here what one bond leaves of the error budget goes to the later ones.
+
+    Args:
+        x: A tensor or numpy array of any order, strides and scale; every mode of size at least 1. Integers and bools
+            are taken as float64, which holds integers up to 2**53.
+        eps: Bound on the relative Frobenius error, at least 0. None or 0 cuts only what is rounding noise, as does any
+            bound below the precision of the dtype: some ten times its machine epsilon, growing with the square roots of
+            the order and of the unfoldings' shorter sides. From 1 on, all ranks are 1. For bfloat16 and float16,
+            computed in float32, casting the result back costs about `order * machine epsilon / 2`, and a bound
+            below that cannot hold.
+        max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
+        method: "auto" or "svd", which are the same today.
+
+    Returns:
+        A train of the dtype and device of `x`, left-orthogonal if the norm of `x` is a number of its dtype, and up to
+        evenly spread powers of two if not. Gradients are right for losses that depend on the tensor alone, not on the
+        choice of its cores, and finite for any `x`.
+
+    Raises:
+        TTTypeError: If an argument is of the wrong type.
+        TTShapeError: If a mode is empty, or `max_rank` has the wrong number of entries.
+        TTValueError: If an argument is out of range, or `x` has entries that are NaN or infinite.
+
+    Example:
+        >>> i = torch.arange(8.0)
+        >>> x = (i[:, None, None] + i[:, None] + i).sin()  # ranks 2, by the addition theorem
+        >>> tt = tt_svd(x, eps=1e-5)
+        >>> tt.ranks, bool((tt.full() - x).norm() <= 1e-5 * x.norm())
+        ((1, 2, 2, 1), True)
+    """
+    x = _as_tensor(x)
+    check_method(method)
+    bound = check_eps(eps)
+    max_ranks = check_max_rank(max_rank, max(0, x.ndim - 1))
+    if 0 in x.shape:
+        raise TTShapeError(f"x has shape {tuple(x.shape)}; every mode must have size at least 1.")
+    if count := count_nonfinite(x):
+        raise TTValueError(f"x has {count} entries that are NaN or infinite; expected finite numbers.")
+    if x.ndim < 2:
+        return TensorTrain([x.reshape(1, *x.shape, 1)])
+
+    rest, exponent = split_scale(x.to(compute_dtype(x.dtype)))
+    norm = float(torch.linalg.vector_norm(rest.detach(), dtype=_double(rest.dtype)))
+    budget = ErrorBudget(norm=norm, eps=bound, max_ranks=max_ranks, dtype=x.dtype)
+    cores = []
+    rank = 1
+    for size in x.shape[:-1]:
+        u, rest = budget.cut(rest.reshape(rank * size, -1))  # (r n, r'), (r', remaining modes)
+        cores.append(u.reshape(rank, size, -1))
+        rank = u.shape[1]
+    cores.append(rest.reshape(rank, x.shape[-1], 1))
+    return TensorTrain(join_scale(cores, exponent, x.dtype))
+
+
+def _double(dtype: torch.dtype) -> torch.dtype:
+    return torch.complex128 if dtype.is_complex else torch.float64
+
+
+def _as_tensor(x: object) -> Tensor:
+    """Take tensors and arrays, of floating, complex, integer or bool entries."""
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind not in "biufc" or x.dtype.itemsize > 8 * (1 + (x.dtype.kind == "c")):
+            raise TTTypeError(f"x has dtype {x.dtype}; expected a floating, complex, integer or bool dtype.")
+        # torch takes neither foreign byte orders nor negative strides.
+        x = torch.from_numpy(np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=")))
+    if not isinstance(x, Tensor):
+        raise TTTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a numpy.ndarray.")
+    if x.is_complex() or x.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        return x
+    if x.is_floating_point() or x.is_quantized:
+        raise TTTypeError(f"x has dtype {x.dtype}; expected float64, float32, bfloat16, float16, complex or integers.")
+    return x.to(torch.float64)

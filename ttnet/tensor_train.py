@@ -1,0 +1,214 @@
+"""The tensor train: a tensor of any order, held as a chain of small cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ttnet import arithmetic, indexing
+from ttnet.chain import CoreChain, check_scalar, shorten
+from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+
+
+class TensorTrain(CoreChain):
+    """A tensor as a product of cores, `x[i_1, ..., i_d] = G_1[:, i_1, :] @ ... @ G_d[:, i_d, :]`.
+
+    Values are immutable: every operation gives a new train. Addition and multiplication let the ranks grow; `round`
+    brings them down again. Source: Oseledets 2011, "Tensor-Train Decomposition", eq. 1.2.
+
+    Args:
+        cores: d cores of shape `(r_{k-1}, n_k, r_k)` with `r_0 = r_d = 1`, all of one floating or complex dtype and on
+            one device; they are kept as they are, not copied. A train of order 0, which is a scalar, is one core of
+            shape (1, 1).
+
+    Raises:
+        TTTypeError: If a core is not a floating or complex tensor, or the dtypes differ.
+        TTShapeError: If the shapes do not chain up.
+        TTValueError: If the devices differ.
+
+    Example:
+        >>> import torch
+        >>> x = TensorTrain([torch.ones(1, 2, 3), torch.ones(3, 4, 1)])
+        >>> x
+        TensorTrain(shape=(2, 4), ranks=(1, 3, 1), dtype=torch.float32)
+        >>> x.full()
+        tensor([[3., 3., 3., 3.],
+                [3., 3., 3., 3.]])
+    """
+
+    __slots__ = ()
+    _core_shape: ClassVar[tuple[str, ...]] = ("r", "n", "r'")
+
+    def _is_core_shape(self, shape: Sequence[int]) -> bool:
+        return len(shape) == 3 or (len(shape) == 2 and len(self._cores) == 1)
+
+    @property
+    def ndim(self) -> int:
+        """The order: the number of modes."""
+        return 0 if self._cores[0].ndim == 2 else len(self._cores)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The mode sizes."""
+        return tuple(core.shape[1] for core in self._cores) if self.ndim else ()
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks of all bonds, the outer ones included: order + 1 ints that begin and end with 1."""
+        return super().ranks if self.ndim else (1,)
+
+    def full(self) -> Tensor:
+        """Contract to the dense tensor.
+
+        Returns:
+            A tensor of shape `shape`.
+
+        Example:
+            >>> import torch
+            >>> TensorTrain([torch.eye(2)[None], torch.eye(2)[:, :, None]]).full()
+            tensor([[1., 0.],
+                    [0., 1.]])
+        """
+        return arithmetic.full(self._cores)
+
+    def dot(self, other: TensorTrain) -> Tensor:
+        """Sum `conj(self) * other` over all entries, without forming them.
+
+        Args:
+            other: A train of the same shape, on the same device.
+
+        Returns:
+            A tensor of shape (), of the promoted dtype.
+
+        Raises:
+            TTTypeError: If `other` is not a train.
+            TTShapeError: If the shapes differ.
+            TTValueError: If the devices differ.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((2, 3)).dot(ttnet.ones((2, 3)))
+            tensor(6.)
+        """
+        if not isinstance(other, TensorTrain):
+            raise TTTypeError(f"other is a {type(other).__name__}; expected a TensorTrain.")
+        self._check_alike(other)
+        return arithmetic.dot(self._cores, other._cores)
+
+    def norm(self) -> Tensor:
+        """Compute the Frobenius norm, by orthogonalisation and so without cancellation.
+
+        Returns:
+            A real tensor of shape (); `log_norm` serves where it leaves the range of the dtype.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((2, 8)).norm()
+            tensor(4.0000)
+        """
+        return arithmetic.norm(self._cores)
+
+    def log_norm(self) -> Tensor:
+        """Compute the natural logarithm of the Frobenius norm, for trains whose norm is no number of the dtype.
+
+        Returns:
+            A real tensor of shape (); minus infinity for a zero train.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((4,) * 1000).log_norm()
+            tensor(693.1472)
+        """
+        return arithmetic.log_norm(self._cores)
+
+    def round(
+        self, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None, method: str = "auto"
+    ) -> TensorTrain:
+        """Reduce the ranks to what an error bound needs; see `ttnet.round`.
+
+        Args:
+            eps: Bound on the relative Frobenius error, at least 0; None for machine precision.
+            max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
+            method: "auto" or "svd".
+
+        Returns:
+            A left-orthogonal train.
+
+        Raises:
+            TTValueError: If an argument is out of range, or a core has entries that are NaN or infinite.
+
+        Example:
+            >>> import ttnet
+            >>> x = ttnet.ones((2, 3, 4))
+            >>> (x + x).round().ranks
+            (1, 1, 1, 1)
+        """
+        from ttnet import rounding  # here, since that module builds trains
+
+        return rounding.round(self, eps=eps, max_rank=max_rank, method=method)
+
+    def _check_alike(self, other: TensorTrain) -> None:
+        if self.shape != other.shape:
+            raise TTShapeError(
+                f"the trains have shapes {shorten(self.shape)} and {shorten(other.shape)}; expected the same shape."
+            )
+        if self.device != other.device:
+            raise TTValueError(f"the trains are on {self.device} and {other.device}; move them to one device.")
+
+    def _combine(
+        self, other: TensorTrain, function: Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
+    ) -> TensorTrain:
+        self._check_alike(other)
+        return TensorTrain(function(self._cores, other._cores))
+
+    def _scaled(self, core: Tensor) -> TensorTrain:
+        """Put `core`, a multiple of the last one, in its place; a scalar's dtype may promote the others."""
+        return TensorTrain([*(c.to(core.dtype) for c in self._cores[:-1]), core])
+
+    def __add__(self, other: object) -> TensorTrain:
+        if not isinstance(other, TensorTrain):
+            return NotImplemented
+        return self._combine(other, arithmetic.add)
+
+    def __radd__(self, other: object) -> TensorTrain:
+        # What `sum(trains)` begins with.
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __sub__(self, other: object) -> TensorTrain:
+        return self + -other if isinstance(other, TensorTrain) else NotImplemented
+
+    def __neg__(self) -> TensorTrain:
+        return self._scaled(-self._cores[-1])
+
+    def __pos__(self) -> TensorTrain:
+        return self
+
+    def __mul__(self, other: object) -> TensorTrain:
+        if isinstance(other, TensorTrain):
+            return self._combine(other, arithmetic.hadamard)
+        scalar = check_scalar(other)
+        return NotImplemented if scalar is None else self._scaled(self._cores[-1] * scalar)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: object) -> TensorTrain:
+        scalar = check_scalar(other)
+        return NotImplemented if scalar is None else self._scaled(self._cores[-1] / scalar)
+
+    def __getitem__(self, key: Any) -> TensorTrain | Tensor:
+        train = TensorTrain(indexing.index(self._cores, key))
+        return train if train.ndim else train.full()
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TTTypeError("a train of order 0 has no length.")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        device = "" if self.device.type == "cpu" else f", device='{self.device}'"
+        order = f"order={self.ndim}, " if self.ndim > 10 else ""
+        return (
+            f"TensorTrain({order}shape={shorten(self.shape)}, ranks={shorten(self.ranks)}, dtype={self.dtype}{device})"
+        )

@@ -1,0 +1,185 @@
+"""How much each bond of a train may lose: from `eps` and `max_rank` to the cut of every single matrix."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.linalg import compute_dtype, truncated_svd
+
+METHODS = ("auto", "svd")
+
+
+def check_method(method: str) -> None:
+    """Refuse a method that does not exist.
+
+    Args:
+        method: "auto" or "svd".
+
+    Raises:
+        TTValueError: For any other value.
+
+    Example:
+        >>> check_method("svd")
+    """
+    if method not in METHODS:
+        choices = " or ".join(repr(name) for name in METHODS)
+        raise TTValueError(f"method is {method!r}; expected {choices}.")
+
+
+def check_eps(eps: float | None) -> float:
+    """Give the relative error bound as a float: 0.0 for None.
+
+    Args:
+        eps: A relative Frobenius error, at least 0, or None.
+
+    Returns:
+        The bound.
+
+    Raises:
+        TTTypeError: If `eps` is not a real number.
+        TTValueError: If it is negative or NaN.
+
+    Example:
+        >>> check_eps(None), check_eps(1e-3)
+        (0.0, 0.001)
+    """
+    if eps is None:
+        return 0.0
+    if isinstance(eps, bool) or not isinstance(eps, numbers.Real):
+        raise TTTypeError(f"eps is a {type(eps).__name__}; expected a real number >= 0, or None for no error bound.")
+    if not eps >= 0:  # not "< 0", which lets NaN pass
+        raise TTValueError(f"eps is {eps}; expected a relative error >= 0, or None for no error bound.")
+    return float(eps)
+
+
+def check_ranks(ranks: object, bonds: int, name: str) -> list[int]:
+    """Give one rank per inner bond.
+
+    Args:
+        ranks: An int >= 1 for all bonds, or one such int per inner bond.
+        bonds: The number of inner bonds, one less than the order.
+        name: What the caller calls the argument, for the messages.
+
+    Returns:
+        A list of length `bonds`.
+
+    Raises:
+        TTTypeError: If `ranks` holds something other than ints.
+        TTValueError: If a rank is below 1.
+        TTShapeError: If it is a sequence of another length.
+
+    Example:
+        >>> check_ranks(3, 2, "rank"), check_ranks([2, 4], 2, "rank")
+        ([3, 3], [2, 4])
+    """
+    if isinstance(ranks, str) or not isinstance(ranks, numbers.Integral | Sequence):
+        raise TTTypeError(f"{name} is a {type(ranks).__name__}; expected an int or one int per inner bond.")
+    values: list[int] = []
+    for rank in [ranks] if isinstance(ranks, numbers.Integral) else ranks:
+        if isinstance(rank, bool) or not isinstance(rank, numbers.Integral):
+            raise TTTypeError(f"{name} holds {rank!r}; expected ints >= 1.")
+        if rank < 1:
+            raise TTValueError(f"{name} holds {rank}; every rank must be at least 1.")
+        values.append(int(rank))
+    if isinstance(ranks, numbers.Integral):
+        return values * bonds
+    if len(values) != bonds:
+        raise TTShapeError(
+            f"{name} has {len(values)} entries; expected {bonds}, one per inner bond (one less than the order)."
+        )
+    return values
+
+
+def check_max_rank(max_rank: int | Sequence[int] | None, bonds: int) -> list[int | None]:
+    """Give one largest rank per inner bond.
+
+    Args:
+        max_rank: An int >= 1 for all bonds, one such int per inner bond, or None for no bound.
+        bonds: The number of inner bonds, one less than the order.
+
+    Returns:
+        A list of length `bonds`.
+
+    Raises:
+        TTTypeError: If `max_rank` holds something other than ints.
+        TTValueError: If a rank is below 1.
+        TTShapeError: If it is a sequence of another length.
+
+    Example:
+        >>> check_max_rank(3, 2), check_max_rank(None, 1)
+        ([3, 3], [None])
+    """
+    if max_rank is None:
+        return [None] * bonds
+    return [*check_ranks(max_rank, bonds, "max_rank")]
+
+
+class ErrorBudget:
+    """The squared error that is left, shared out evenly among the bonds still to come.
+
+    A bond seldom needs all of its share, since singular values come in steps. What it leaves goes to the later ones
+    (Oseledets 2011, "Tensor-Train Decomposition", Theorem 2.2, bounds the squared error by the sum over the bonds), so
+    ranks come out as small as the whole budget allows.
+
+    Below the precision of the numbers there is nothing to keep but rounding noise, so every bond may cut that much.
+    Rounding has its part of the budget set aside, so that the bound holds for the result as computed.
+
+    Args:
+        norm: The Frobenius norm of the train or tensor.
+        eps: The relative error bound, at least 0; from 1 on, every rank is 1.
+        max_ranks: The largest rank of each inner bond.
+        dtype: The dtype of the user's numbers, which sets their precision.
+
+    Example:
+        >>> budget = ErrorBudget(norm=3.0, eps=0.5, max_ranks=[None], dtype=torch.float64)
+        >>> u, w = budget.cut(torch.diag(torch.tensor([2.0, 2.0, 1.0], dtype=torch.float64)))
+        >>> u.shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, *, norm: float, eps: float, max_ranks: Sequence[int | None], dtype: torch.dtype) -> None:
+        order = len(max_ranks) + 1
+        self._norm = norm
+        # The zero train is already within an error of 1, so the best train of ranks 1 is, too.
+        self._max_ranks = [1 if eps >= 1 else rank for rank in max_ranks]
+        self._compute_eps = torch.finfo(compute_dtype(dtype)).eps
+        # Numbers handed over in half precision carry its rounding error, and the result is cast back to it.
+        is_half = dtype != compute_dtype(dtype)
+        self._storage_noise = torch.finfo(dtype).eps / 2 if is_half else 0.0
+        rounding = math.sqrt(order) * self._noise(1) + order * self._storage_noise
+        self._left = (max(0.0, eps - rounding) * norm) ** 2
+        self._bond = 0
+
+    def _noise(self, size: int) -> float:
+        """Relative Frobenius norm of rounding noise in a matrix whose shorter side is `size`."""
+        return max(self._storage_noise, self._compute_eps * (8 + 2 * math.sqrt(size)))
+
+    def cut(
+        self,
+        matrix: Tensor,  # (m, n): the unfolding at the next bond, the rest of the train being orthonormal
+    ) -> tuple[Tensor, Tensor]:
+        """Cut the next bond by a truncated SVD.
+
+        Args:
+            matrix: The unfolding at that bond, of a dtype that LAPACK knows.
+
+        Returns:
+            `u` of shape (m, r), with orthonormal columns, and `w` of shape (r, n), the rank as small as allowed.
+
+        Example:
+            >>> budget = ErrorBudget(norm=1.0, eps=0.0, max_ranks=[None], dtype=torch.float32)
+            >>> budget.cut(torch.ones(4, 5) / 20**0.5)[0].shape
+            torch.Size([4, 1])
+        """
+        share = math.sqrt(self._left / (len(self._max_ranks) - self._bond))
+        allowed = max(share, self._noise(min(matrix.shape)) * self._norm)
+        u, w, tail = truncated_svd(matrix, allowed, self._max_ranks[self._bond])
+        self._left = max(0.0, self._left - tail**2)
+        self._bond += 1
+        return u, w

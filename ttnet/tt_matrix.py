@@ -1,0 +1,277 @@
+"""The TT-matrix: a linear operator held as a chain of small cores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self, overload
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ttnet import arithmetic
+from ttnet.chain import CoreChain, check_scalar, check_shape, shorten
+from ttnet.decomposition import tt_svd
+from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.tensor_train import TensorTrain
+
+
+class TTMatrix(CoreChain):
+    """A matrix `W` of shape `(prod m_k, prod n_k)` as a chain of cores `(r, m_k, n_k, r')`.
+
+    Row and column numbers are taken apart into multi-indices, last index fastest, and
+    `W[(i_1..i_d), (j_1..j_d)] = G_1[:, i_1, j_1, :] @ ... @ G_d[:, i_d, j_d, :]`.
+    Values are immutable. Source: Oseledets 2010, "Approximation of 2^d x 2^d matrices using tensor decomposition",
+    and Novikov et al. 2015, "Tensorizing Neural Networks", eq. 3.
+
+    Args:
+        cores: d >= 1 cores of shape `(r_{k-1}, m_k, n_k, r_k)` with `r_0 = r_d = 1`, all of one floating or complex
+            dtype and on one device; they are kept as they are, not copied.
+
+    Raises:
+        TTTypeError: If a core is not a floating or complex tensor, or the dtypes differ.
+        TTShapeError: If the shapes do not chain up.
+        TTValueError: If the devices differ.
+
+    Example:
+        >>> w = TTMatrix([torch.ones(1, 2, 3, 1), torch.ones(1, 2, 3, 1)])
+        >>> w
+        TTMatrix(row_shape=(2, 2), col_shape=(3, 3), ranks=(1, 1, 1), dtype=torch.float32)
+        >>> w @ torch.ones(9)
+        tensor([9., 9., 9., 9.])
+    """
+
+    __slots__ = ()
+    _core_shape: ClassVar[tuple[str, ...]] = ("r", "m", "n", "r'")
+
+    @classmethod
+    def from_dense(
+        cls,
+        w: Tensor | npt.NDArray[Any],  # (M, N)
+        row_shape: Sequence[int],
+        col_shape: Sequence[int],
+        *,
+        eps: float | None = None,
+        max_rank: int | Sequence[int] | None = None,
+        method: str = "auto",
+    ) -> Self:
+        """Decompose a dense matrix, `||w - result|| <= eps ||w||` in the Frobenius norm, by TT-SVD.
+
+        Args:
+            w: The matrix, of any dtype that `ttnet.tt_svd` takes.
+            row_shape: Mode sizes whose product is M.
+            col_shape: As many mode sizes, whose product is N.
+            eps: Bound on the relative Frobenius error; see `ttnet.tt_svd`.
+            max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
+            method: See `ttnet.tt_svd`.
+
+        Returns:
+            The TT-matrix, left-orthogonal.
+
+        Raises:
+            TTShapeError: If the shapes do not fit the matrix or each other.
+            TTTypeError: If an argument is of the wrong type.
+            TTValueError: If an argument is out of range, or `w` has entries that are NaN or infinite.
+
+        Example:
+            >>> TTMatrix.from_dense(torch.eye(12), (3, 4), (3, 4)).ranks
+            (1, 1, 1)
+        """
+        rows, cols = check_shape(row_shape, "row_shape"), check_shape(col_shape, "col_shape")
+        if not rows or len(rows) != len(cols):
+            raise TTShapeError(
+                f"row_shape has {len(rows)} modes and col_shape has {len(cols)}; expected as many, and at least 1."
+            )
+        w = torch.as_tensor(w)
+        if tuple(w.shape) != (math.prod(rows), math.prod(cols)):
+            raise TTShapeError(
+                f"w has shape {tuple(w.shape)}; expected ({math.prod(rows)}, {math.prod(cols)}), the products of "
+                f"row_shape {rows} and col_shape {cols}."
+            )
+        order = len(rows)
+        pairs = [axis for k in range(order) for axis in (k, order + k)]  # m_1, n_1, m_2, n_2, ...
+        sizes = [m * n for m, n in zip(rows, cols, strict=True)]
+        train = tt_svd(w.reshape(*rows, *cols).permute(pairs).reshape(sizes), eps=eps, max_rank=max_rank, method=method)
+        return cls._from_train(train, rows, cols)
+
+    @classmethod
+    def _from_train(cls, train: TensorTrain, rows: Sequence[int], cols: Sequence[int]) -> Self:
+        """Take a train of modes m_k * n_k apart."""
+        return cls(c.unflatten(1, (m, n)) for c, m, n in zip(train.cores, rows, cols, strict=True))
+
+    def _train(self) -> TensorTrain:
+        """Give the same numbers as a train of modes m_k * n_k."""
+        return TensorTrain(core.flatten(1, 2) for core in self._cores)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The mode sizes of the rows, m_1 to m_d."""
+        return tuple(core.shape[1] for core in self._cores)
+
+    @property
+    def col_shape(self) -> tuple[int, ...]:
+        """The mode sizes of the columns, n_1 to n_d."""
+        return tuple(core.shape[2] for core in self._cores)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape (M, N) of the dense matrix, in Python ints of any size."""
+        return math.prod(self.row_shape), math.prod(self.col_shape)
+
+    @property
+    def T(self) -> TTMatrix:
+        """The transpose, without conjugation."""
+        return TTMatrix(core.transpose(1, 2) for core in self._cores)
+
+    def full(self) -> Tensor:
+        """Contract to the dense matrix.
+
+        Returns:
+            A tensor of shape (M, N).
+
+        Example:
+            >>> TTMatrix([torch.eye(2)[None, :, :, None]]).full()
+            tensor([[1., 0.],
+                    [0., 1.]])
+        """
+        order = len(self._cores)
+        dense = arithmetic.full(self._cores)  # (m_1, n_1, m_2, n_2, ...)
+        return dense.permute([*range(0, 2 * order, 2), *range(1, 2 * order, 2)]).reshape(self.shape)
+
+    def norm(self) -> Tensor:
+        """Compute the Frobenius norm, by orthogonalisation and so without cancellation.
+
+        Returns:
+            A real tensor of shape ().
+
+        Example:
+            >>> TTMatrix([torch.eye(4)[None, :, :, None]]).norm()
+            tensor(2.0000)
+        """
+        return self._train().norm()
+
+    def round(
+        self, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None, method: str = "auto"
+    ) -> TTMatrix:
+        """Reduce the ranks to what an error bound needs; see `ttnet.round`.
+
+        Args:
+            eps: Bound on the relative Frobenius error, at least 0; None for machine precision.
+            max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
+            method: See `ttnet.round`.
+
+        Returns:
+            A left-orthogonal TT-matrix.
+
+        Raises:
+            TTValueError: If an argument is out of range, or a core has entries that are NaN or infinite.
+
+        Example:
+            >>> w = TTMatrix.from_dense(torch.eye(12), (3, 4), (3, 4))
+            >>> (w + w).round().ranks
+            (1, 1, 1)
+        """
+        train = self._train().round(eps=eps, max_rank=max_rank, method=method)
+        return TTMatrix._from_train(train, self.row_shape, self.col_shape)
+
+    @overload
+    def __matmul__(self, other: Tensor) -> Tensor: ...
+    @overload
+    def __matmul__(self, other: TensorTrain) -> TensorTrain: ...
+    @overload
+    def __matmul__(self, other: TTMatrix) -> TTMatrix: ...
+    def __matmul__(self, other: object) -> Tensor | TensorTrain | TTMatrix:
+        if not isinstance(other, Tensor | TensorTrain | TTMatrix):
+            return NotImplemented
+        if other.device != self.device:
+            raise TTValueError(f"the operands are on {self.device} and {other.device}; move them to one device.")
+        if isinstance(other, Tensor):
+            return self._apply(other)
+        inner = other.row_shape if isinstance(other, TTMatrix) else other.shape
+        if inner != self.col_shape:
+            name = "row_shape" if isinstance(other, TTMatrix) else "shape"
+            raise TTShapeError(
+                f"the left operand has col_shape {shorten(self.col_shape)} but the right one has {name} "
+                f"{shorten(inner)}; they must be equal."
+            )
+        cores = []
+        for a, b in zip(self._cores, other.cores, strict=True):
+            product = torch.tensordot(*_promoted(a, b), ([2], [1]))  # (r, m, r', s, [n], s')
+            order = (0, 3, 1, 2, 4) if b.ndim == 3 else (0, 3, 1, 4, 2, 5)
+            cores.append(product.permute(order).flatten(-2, -1).flatten(0, 1))  # (r s, m, [n], r' s')
+        return TTMatrix(cores) if isinstance(other, TTMatrix) else TensorTrain(cores)
+
+    @overload
+    def __rmatmul__(self, other: Tensor) -> Tensor: ...
+    @overload
+    def __rmatmul__(self, other: TensorTrain) -> TensorTrain: ...
+    def __rmatmul__(self, other: object) -> Tensor | TensorTrain:
+        if isinstance(other, TensorTrain):
+            return self.T @ other
+        if isinstance(other, Tensor):
+            return self.T @ other if other.ndim < 2 else (self.T @ other.mT).mT
+        return NotImplemented
+
+    def _apply(
+        self,
+        x: Tensor,  # (N,) or (*batch, N, columns)
+    ) -> Tensor:  # (M,) or (*batch, M, columns)
+        """Contract one core after the other: at each step one column mode goes and one row mode comes."""
+        if x.ndim == 0 or x.shape[-1 if x.ndim == 1 else -2] != self.shape[1]:
+            raise TTShapeError(
+                f"a TT-matrix of shape {self.shape} cannot multiply a tensor of shape {tuple(x.shape)}; expected "
+                f"({self.shape[1]},) or (..., {self.shape[1]}, columns)."
+            )
+        if x.ndim == 1:
+            return self._apply(x[:, None])[:, 0]
+        columns = x.movedim(-2, 0)  # (N, *batch, columns)
+        y = columns.reshape(1, self.shape[1], -1)
+        for core in self._cores:
+            rank, _, n, _ = core.shape
+            y = y.reshape(rank, n, -1)  # (r, n_k, n_{k+1} ... n_d * batch * m_1 ... m_{k-1})
+            y = torch.tensordot(*_promoted(core, y), ([0, 2], [0, 1]))  # (m_k, r', rest)
+            y = y.permute(1, 2, 0)
+        return y.reshape(*columns.shape[1:], self.shape[0]).movedim(-1, -2)
+
+    def __add__(self, other: object) -> TTMatrix:
+        if not isinstance(other, TTMatrix):
+            return NotImplemented
+        if (self.row_shape, self.col_shape) != (other.row_shape, other.col_shape):
+            raise TTShapeError(
+                f"the TT-matrices have modes {shorten(self.row_shape)} x {shorten(self.col_shape)} and "
+                f"{shorten(other.row_shape)} x {shorten(other.col_shape)}; expected the same."
+            )
+        return TTMatrix._from_train(self._train() + other._train(), self.row_shape, self.col_shape)
+
+    def __sub__(self, other: object) -> TTMatrix:
+        return self + -other if isinstance(other, TTMatrix) else NotImplemented
+
+    def __neg__(self) -> TTMatrix:
+        return self * -1
+
+    def __mul__(self, other: object) -> TTMatrix:
+        if isinstance(other, TTMatrix):
+            raise TTTypeError("`*` takes a TTMatrix times a scalar; for the matrix product write `a @ b`.")
+        scalar = check_scalar(other)
+        if scalar is None:
+            return NotImplemented
+        return TTMatrix._from_train(self._train() * scalar, self.row_shape, self.col_shape)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: object) -> TTMatrix:
+        scalar = check_scalar(other)
+        if scalar is None:
+            return NotImplemented
+        return TTMatrix._from_train(self._train() / scalar, self.row_shape, self.col_shape)
+
+    def __repr__(self) -> str:
+        device = "" if self.device.type == "cpu" else f", device='{self.device}'"
+        rows, cols, ranks = shorten(self.row_shape), shorten(self.col_shape), shorten(self.ranks)
+        return f"TTMatrix(row_shape={rows}, col_shape={cols}, ranks={ranks}, dtype={self.dtype}{device})"
+
+
+def _promoted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
