@@ -81,7 +81,9 @@ class TrainLayout:
         """
         if modes == "auto":
             row_modes, col_modes = choose_modes(rows, cols, rank=rank)
-            return cls(row_modes + col_modes, capped_ranks(row_modes + col_modes, rank), rows)
+            # A side of size 1 needs no core; the cut then lies inside the first core, or behind the last.
+            both = tuple(mode for mode in row_modes + col_modes if mode > 1) or (1,)
+            return cls(both, capped_ranks(both, rank), rows)
         if (rows, cols) not in PAPER_MODES:
             known = ", ".join(f"{d} x {b}" for d, b in PAPER_MODES)
             raise TTValueError(
@@ -149,7 +151,7 @@ class TrainMatrix(nn.Module):
     def __init__(self, layout: TrainLayout) -> None:
         super().__init__()
         self.layout = layout
-        self.cores = nn.ParameterList(torch.empty(shape) for shape in layout.core_shapes)
+        self.cores = nn.ParameterList(torch.empty(shape, dtype=torch.float32) for shape in layout.core_shapes)
         s, c = layout.split_core, layout.split_columns
         left, right = layout.core_shapes[: s + 1], layout.core_shapes[s + 1 :]
         # The split core's column part goes to the bond, next to its rank.
@@ -162,17 +164,23 @@ class TrainMatrix(nn.Module):
     def reset_parameters(self, variance: float, zero: bool = False) -> None:
         """Draw the cores so that the entries of the matrix have a given variance.
 
-        An entry is a sum of `prod(ranks)` products of one entry of each core, so equal spreads of the cores
-        must carry the root of the variance divided by that number.
+        Cores drawn independently would make a product whose norm scatters and whose singular values fall off
+        quickly, the more the longer the train. Drawn orthogonal towards the cut they make one whose singular
+        values are equal, as nearly as those of a dense random matrix; one factor, shared by all cores, then sets
+        the variance whatever the ranks and the order.
 
         Args:
-            variance: Variance of the entries of the matrix, whatever its ranks and order; at least 0.
+            variance: Mean square of the entries of the matrix; at least 0.
             zero: Whether the matrix shall be zero: its first core is then zero and the others drawn as before,
                 so that the gradient of the first core is not.
         """
-        spread = (variance / math.prod(self.layout.ranks)) ** (0.5 / len(self.cores))
+        for k, core in enumerate(self.cores):
+            left = k <= self.layout.split_core
+            nn.init.orthogonal_(core.view(self._left_shapes[k]).flatten(0, 1) if left else core.flatten(1))
+        a, b = self.factors()
+        mean_square = torch.sum((a.T @ a) * (b @ b.T)) / (self.layout.rows * self.layout.cols)
         for core in self.cores:
-            nn.init.normal_(core, std=spread)
+            core.mul_((variance / mean_square) ** (0.5 / len(self.cores)))
         if zero:
             nn.init.zeros_(self.cores[0])
 
