@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -61,15 +61,16 @@ def save(value: CoreChain, path: str | os.PathLike[str]) -> None:
         tensors[f"cores.{k}"] = core.clone(memory_format=torch.contiguous_format)  # the format refuses shared storage
     dtype = str(value.dtype).removeprefix("torch.")
     metadata = {"format": FORMAT, "version": str(VERSION), "kind": kind, "dtype": dtype}
-    write_atomically(path, safetensors.torch.save(tensors, metadata))
+    data = safetensors.torch.save(tensors, metadata)
+    write_atomically(path, lambda file: file.write(data))
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Write a file by way of a second one in the same folder, so that it is whole or as it was before.
 
     Args:
         path: Where to write.
-        data: The whole content.
+        write: Writes the whole content to the open file it is given.
 
     Raises:
         TTFileError: If the file cannot be written.
@@ -77,7 +78,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_atomically(f"{folder}/a", b"text")
+        ...     write_atomically(f"{folder}/a", lambda file: file.write(b"text"))
         ...     Path(f"{folder}/a").read_bytes()
         b'text'
     """
@@ -85,7 +86,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | memoryview) -> 
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with scratch.open("xb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(target)
@@ -121,6 +122,8 @@ def load(path: str | os.PathLike[str]) -> TensorTrain | TTMatrix:
     name = os.fspath(path)
     if not Path(path).exists():
         raise TTFileError(f"There is no file '{name}'; check the path.")
+    if Path(path).is_dir():
+        raise TTFileError(f"'{name}' is a folder; give the name of a file.")
     try:
         with safetensors.safe_open(name, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -129,7 +132,7 @@ def load(path: str | os.PathLike[str]) -> TensorTrain | TTMatrix:
     except (OSError, safetensors.SafetensorError) as error:
         if isinstance(error, TTError):
             raise
-        raise TTFileError(f"'{name}' is not a whole safetensors file ({error}); write it again.") from error
+        raise TTFileError(f"'{name}' is not a whole safetensors file: {error}.") from error
     try:
         cores = [tensors.pop(f"cores.{k}") for k in range(len(tensors))]
         if metadata["dtype"].startswith("complex"):

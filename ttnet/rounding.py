@@ -61,7 +61,9 @@ def round(
     max_ranks = check_max_rank(max_rank, max(0, tt.ndim - 1))
     for k, core in enumerate(tt.cores):
         if count := count_nonfinite(core):
-            raise TTValueError(f"cores[{k}] has {count} entries that are NaN or infinite; expected finite numbers.")
+            raise TTValueError(
+                f"cores[{k}] holds NaN or infinite entries, {count} of {core.numel()}; expected finite numbers."
+            )
     if tt.ndim < 2:
         return tt
     cores, exponent = right_orthogonalise(tt.cores)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ttnet import arithmetic
 from ttnet.chain import CoreChain, check_scalar, check_shape, shorten
-from ttnet.decomposition import tt_svd
+from ttnet.decomposition import as_dense, tt_svd
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.tensor_train import TensorTrain
 
@@ -83,7 +83,7 @@ class TTMatrix(CoreChain):
             raise TTShapeError(
                 f"row_shape has {len(rows)} modes and col_shape has {len(cols)}; expected as many, and at least 1."
             )
-        w = torch.as_tensor(w)
+        w = as_dense(w, "w")
         if tuple(w.shape) != (math.prod(rows), math.prod(cols)):
             raise TTShapeError(
                 f"w has shape {tuple(w.shape)}; expected ({math.prod(rows)}, {math.prod(cols)}), the products of "

@@ -1,5 +1,5 @@
 """From tensors to trains."""
 
-from ttnet.decomposition.tt_svd import tt_svd
+from ttnet.decomposition.tt_svd import as_dense, tt_svd
 
-__all__ = ["tt_svd"]
+__all__ = ["as_dense", "tt_svd"]

@@ -57,14 +57,14 @@ def tt_svd(
         >>> tt.ranks, bool((tt.full() - x).norm() <= 1e-5 * x.norm())
         ((1, 2, 2, 1), True)
     """
-    x = _as_tensor(x)
+    x = as_dense(x)
     check_method(method)
     bound = check_eps(eps)
     max_ranks = check_max_rank(max_rank, max(0, x.ndim - 1))
     if 0 in x.shape:
         raise TTShapeError(f"x has shape {tuple(x.shape)}; every mode must have size at least 1.")
     if count := count_nonfinite(x):
-        raise TTValueError(f"x has {count} entries that are NaN or infinite; expected finite numbers.")
+        raise TTValueError(f"x holds NaN or infinite entries, {count} of {x.numel()}; expected finite numbers.")
     if x.ndim < 2:
         return TensorTrain([x.reshape(1, *x.shape, 1)])
 
@@ -85,17 +85,34 @@ def _double(dtype: torch.dtype) -> torch.dtype:
     return torch.complex128 if dtype.is_complex else torch.float64
 
 
-def _as_tensor(x: object) -> Tensor:
-    """Take tensors and arrays, of floating, complex, integer or bool entries."""
+def as_dense(x: object, name: str = "x") -> Tensor:
+    """Take a tensor or numpy array of floating, complex, integer or bool entries.
+
+    Args:
+        x: The tensor or array.
+        name: What the caller calls the argument, for the messages.
+
+    Returns:
+        A tensor: floating and complex ones as they are, others in float64. It shares storage with `x` where it can.
+
+    Raises:
+        TTTypeError: If `x` or its dtype is of another kind.
+
+    Example:
+        >>> as_dense(np.arange(3))
+        tensor([0., 1., 2.], dtype=torch.float64)
+    """
     if isinstance(x, np.ndarray):
-        if x.dtype.kind not in "biufc" or x.dtype.itemsize > 8 * (1 + (x.dtype.kind == "c")):
-            raise TTTypeError(f"x has dtype {x.dtype}; expected a floating, complex, integer or bool dtype.")
-        # torch takes neither foreign byte orders nor negative strides.
-        x = torch.from_numpy(np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=")))
+        if x.dtype.kind not in "biufc" or x.dtype.itemsize > (16 if x.dtype.kind == "c" else 8):
+            raise TTTypeError(f"{name} has dtype {x.dtype}; expected a floating, complex, integer or bool dtype.")
+        # torch takes neither foreign byte orders nor negative strides nor read-only memory.
+        x = torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W", "E"]))
     if not isinstance(x, Tensor):
-        raise TTTypeError(f"x is a {type(x).__name__}; expected a torch.Tensor or a numpy.ndarray.")
+        raise TTTypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor or a numpy.ndarray.")
     if x.is_complex() or x.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         return x
     if x.is_floating_point() or x.is_quantized:
-        raise TTTypeError(f"x has dtype {x.dtype}; expected float64, float32, bfloat16, float16, complex or integers.")
+        raise TTTypeError(
+            f"{name} has dtype {x.dtype}; expected float64, float32, bfloat16, float16, complex or integers."
+        )
     return x.to(torch.float64)

@@ -1,0 +1,230 @@
+"""The subcommands of `ttnet`: decompose, info, reconstruct."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ttnet.chain import CoreChain, shorten
+from ttnet.decomposition import as_dense, tt_svd
+from ttnet.errors import TTError, TTFileError, TTValueError
+from ttnet.io import load, write_atomically
+from ttnet.linalg import split_scale, times_power_of_two
+from ttnet.tensor_train import TensorTrain
+from ttnet.tt_matrix import TTMatrix
+
+app = typer.Typer(
+    help="Tensor trains from and to numpy files.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+TrainFile = Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file that ttnet wrote.")]
+
+
+@app.command(help="Decompose a numpy array into a tensor train, and report its ranks, compression and error.")
+def decompose(
+    file: Annotated[Path, typer.Argument(metavar="FILE.npy", help="A numpy array of any order.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The safetensors file to write.")],
+    eps: Annotated[float | None, typer.Option(help="Bound on the relative Frobenius error.")] = None,
+    max_rank: Annotated[
+        str | None, typer.Option(metavar="INT[,INT...]", help="Bound on the ranks: one for all, or one per inner bond.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Decompose a numpy array into a tensor train, and report its ranks, compression and error.
+
+    Args:
+        file: A .npy file of any shape and any floating, complex, integer or bool dtype.
+        output: The safetensors file to write.
+        eps: Bound on the relative Frobenius error, at least 0.
+        max_rank: One int, or one per inner bond with commas between.
+        force: Replace an old file.
+
+    Raises:
+        typer.Exit: With code 1, after a sentence on standard error.
+
+    Example:
+        ttnet decompose x.npy --eps 1e-3 -o x.safetensors
+    """
+    with _one_sentence():
+        ranks = _parse_ranks(max_rank)
+        _check_output(output, force)
+        with _progress() as step:
+            step(f"Reading {file.name}")
+            x = as_dense(_read_npy(file), str(file))
+            step(f"Decomposing {x.numel():,} entries")
+            tt = tt_svd(x, eps=eps, max_rank=ranks)
+            step("Measuring the error")
+            error = _relative_error(x, tt)
+            step(f"Writing {output.name}")
+            tt.save(output)
+        _report(tt, {"relative error": f"{error:.3g}", "written to": str(output)})
+
+
+@app.command(help="Show the shape, ranks and size of a train or TT-matrix.")
+def info(file: TrainFile) -> None:
+    """Show the shape, ranks and size of a train or TT-matrix.
+
+    Args:
+        file: A safetensors file that ttnet wrote.
+
+    Raises:
+        typer.Exit: With code 1, after a sentence on standard error.
+
+    Example:
+        ttnet info x.safetensors
+    """
+    with _one_sentence():
+        _report(load(file), {})
+
+
+@app.command(help="Contract a train or TT-matrix to the dense array, as a numpy file.")
+def reconstruct(
+    file: TrainFile,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.npy", help="The numpy file to write.")],
+    force: Force = False,
+) -> None:
+    """Contract a train or TT-matrix to the dense array, as a numpy file.
+
+    Args:
+        file: A safetensors file that ttnet wrote.
+        output: The .npy file to write.
+        force: Replace an old file.
+
+    Raises:
+        typer.Exit: With code 1, after a sentence on standard error.
+
+    Example:
+        ttnet reconstruct x.safetensors -o x.npy
+    """
+    with _one_sentence():
+        _check_output(output, force)
+        with _progress() as step:
+            step(f"Reading {file.name}")
+            value = load(file)
+            _check_memory(value)
+            step(f"Contracting to {value.numel:,} entries")
+            dense = value.full()
+            dense = dense.float() if dense.dtype == torch.bfloat16 else dense  # numpy has no bfloat16
+            step(f"Writing {output.name}")
+            write_atomically(output, lambda stream: np.save(stream, dense.numpy()))
+        Console().print(f"{output}: shape {tuple(dense.shape)}, dtype {dense.numpy().dtype}", highlight=False)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turn the errors that a user can meet into a line on standard error and exit code 1."""
+    try:
+        yield
+    except (TTError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except MemoryError as error:
+        typer.echo("Error: this needs more memory than the machine gives.", err=True)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Show what is being done, and for how long, on standard error; give the function that names the next step."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("")
+        yield lambda text: progress.update(task, description=text)
+
+
+def _parse_ranks(text: str | None) -> int | list[int] | None:
+    if text is None:
+        return None
+    try:
+        ranks = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise TTValueError(f"--max-rank is {text!r}; expected an int, or ints with commas between.") from None
+    return ranks if "," in text else ranks[0]
+
+
+def _check_output(path: Path, force: bool) -> None:
+    if path.is_dir():
+        raise TTFileError(f"'{path}' is a folder; give the name of a file.")
+    if path.exists() and not force:
+        raise TTFileError(f"'{path}' exists; give --force to replace it, or another name.")
+    if not path.parent.is_dir():
+        raise TTFileError(f"There is no folder '{path.parent}'; create it first.")
+
+
+def _check_memory(value: CoreChain) -> None:
+    if not hasattr(os, "sysconf"):
+        return
+    needed = value.numel * value.dtype.itemsize
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
+        raise TTValueError(
+            f"The dense array has {_power(value.numel)} entries, more than this machine's memory of "
+            f"{available / 2**30:.0f} GiB can hold."
+        )
+
+
+def _power(count: int) -> str:
+    """Write a count that may exceed every float."""
+    return f"{count:,}" if count < 10**15 else f"about 10^{len(str(count)) - 1}"
+
+
+def _read_npy(path: Path) -> npt.NDArray[Any]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise TTFileError(f"There is no file '{path}'; check the path.") from error
+    except (ValueError, EOFError) as error:
+        raise TTFileError(f"'{path}' is not a whole .npy file of numbers; write it with numpy.save.") from error
+    if not isinstance(array, np.ndarray):
+        raise TTFileError(f"'{path}' is an archive of arrays; expected a .npy file of one.")
+    return array
+
+
+def _relative_error(
+    x: torch.Tensor,  # (n_1, ..., n_d)
+    tt: TensorTrain,
+) -> float:
+    """Compute ||x - tt|| / ||x|| in double precision, at any scale."""
+    double = torch.complex128 if x.is_complex() else torch.float64
+    scaled, exponent = split_scale(x.to(double))
+    difference = times_power_of_two(tt.to(double).full(), -exponent) - scaled
+    norm = float(torch.linalg.vector_norm(scaled))
+    return float(torch.linalg.vector_norm(difference)) / norm if norm else 0.0
+
+
+def _report(value: TensorTrain | TTMatrix, more: dict[str, str]) -> None:
+    table = Table.grid(padding=(0, 2))
+    size = f"{value.row_shape} x {value.col_shape}" if isinstance(value, TTMatrix) else shorten(value.shape)
+    rows = {
+        "kind": type(value).__name__,
+        "shape": size,
+        "ranks": shorten(value.ranks),
+        "dtype": str(value.dtype).removeprefix("torch."),
+        "parameters": f"{value.num_parameters:,}",
+        "dense entries": _power(value.numel),
+        "compression": _ratio(value.numel, value.num_parameters),
+        **more,
+    }
+    for name, text in rows.items():
+        table.add_row(name, text)
+    Console(highlight=False).print(table)
+
+
+def _ratio(dense: int, parameters: int) -> str:
+    return f"{dense / parameters:.3g}x" if dense < 10**300 else f"about 10^{len(str(dense // parameters)) - 1}x"
