@@ -81,9 +81,11 @@ class TrainLayout:
         """
         if modes == "auto":
             row_modes, col_modes = choose_modes(rows, cols, rank=rank)
-            # A side of size 1 needs no core; the cut then lies inside the first core, or behind the last.
-            both = tuple(mode for mode in row_modes + col_modes if mode > 1) or (1,)
-            return cls(both, capped_ranks(both, rank), rows)
+            # A side of size 1 needs no core of its own, and a matrix smaller than its train is one dense core; the
+            # cut then lies inside a core.
+            joint = tuple(mode for mode in row_modes + col_modes if mode > 1) or (1,)
+            layouts = [cls(m, capped_ranks(m, rank), rows) for m in (joint, (rows * cols,))]
+            return min(layouts, key=lambda layout: layout.num_parameters)
         if (rows, cols) not in PAPER_MODES:
             known = ", ".join(f"{d} x {b}" for d, b in PAPER_MODES)
             raise TTValueError(

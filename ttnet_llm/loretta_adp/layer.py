@@ -28,13 +28,14 @@ class BottleneckNetwork(nn.Module):
         self.on_input = on_input
         layout = TrainLayout.choose(size, config.bottleneck, rank=config.tt_rank, modes=config.modes)
         self.down = TrainMatrix(layout)
-        self.down_bias = nn.Parameter(torch.zeros(config.bottleneck))
+        self.down_bias = nn.Parameter(torch.empty(config.bottleneck))
         self.activation = ACT2FN[config.non_linearity]
         self.up = TrainMatrix(layout)
         self.up_bias = nn.Parameter(torch.zeros(size))
-        # The spreads of `nn.Linear(size, bottleneck)` and back; a zero `up` makes the identity.
+        # Drawn as `nn.Linear(size, bottleneck)` and back; a zero `up` makes the identity.
         self.down.reset_parameters(1 / (3 * size))
         self.up.reset_parameters(1 / (3 * config.bottleneck), zero=config.init_weights)
+        nn.init.uniform_(self.down_bias, -(size**-0.5), size**-0.5)
 
     def forward(self, h: Tensor, dropout: nn.Module, scaling: float) -> Tensor:  # h: (*batch, size)
         """Return `scaling * up(dropout(act(down(h))))`, each map as two skinny products."""
