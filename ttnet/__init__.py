@@ -1,7 +1,8 @@
 """Tensor trains on PyTorch."""
 
-from ttnet import interop
+from ttnet import interop, modes
 from ttnet.construct import ones, random, zeros
+from ttnet.contraction import ContractionPlan, contract, plan
 from ttnet.decomposition import tt_svd
 from ttnet.errors import (
     MissingExtraError,
@@ -18,6 +19,7 @@ from ttnet.tensor_train import TensorTrain
 from ttnet.tt_matrix import TTMatrix
 
 __all__ = [
+    "ContractionPlan",
     "MissingExtraError",
     "TTError",
     "TTFileError",
@@ -27,9 +29,12 @@ __all__ = [
     "TTTypeError",
     "TTValueError",
     "TensorTrain",
+    "contract",
     "interop",
     "load",
+    "modes",
     "ones",
+    "plan",
     "random",
     "round",
     "tt_svd",

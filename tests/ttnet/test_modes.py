@@ -95,9 +95,7 @@ def test_choice_is_cached():
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 20))
 def test_ranks_are_capped_by_both_sides_of_the_bond(modes, rank):
     ranks = capped_ranks(modes, rank)
-    assert ranks == tuple(
-        min(rank, math.prod(modes[:k]), math.prod(modes[k:])) for k in range(len(modes) + 1)
-    )
+    assert ranks == tuple(min(rank, math.prod(modes[:k]), math.prod(modes[k:])) for k in range(len(modes) + 1))
     shapes = [(ranks[k], n, ranks[k + 1]) for k, n in enumerate(modes)]
     assert num_parameters(modes, ranks) == sum(math.prod(shape) for shape in shapes)
 
