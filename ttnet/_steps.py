@@ -66,8 +66,9 @@ def compile_step(
     What is held of a tensor is its indices in order and its actual shape, in which groups of neighbouring
     indices may still be fused: a result is unfused only where its consumer has to permute it.
     """
-    position = {index: k for k, index in enumerate(output)}
-    left, right = sorted(pair, key=lambda k: min((position.get(i, len(output)) for i in held[k][0]), default=0))
+    # The last product comes out in the order of the output, the others in the order the indices are given in.
+    position = {index: k for k, index in enumerate(output if len(held) == 2 else sizes)}
+    left, right = sorted(pair, key=lambda k: min((position.get(i, len(position)) for i in held[k][0]), default=0))
     (a, a_shape), (b, b_shape) = held[left], held[right]
     needed = set(output).union(*(term for k, (term, _) in enumerate(held) if k not in pair))
     # The shared indices follow the order of the larger tensor, so that it is the smaller one that is copied.
