@@ -1,0 +1,32 @@
+"""Run what the documentation shows.
+
+The blocks of a page fenced as `python` run from top to bottom in one namespace. A block that cannot run as it
+stands (it needs a model of the reader's, or a download) is fenced as `py`: it is shown the same way and not run.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if page.exists()]
+
+
+def blocks(page):
+    """Give each block with the line of the page it starts on, so that an error points there."""
+    text = page.read_text()
+    return [(text[: match.start(1)].count("\n"), match[1]) for match in BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": page.stem}
+    for line, code in blocks(page):
+        exec(compile("\n" * line + code, str(page), "exec"), namespace)
+
+
+def test_pages_with_examples_are_found():
+    assert {"index.md", "tensor_trains.md", "contraction.md", "modes.md"} <= {p.name for p in PAGES if blocks(p)}
