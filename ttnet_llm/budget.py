@@ -1,0 +1,128 @@
+"""Exact parameter counts of any PEFT method on any Hugging Face model, without its weights."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftConfig, TaskType, get_peft_model
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig
+
+from ttnet.errors import TTTypeError
+
+
+@dataclass(frozen=True)
+class ParameterBudget:
+    """Numbers of trainable parameters, by what they belong to, and of those that stay as they are.
+
+    Args:
+        adapter: Parameters of the adapters themselves, and of base layers that are trained with them.
+        norms: Parameters of the base model's normalisation layers that are trained.
+        head: Parameters of other modules that are trained whole, such as a new classification head.
+        frozen: Parameters of the base model that are not trained.
+
+    Example:
+        >>> budget = ParameterBudget(adapter=790, norms=0, head=10, frozen=9200)
+        >>> budget.trainable, budget.share
+        (800, 0.08)
+    """
+
+    adapter: int
+    norms: int
+    head: int
+    frozen: int
+
+    @property
+    def trainable(self) -> int:
+        """All parameters that are trained."""
+        return self.adapter + self.norms + self.head
+
+    @property
+    def share(self) -> float:
+        """The trainable share of all parameters, in [0, 1]."""
+        return self.trainable / max(self.trainable + self.frozen, 1)
+
+
+def split_parameters(model: nn.Module, head: tuple[str, ...] = ("classifier", "score")) -> ParameterBudget:
+    """Count the parameters of a model that is ready for training.
+
+    Args:
+        model: A `PeftModel`, or a model some of whose parameters are frozen.
+        head: Names of the modules that make up the head.
+
+    Returns:
+        The counts; a parameter that modules share is counted once.
+
+    Example:
+        >>> split_parameters(nn.ModuleDict({"layer": nn.Linear(2, 2), "classifier": nn.Linear(2, 3)}))
+        ParameterBudget(adapter=6, norms=0, head=9, frozen=0)
+    """
+    counts = dict.fromkeys(("adapter", "norms", "head", "frozen"), 0)
+    owners = {id(p): module for module in model.modules() for p in module.parameters(recurse=False)}
+    copies = {id(p) for name, p in model.named_parameters() if ".original_module." in name}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            # Of a module that is trained whole there are two copies, of which one is the model's.
+            kind = None if id(parameter) in copies else "frozen"
+        elif not set(head).isdisjoint(name.split(".")):
+            kind = "head"
+        elif type(owners[id(parameter)]).__name__.lower().endswith(("norm", "norm1d", "norm2d")):
+            kind = "norms"
+        elif ".modules_to_save." in name:
+            kind = "head"
+        else:
+            kind = "adapter"
+        if kind:
+            counts[kind] += parameter.numel()
+    return ParameterBudget(**counts)
+
+
+def count_parameters(
+    config_or_model: PretrainedConfig | nn.Module, peft_config: PeftConfig | None = None
+) -> ParameterBudget:
+    """Count what a PEFT method would train, exactly, by building it on PyTorch's meta device.
+
+    Nothing is allocated and nothing is changed, so this works for models that do not fit into memory.
+
+    Args:
+        config_or_model: A transformers config, or a model. From a config the bare model is built, or a sequence
+            classifier where `peft_config.task_type` is `"SEQ_CLS"`.
+        peft_config: Any PEFT config; `None` counts full fine-tuning.
+
+    Returns:
+        The counts.
+
+    Raises:
+        TTTypeError: If `config_or_model` is neither a config nor a model.
+
+    Example:
+        >>> from peft import LoraConfig
+        >>> from transformers import BertConfig
+        >>> count_parameters(BertConfig(), LoraConfig(r=8)).adapter
+        294912
+    """
+    peft_config = copy.deepcopy(peft_config)  # PEFT fills in the targets
+    with torch.device("meta"):
+        model = _on_meta(config_or_model, peft_config)
+        if peft_config is not None:
+            model = get_peft_model(model, peft_config)
+    return split_parameters(model)
+
+
+def _on_meta(config_or_model: PretrainedConfig | nn.Module, peft_config: PeftConfig | None) -> Any:
+    if isinstance(config_or_model, PretrainedConfig):
+        classify = peft_config is not None and peft_config.task_type == TaskType.SEQ_CLS
+        return (AutoModelForSequenceClassification if classify else AutoModel).from_config(config_or_model)
+    if not isinstance(config_or_model, nn.Module):
+        raise TTTypeError(
+            f"config_or_model is a {type(config_or_model).__name__}; expected a transformers config or a torch module."
+        )
+    # A deep copy that believes to have copied the tensors already, so that none is.
+    tensors = {
+        id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in config_or_model.parameters()
+    }
+    tensors |= {id(b): b.to("meta") for b in config_or_model.buffers()}
+    return copy.deepcopy(config_or_model, tensors)

@@ -1,0 +1,22 @@
+"""Fine-tuning from settings to a report: what the command line and the demo are made of."""
+
+from ttnet_llm.training.data import TextTask, load_files, load_glue
+from ttnet_llm.training.evaluation import Evaluation, evaluate
+from ttnet_llm.training.finetune import FinetuneResult, FinetuneSettings, finetune
+from ttnet_llm.training.methods import METHODS, make_config
+from ttnet_llm.training.model import load_finetuned, predict
+
+__all__ = [
+    "METHODS",
+    "Evaluation",
+    "FinetuneResult",
+    "FinetuneSettings",
+    "TextTask",
+    "evaluate",
+    "finetune",
+    "load_files",
+    "load_finetuned",
+    "load_glue",
+    "make_config",
+    "predict",
+]

@@ -1,0 +1,76 @@
+"""A fine-tuned model on new data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ttnet_llm.training.data import find_columns, read_table, to_split
+from ttnet_llm.training.files import write_text
+from ttnet_llm.training.metrics import measure
+from ttnet_llm.training.model import load_finetuned, predict
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's output on labelled text.
+
+    Args:
+        measures: By name.
+        logits: Shape `(n, classes)`.
+        predictions: Class names, or numbers for a regression.
+        labels: Class indices, or numbers for a regression; shape `(n,)`.
+    """
+
+    measures: dict[str, float]
+    logits: NDArray[Any]
+    predictions: list[str] | list[float]
+    labels: NDArray[Any]
+
+
+def evaluate(
+    adapter: str | Path,
+    data: str | Path,
+    *,
+    model: str | None = None,
+    batch_size: int = 32,
+    on_batch: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Judge what `finetune` saved on a labelled file.
+
+    Args:
+        adapter: A run's output folder, or the adapter in it.
+        data: A csv, jsonl or parquet file with the columns of the training data.
+        model: The base model; `None` takes the one that the adapter names.
+        batch_size: Texts in a batch, at least 1.
+        on_batch: Called with the number of texts done.
+
+    Returns:
+        Measures and predictions.
+
+    Raises:
+        TTFileError: If the adapter, its base model or the file is not to be found.
+        TTValueError: If a column is missing, or a label is missing or unknown.
+    """
+    table = read_table(data)
+    classifier, tokenizer, details = load_finetuned(adapter, model)
+    config = classifier.config
+    names = None if config.num_labels == 1 else tuple(config.id2label[k] for k in range(config.num_labels))
+    columns = find_columns(table, data, details.columns.text, details.columns.label)
+    split = to_split(table, columns, data, names)
+    logits = predict(
+        classifier, tokenizer, split, max_length=details.max_length, batch_size=batch_size, on_batch=on_batch
+    )
+    predictions: Any = logits[:, 0].tolist() if names is None else [names[k] for k in logits.argmax(axis=1)]
+    return Evaluation(measure(logits, split.labels, details.measures), logits, predictions, split.labels)
+
+
+def write_predictions(evaluation: Evaluation, path: str | Path) -> None:
+    """Write a line of JSON for every text: its prediction and the logits behind it."""
+    rows = zip(evaluation.predictions, evaluation.logits.tolist(), strict=True)
+    write_text(path, "".join(json.dumps({"prediction": p, "logits": values}) + "\n" for p, values in rows))

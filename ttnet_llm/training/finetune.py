@@ -1,0 +1,355 @@
+"""One call from settings to a fine-tuned model with its report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from ttnet.errors import TTFileError, TTValueError
+from ttnet_llm.budget import ParameterBudget, split_parameters
+from ttnet_llm.training.data import TextTask, load_files, load_glue
+from ttnet_llm.training.files import replace_folder, write_text
+from ttnet_llm.training.methods import attach, find_method, make_config
+from ttnet_llm.training.metrics import measure
+from ttnet_llm.training.model import Details, load_classifier, predict, save_finetuned, tokenize
+from ttnet_llm.training.report import write_report
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("ttnet", "torch", "transformers", "peft")
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """What to train, on what, how, and where to put it.
+
+    Args:
+        model: Folder or hub id of the pretrained model.
+        output: Folder for the adapter and its report.
+        method: A key of `METHODS`.
+        method_options: Fields of the method's config, such as `{"tt_rank": 5}`.
+        task: A GLUE task, or `None` for files.
+        train: A csv, jsonl or parquet file, with `validation`.
+        validation: Another.
+        text_columns: One or two columns of text; `None` guesses.
+        label_column: The label's column; `None` guesses.
+        epochs: Passes over the training data, above 0.
+        learning_rate: Peak learning rate, above 0; `None` takes the method's own.
+        head_learning_rate: Peak learning rate of the new head, above 0; `None` takes the same.
+        batch_size: Examples in a step, at least 1.
+        max_length: Tokens to cut texts to, at least 1.
+        weight_decay: AdamW's, at least 0.
+        seed: Of the head's start, the order of the examples and dropout.
+        limit: Number of training examples to draw; `None` takes all.
+        evaluations: Evaluations in an epoch, at least 1; each leaves a checkpoint.
+        early_stopping: Stop after so many evaluations without improvement, and keep the best; `None` trains to
+            the end.
+
+    Raises:
+        TTValueError: If a value is outside its range.
+    """
+
+    model: str
+    output: str
+    method: str = "loretta-rep"
+    method_options: dict[str, Any] = field(default_factory=dict)
+    task: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    text_columns: tuple[str, ...] | None = None
+    label_column: str | None = None
+    epochs: float = 3.0
+    learning_rate: float | None = None
+    head_learning_rate: float | None = None
+    batch_size: int = 32
+    max_length: int = 128
+    weight_decay: float = 0.01
+    seed: int = 0
+    limit: int | None = None
+    evaluations: int = 1
+    early_stopping: int | None = None
+
+    def __post_init__(self) -> None:
+        find_method(self.method)
+        for name in ("epochs", "learning_rate", "head_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise TTValueError(f"{name} is {value}; expected a number above 0.")
+        for name in ("batch_size", "max_length", "limit", "evaluations", "early_stopping"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TTValueError(f"{name} is {value}; expected an integer of at least 1.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise TTValueError(f"weight_decay is {self.weight_decay}; expected a number of at least 0.")
+        if not 0 <= self.seed < 2**32:
+            raise TTValueError(f"seed is {self.seed}; expected an integer from 0 to 2**32 - 1.")
+        files = (self.train is not None, self.validation is not None)
+        if (self.task is not None and any(files)) or (self.task is None and not all(files)):
+            raise TTValueError(
+                "Say either a task, or both a training and a validation file; "
+                f"task is {self.task!r}, train is {self.train!r}, validation is {self.validation!r}."
+            )
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What came of a run, as `results.json` holds it.
+
+    Args:
+        settings: The settings.
+        adapter: Folder of the adapter, or of the whole model.
+        learning_rate: The peak learning rate used.
+        parameters: Trainable and frozen parameters.
+        adapter_bytes: Bytes of the saved weights, with the head.
+        before: Measures on the validation data before training.
+        after: The same after it.
+        seconds_per_step: Median of the optimiser steps; `None` where a resumed run had none left.
+        seconds: Wall-clock seconds of training with its evaluations.
+        steps: Optimiser steps.
+        losses: `(step, training loss)`.
+        scores: `(step, first measure)` on the validation data.
+        examples: Numbers of training and validation examples.
+        threads: CPU threads.
+        versions: Of the packages that matter.
+    """
+
+    settings: FinetuneSettings
+    adapter: str
+    learning_rate: float
+    parameters: ParameterBudget
+    adapter_bytes: int
+    before: dict[str, float]
+    after: dict[str, float]
+    seconds_per_step: float | None
+    seconds: float
+    steps: int
+    losses: list[tuple[int, float]]
+    scores: list[tuple[int, float]]
+    examples: tuple[int, int]
+    threads: int
+    versions: dict[str, str]
+
+
+def finetune(
+    settings: FinetuneSettings,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> FinetuneResult:
+    """Fine-tune a classifier, and write the adapter, `report.md`, `results.json` and `curves.png`.
+
+    The work is done in a folder `OUTPUT.partial`, which takes the place of `OUTPUT` once all of it is done: an
+    interrupted run leaves what was there as it was, and can be resumed.
+
+    Args:
+        settings: What to do.
+        resume: Go on with an interrupted run from its last checkpoint.
+        overwrite: Replace a finished run, or start an interrupted one again.
+        callbacks: For the transformers `Trainer`, such as `RichProgress`.
+
+    Returns:
+        The result.
+
+    Raises:
+        TTFileError: If the output folder is not empty, there is nothing to resume, or a file cannot be read.
+        TTValueError: If a setting, column or label is wrong.
+    """
+    output = Path(settings.output)
+    config = make_config(settings.method, settings.method_options)
+    partial = _working_folder(settings, output, resume=resume, overwrite=overwrite)
+    task = _load_task(settings)
+    set_seed(settings.seed)
+    model, tokenizer = load_classifier(settings.model, task.names)
+    # Before anything is written, as targets may not match.
+    model = attach(model, config)
+
+    partial.mkdir(parents=True, exist_ok=True)
+    write_text(partial / "settings.json", _json(settings))
+    first = task.measures[0]
+    train = task.train.take(settings.limit, settings.seed)
+    learning_rate = settings.learning_rate or find_method(settings.method).learning_rate
+    clock = _Clock()
+    trainer = Trainer(
+        model=model,
+        args=_arguments(settings, partial, learning_rate, len(train), first),
+        train_dataset=tokenize(tokenizer, train, settings.max_length),
+        eval_dataset=tokenize(tokenizer, task.validation, settings.max_length),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=lambda output: measure(output.predictions, output.label_ids, task.measures),
+        optimizers=(_optimizer(model, settings, learning_rate), None),
+        callbacks=[clock, *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if settings.early_stopping:
+        trainer.add_callback(EarlyStoppingCallback(settings.early_stopping))
+
+    def score() -> dict[str, float]:
+        logits = predict(model, tokenizer, task.validation, max_length=settings.max_length)
+        return measure(logits, task.validation.labels, task.measures)
+
+    before = score()
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial / "checkpoints")) if resume else None)
+    seconds = time.perf_counter() - started
+    after = score()
+    details = Details(task.columns, settings.max_length, task.measures)
+    adapter, adapter_bytes = save_finetuned(trainer.model, tokenizer, details, partial)
+    history = trainer.state.log_history
+    result = FinetuneResult(
+        settings=settings,
+        adapter=str(output / adapter.name),
+        learning_rate=learning_rate,
+        parameters=split_parameters(model),
+        adapter_bytes=adapter_bytes,
+        before=before,
+        after=after,
+        seconds_per_step=statistics.median(clock.steps) if clock.steps else None,
+        seconds=seconds,
+        steps=trainer.state.global_step,
+        losses=[(row["step"], row["loss"]) for row in history if "loss" in row],
+        scores=[(0, before[first])] + [(r["step"], r[f"eval_{first}"]) for r in history if f"eval_{first}" in r],
+        examples=(len(train), len(task.validation)),
+        threads=torch.get_num_threads(),
+        versions={name: version(name) for name in PACKAGES},
+    )
+    write_text(partial / "results.json", _json(result))
+    write_report(result, partial)
+    shutil.rmtree(partial / "checkpoints", ignore_errors=True)
+    replace_folder(partial, output)
+    return result
+
+
+def _load_task(settings: FinetuneSettings) -> TextTask:
+    if settings.task is not None:
+        return load_glue(settings.task)
+    assert settings.train is not None  # settled by the settings
+    assert settings.validation is not None
+    return load_files(
+        settings.train,
+        settings.validation,
+        text_columns=settings.text_columns,
+        label_column=settings.label_column,
+    )
+
+
+def _working_folder(settings: FinetuneSettings, output: Path, *, resume: bool, overwrite: bool) -> Path:
+    """Settle whether the run may start, and where it works."""
+    partial = output.with_name(f"{output.name}.partial")
+    if resume and overwrite:
+        raise TTValueError("resume and overwrite were both given; resume goes on with a run, overwrite starts again.")
+    if resume:
+        if not (partial / "settings.json").is_file():
+            raise TTFileError(f"There is no interrupted run in {str(partial)!r} to resume; start one without --resume.")
+        then, now = json.loads((partial / "settings.json").read_text("utf-8")), json.loads(_json(settings))
+        changed = [name for name in now if then.get(name) != now[name]]
+        if changed:
+            name = changed[0]
+            raise TTValueError(
+                f"{name} is {now[name]!r} but was {then.get(name)!r} when the run began; resume with the same "
+                "settings, or say --overwrite to start again."
+            )
+    elif overwrite:
+        shutil.rmtree(partial, ignore_errors=True)
+    elif partial.exists():
+        raise TTFileError(
+            f"An interrupted run is in {str(partial)!r}; say --resume to go on with it, or --overwrite to start again."
+        )
+    if output.exists() and not overwrite and not resume and (output.is_file() or any(output.iterdir())):
+        raise TTFileError(
+            f"The output folder {str(output)!r} is not empty; say --overwrite to replace it, or name another."
+        )
+    return partial
+
+
+def _arguments(
+    settings: FinetuneSettings, partial: Path, learning_rate: float, examples: int, first: str
+) -> TrainingArguments:
+    steps_per_epoch = math.ceil(examples / settings.batch_size)
+    every = max(1, math.ceil(steps_per_epoch / settings.evaluations))
+    stopping = settings.early_stopping is not None
+    return TrainingArguments(
+        output_dir=str(partial / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        learning_rate=learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=max(1, round(0.06 * steps_per_epoch * settings.epochs)),
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=1,
+        logging_steps=max(1, min(10, steps_per_epoch // 10)),
+        load_best_model_at_end=stopping,
+        metric_for_best_model=f"eval_{first}" if stopping else None,
+        greater_is_better=True if stopping else None,
+        label_names=["labels"],  # PEFT's wrapper hides the forward's signature
+        seed=settings.seed,
+        data_seed=settings.seed,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _optimizer(model: nn.Module, settings: FinetuneSettings, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW in which the new head, which starts at random, may learn faster than the adapter."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_head = not {"classifier", "score"}.isdisjoint(name.split("."))
+            groups.setdefault((is_head, parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": (settings.head_learning_rate if is_head else None) or learning_rate,
+                "weight_decay": settings.weight_decay if decays else 0.0,
+            }
+            for (is_head, decays), parameters in groups.items()
+        ]
+    )
+
+
+class _Clock(TrainerCallback):
+    """Takes the time of every optimiser step, without evaluations and checkpoints."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self._began = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.steps.append(time.perf_counter() - self._began)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(asdict(value), indent=2) + "\n"

@@ -1,0 +1,137 @@
+"""The methods that can be trained, what each brings along, and how they are put into a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.error import NoMatchingPeftModuleError
+from torch import nn
+
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm import LorettaAdpConfig, LorettaRepConfig
+from ttnet_llm.tuner.model import near_misses
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to fine-tune.
+
+    Args:
+        title: What reports call it.
+        learning_rate: Where to start tuning from, for batches of some 32 examples and AdamW.
+        config: Its PEFT config class; `None` trains the whole model.
+        options: Config fields that differ from the class's defaults.
+    """
+
+    title: str
+    learning_rate: float
+    config: type[PeftConfig] | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {
+    "loretta-adp": Method("LoRETTA_adp", 3e-3, LorettaAdpConfig),
+    "loretta-rep": Method("LoRETTA_rep", 1e-2, LorettaRepConfig),
+    "lora": Method("LoRA", 1e-3, LoraConfig, {"r": 8, "lora_alpha": 16}),
+    # No module of that name exists, which PEFT allows: only the head is trained, saved and loaded.
+    "head": Method("Head only", 1e-2, LoraConfig, {"target_modules": DUMMY_TARGET_MODULES}),
+    "full": Method("Full fine-tuning", 5e-5, None),
+}
+
+
+def find_method(name: str) -> Method:
+    """Look up a method.
+
+    Args:
+        name: A key of `METHODS`.
+
+    Returns:
+        The method.
+
+    Raises:
+        TTValueError: If there is none of that name.
+
+    Example:
+        >>> find_method("lora").learning_rate
+        0.001
+    """
+    if name not in METHODS:
+        raise TTValueError(f"method is {name!r}; expected one of {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def make_config(
+    name: str, options: Mapping[str, Any] | None = None, task_type: TaskType | str | None = TaskType.SEQ_CLS
+) -> PeftConfig | None:
+    """Make a method's PEFT config.
+
+    Args:
+        name: A key of `METHODS`.
+        options: Fields of the method's config class to set, such as `{"tt_rank": 5}`.
+        task_type: What PEFT takes; for sequence classification it trains and saves the head.
+
+    Returns:
+        The config; `None` for full fine-tuning.
+
+    Raises:
+        TTValueError: If the method is unknown, or has no such option, or an option has a wrong value.
+
+    Example:
+        >>> make_config("loretta-rep", {"r": 4}).r
+        4
+    """
+    method = find_method(name)
+    options = dict(options or {})
+    if method.config is None:
+        if options:
+            raise TTValueError(f"method 'full' has no options, but {', '.join(options)} was given; leave it out.")
+        return None
+    fields = sorted(f.name for f in dataclasses.fields(method.config) if f.init)
+    if unknown := sorted(set(options) - set(fields)):
+        raise TTValueError(f"{', '.join(unknown)}: no such option of {name!r}; it has {', '.join(fields)}.")
+    try:
+        return method.config(**{**method.options, **options}, task_type=task_type)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, TTValueError):
+            raise
+        raise TTValueError(f"The options of {name!r} do not go together: {error}") from error
+
+
+def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
+    """Freeze a model but for an adapter and the head; leave all of it trainable without a config.
+
+    Args:
+        model: A transformers model.
+        config: What `make_config` returned.
+
+    Returns:
+        A `PeftModel`, or the model itself.
+
+    Raises:
+        NoMatchingPeftModuleError: If no module is targeted; the message names those with similar names.
+        TTTypeError: If the method has no default targets for this architecture.
+    """
+    if config is None:
+        return model
+    try:
+        return get_peft_model(model, config)
+    except NoMatchingPeftModuleError as error:
+        hint = near_misses(model, config.target_modules)  # type: ignore[attr-defined]
+        raise NoMatchingPeftModuleError(hint or str(error)) from error
+    except ValueError as error:
+        if "target_modules" not in str(error) or isinstance(error, TTValueError):
+            raise
+        raise TTTypeError(
+            f"{config.peft_type.value} has no default target modules for {type(model).__name__}; "
+            "say which, as the option target_modules."
+        ) from error
+
+
+def is_adapter(model: nn.Module) -> bool:
+    """Say whether a model is saved as an adapter and not as a whole."""
+    return isinstance(model, PeftModel)

@@ -1,0 +1,159 @@
+"""Learning curves, and accuracy against the number of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ttnet.errors import import_extra
+from ttnet_llm.training.files import atomic
+
+# Okabe and Ito's palette, told apart by every common kind of colour vision.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#7F7F7F", "#CC79A7", "#E69F00")
+INK = "#22262B"
+FAINT = "#8A9099"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's course.
+
+    Args:
+        label: What to call it.
+        losses: `(step, training loss)`.
+        scores: `(step, score)`.
+        parameters: Trainable parameters.
+    """
+
+    label: str
+    losses: Sequence[tuple[int, float]]
+    scores: Sequence[tuple[int, float]]
+    parameters: int
+
+
+def draw_curves(curves: Sequence[Curve], path: str | Path, *, measure: str, title: str, subtitle: str = "") -> None:
+    """Draw loss and score against steps, and for several runs score against parameters too.
+
+    Args:
+        curves: The runs, at least one.
+        path: A png, pdf or svg file, written atomically.
+        measure: Name of the score.
+        title: The picture's statement.
+        subtitle: A smaller second line.
+    """
+    matplotlib = import_extra("matplotlib", extra="plot")
+    figure_cls = import_extra("matplotlib.figure", extra="plot").Figure
+    style = {
+        "font.family": "sans-serif",
+        "font.size": 10.5,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": "#C9CDD2",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#ECEEF0",
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+    }
+    with matplotlib.rc_context(style):
+        panels = 3 if len(curves) > 1 else 2
+        figure = figure_cls(figsize=(4.9 * panels, 4.6), dpi=160, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08, wspace=0.04, rect=(0, 0, 1, 0.86))
+        figure.text(0.012, 0.945, title, fontsize=15, fontweight="bold", va="center")
+        figure.text(0.012, 0.885, subtitle, fontsize=10.5, color="#5B626B", va="center")
+        axes = figure.subplots(1, panels)
+        _panel(axes[0], "Training loss", "step")
+        _panel(axes[1], f"Validation {measure}", "step")
+        for colour, curve in zip(_colours(len(curves)), curves, strict=True):
+            if curve.losses:
+                steps, losses = np.array(curve.losses).T
+                axes[0].plot(steps, losses, color=colour, alpha=0.22, lw=1)
+                axes[0].plot(steps, _smooth(losses), color=colour, lw=2)
+            steps, scores = np.array(curve.scores).T
+            axes[1].plot(steps, scores, color=colour, lw=2, marker="o", ms=4.5, mec="white", mew=0.8)
+        if len(curves) > 1:
+            ends = [[(np.array(c.losses).T[0][-1], _smooth(np.array(c.losses).T[1])[-1]) for c in curves if c.losses]]
+            ends.append([c.scores[-1] for c in curves])
+            for axis, points in zip(axes, ends, strict=False):
+                _direct_labels(axis, points, [c.label for c in curves])
+            _against_parameters(axes[2], curves, measure)
+        with atomic(path) as temporary:
+            figure.savefig(temporary, facecolor="white", metadata={"Software": None})
+
+
+def _panel(axis: Any, title: str, x_label: str) -> None:
+    axis.set_title(title, loc="left", fontsize=11.5, pad=10)
+    axis.set_xlabel(x_label)
+    axis.tick_params(length=0)
+    axis.spines["left"].set_visible(False)
+
+
+def _against_parameters(axis: Any, curves: Sequence[Curve], measure: str) -> None:
+    _panel(axis, f"Final {measure} by trainable parameters", "trainable parameters, with the head (log scale)")
+    axis.set_xscale("log")
+    for colour, curve in zip(_colours(len(curves)), curves, strict=True):
+        score = curve.scores[-1][1]
+        axis.plot([curve.parameters], [score], "o", ms=11, color=colour, mec="white", mew=1.5)
+        axis.annotate(
+            f"{curve.label}\n{score:.1%} with {curve.parameters:,}" if score >= 0 else f"{curve.label}\n{score:.3f}",
+            (curve.parameters, score),
+            xytext=(0, -13),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            color=colour,
+            fontsize=9.5,
+            linespacing=1.35,
+        )
+    sizes = [curve.parameters for curve in curves]
+    scores = [curve.scores[-1][1] for curve in curves]
+    axis.set_xlim(min(sizes) / 2.6, max(sizes) * 2.6)
+    room = max(max(scores) - min(scores), 0.02)
+    axis.set_ylim(min(scores) - 0.35 * room, max(scores) + 0.15 * room)
+    axis.minorticks_off()
+
+
+def _direct_labels(axis: Any, points: Sequence[tuple[float, float]], labels: Sequence[str]) -> None:
+    """Write each curve's name at its end, moved apart where the ends are close."""
+    low, high = axis.get_ylim()
+    gap = 0.058 * (high - low)
+    colours = _colours(len(labels))
+    heights: list[float] = []
+    order = sorted(range(len(points)), key=lambda k: points[k][1])
+    for k in order:
+        heights.append(max(points[k][1], heights[-1] + gap) if heights else points[k][1])
+    # Centre the labels on the ends again, so that a crowd spreads both ways.
+    shift = float(np.mean([points[k][1] for k in order]) - np.mean(heights))
+    right = max(x for x, _ in points)
+    for k, height in zip(order, heights, strict=True):
+        axis.annotate(
+            labels[k],
+            (points[k][0], points[k][1]),
+            xytext=(right * 1.03, height + shift),
+            textcoords="data",
+            va="center",
+            color=colours[k],
+            fontsize=10,
+            fontweight="bold",
+            annotation_clip=False,
+        )
+    axis.set_xlim(0, right * 1.36)
+    axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= right])
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[k % len(COLOURS)] for k in range(count)]
+
+
+def _smooth(values: Any, width: int = 5) -> Any:
+    """A centred running mean that narrows towards the ends."""
+    half = width // 2
+    return np.array([np.mean(values[max(0, k - half) : k + half + 1]) for k in range(len(values))])

@@ -1,0 +1,72 @@
+"""A progress bar for the transformers `Trainer`, drawn by rich."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ttnet.errors import import_extra
+
+
+class RichProgress(TrainerCallback):
+    """Shows steps, loss, the last score and the time left on one line.
+
+    Args:
+        title: What the line begins with.
+        measure: Name of the measure to show, such as `"accuracy"`.
+        console: A rich console; `None` makes one.
+    """
+
+    def __init__(self, title: str, measure: str = "accuracy", console: Any = None) -> None:
+        progress = import_extra("rich.progress", extra="cli")
+        self._bar = progress.Progress(
+            progress.TextColumn("[bold]{task.description:<14}"),
+            progress.BarColumn(bar_width=28),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn(
+                "loss [cyan]{task.fields[loss]}[/]  {task.fields[measure]} [green]{task.fields[score]}[/]"
+            ),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            console=console,
+        )
+        self._measure = measure
+        self._line = self._bar.add_task(title, total=None, loss="  -  ", score="  -  ", measure=measure)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw the bar, from where a resumed run goes on."""
+        self._bar.start()
+        self._bar.update(self._line, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Advance."""
+        self._bar.update(self._line, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the latest loss and score."""
+        logs = logs or {}
+        if "loss" in logs:
+            self._bar.update(self._line, loss=f"{float(logs['loss']):.3f}")
+        if (score := logs.get(f"eval_{self._measure}")) is not None:
+            self._bar.update(self._line, score=f"{score:.3f}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the finished bar on the screen."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back, also after an interruption."""
+        self._bar.stop()

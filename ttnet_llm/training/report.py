@@ -1,0 +1,93 @@
+"""A run's report: numbers in Markdown, and the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ttnet_llm.training.files import write_text
+from ttnet_llm.training.methods import find_method
+from ttnet_llm.training.pictures import Curve, draw_curves
+
+if TYPE_CHECKING:
+    from ttnet_llm.training.finetune import FinetuneResult
+
+
+def size(count: int) -> str:
+    """Write a number of bytes for people.
+
+    Example:
+        >>> size(900), size(51_200), size(90_868_376)
+        ('900 B', '51.2 kB', '90.9 MB')
+    """
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Write a Markdown table, the first column to the left and the others to the right.
+
+    Example:
+        >>> print(markdown_table(["a", "b"], [["x", "1"]]))
+        | a | b |
+        | --- | ---: |
+        | x | 1 |
+    """
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def seconds(value: float | None) -> str:
+    """Write a step's time, or a dash where none was taken."""
+    return "-" if value is None else f"{value:.3f} s"
+
+
+def curve_of(result: FinetuneResult) -> Curve:
+    """Take the course of a run for a picture."""
+    title = find_method(result.settings.method).title
+    return Curve(title, result.losses, result.scores, result.parameters.trainable)
+
+
+def write_report(result: FinetuneResult, folder: Path) -> None:
+    """Write `report.md` and `curves.png` of one run.
+
+    Args:
+        result: The run.
+        folder: Where to write.
+    """
+    settings, parameters = result.settings, result.parameters
+    title = find_method(settings.method).title
+    source = settings.task or f"{settings.train} and {settings.validation}"
+    rows = [
+        ["trainable parameters", f"{parameters.trainable:,} ({parameters.share:.3%} of all)"],
+        ["of these: adapter / norms / head", f"{parameters.adapter:,} / {parameters.norms:,} / {parameters.head:,}"],
+        ["saved weights", size(result.adapter_bytes)],
+        *[
+            [f"validation {name}, before and after", f"{result.before[name]:.4f} → {value:.4f}"]
+            for name, value in result.after.items()
+        ],
+        ["time per step, median", seconds(result.seconds_per_step)],
+        ["training with evaluations", f"{result.seconds:.0f} s, {result.steps} steps, {result.threads} CPU threads"],
+        ["examples, training and validation", f"{result.examples[0]:,} and {result.examples[1]:,}"],
+        [
+            "learning rate / of the head",
+            f"{result.learning_rate:g} / {settings.head_learning_rate or result.learning_rate:g}",
+        ],
+        ["epochs / batch size / tokens", f"{settings.epochs:g} / {settings.batch_size} / {settings.max_length}"],
+        ["seed", str(settings.seed)],
+        ["versions", ", ".join(f"{name} {number}" for name, number in result.versions.items())],
+    ]
+    first = next(iter(result.after))
+    write_text(
+        folder / "report.md",
+        f"# {title} on {source}\n\nBase model: `{settings.model}`.\n\n{markdown_table(['', ''], rows)}\n\n"
+        "![Loss and score](curves.png)\n",
+    )
+    draw_curves(
+        [curve_of(result)],
+        folder / "curves.png",
+        measure=first,
+        title=f"{title}: {first} {result.before[first]:.3f} before, {result.after[first]:.3f} after",
+        subtitle=f"{parameters.trainable:,} trainable parameters, {size(result.adapter_bytes)} on disk",
+    )
