@@ -53,7 +53,7 @@ class LinearAdapterLayer(AdapterLayer):
         right = right * self.scalings[adapter]
         if hidden.dtype == right.dtype == result.dtype:
             # One pass over the output instead of three (product, scaling, sum).
-            flat = torch.addmm(result.flatten(0, -2), hidden.flatten(0, -2), right)
+            flat = torch.addmm(result.reshape(-1, right.shape[1]), hidden.reshape(-1, right.shape[0]), right)
             return flat.view(result.shape)
         return (result + hidden @ right).to(result.dtype)
 

@@ -1,0 +1,101 @@
+"""Small models from configs, of every architecture that the tests adapt."""
+
+import torch
+import transformers as tf
+from torch import nn
+
+DECODER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+}
+ENCODER = {
+    "hidden_size": 36,
+    "intermediate_size": 60,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 64,
+    "max_position_embeddings": 40,
+}
+
+
+def bert(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return tf.BertForSequenceClassification(tf.BertConfig(**ENCODER)).eval()
+
+
+def llama(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return tf.LlamaForCausalLM(tf.LlamaConfig(**DECODER)).eval()
+
+
+def gpt2(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    config = tf.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=32, vocab_size=64, bos_token_id=1, eos_token_id=2)
+    return tf.GPT2LMHeadModel(config).eval()
+
+
+def t5(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    config = tf.T5Config(
+        d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=64, decoder_start_token_id=0, pad_token_id=0
+    )
+    return tf.T5ForConditionalGeneration(config).eval()
+
+
+def opt(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    config = tf.OPTConfig(
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+        vocab_size=64,
+        max_position_embeddings=32,
+    )
+    return tf.OPTForCausalLM(config).eval()
+
+
+def roberta(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return tf.RobertaForSequenceClassification(tf.RobertaConfig(pad_token_id=1, **ENCODER)).eval()
+
+
+def deberta(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    config = tf.DebertaV2Config(pos_att_type=["c2p", "p2c"], relative_attention=True, **ENCODER)
+    return tf.DebertaV2ForSequenceClassification(config).eval()
+
+
+def qwen2(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return tf.Qwen2ForCausalLM(tf.Qwen2Config(**DECODER)).eval()
+
+
+ALL = [bert, roberta, deberta, llama, qwen2, gpt2, opt, t5]
+IDS = torch.tensor([[5, 9, 11, 3, 7, 2], [8, 1, 4, 6, 2, 2], [12, 13, 14, 15, 16, 2]])
+
+
+def logits(model: nn.Module, ids: torch.Tensor = IDS, **kwargs: object) -> torch.Tensor:
+    config = model.config if not hasattr(model, "get_base_model") else model.get_base_model().config
+    if config.is_encoder_decoder:
+        kwargs["decoder_input_ids"] = ids
+    with torch.no_grad():
+        return model(input_ids=ids, **kwargs).logits
+
+
+def perturb(model: nn.Module, seed: int = 0, spread: float = 0.3) -> nn.Module:
+    """Move every trainable parameter, so that an adapter does something; any adapter is then told from another."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=generator) * spread
+                parameter.add_(noise.to(parameter.device, parameter.dtype))
+    return model

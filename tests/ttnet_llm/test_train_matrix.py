@@ -1,0 +1,138 @@
+"""A matrix held as one train: its factors, its published sizes, and the spread that it is drawn with."""
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttnet.errors import TTValueError
+from ttnet_llm.train_matrix import PAPER_MODES, TrainLayout, TrainMatrix, thinnest_product
+
+SIZES = st.integers(1, 60)
+RANKS = st.integers(1, 7)
+
+
+def dense(matrix: TrainMatrix) -> torch.Tensor:
+    """The matrix from its cores alone, in float64: every core after the other, no cut."""
+    product = torch.ones(1, 1, dtype=torch.float64)
+    for core in matrix.cores:
+        product = torch.tensordot(product, core.double(), dims=1)
+        product = product.reshape(-1, core.shape[2])
+    return product.reshape(matrix.layout.rows, matrix.layout.cols)
+
+
+def make(rows: int, cols: int, rank: int, modes: str = "auto", variance: float = 1.0) -> TrainMatrix:
+    matrix = TrainMatrix(TrainLayout.choose(rows, cols, rank=rank, modes=modes))
+    matrix.reset_parameters(variance)
+    return matrix
+
+
+@given(rows=SIZES, cols=SIZES, rank=RANKS)
+def test_factors_multiply_to_the_train(rows: int, cols: int, rank: int) -> None:
+    matrix = make(rows, cols, rank)
+    left, right = matrix.factors()
+    assert left.shape[0] == rows
+    assert right.shape[1] == cols
+    assert left.shape[1] == right.shape[0] == matrix.layout.cut_rank
+    torch.testing.assert_close(left.double() @ right.double(), dense(matrix), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "modes"), PAPER_MODES.items())
+@pytest.mark.parametrize("rank", [1, 3, 5, 8])
+def test_factors_of_the_published_modes(size: tuple[int, int], modes: tuple[int, ...], rank: int) -> None:
+    matrix = make(*size, rank, "paper")
+    assert matrix.layout.modes == modes
+    left, right = matrix.factors()
+    torch.testing.assert_close(left.double() @ right.double(), dense(matrix), rtol=1e-4, atol=1e-5)
+    assert sum(core.numel() for core in matrix.cores) == matrix.layout.num_parameters
+    assert set(matrix.layout.ranks[1:-1]) == {rank}  # the paper does not cap them
+
+
+@given(rows=SIZES, cols=SIZES, rank=RANKS)
+def test_never_more_parameters_than_the_dense_matrix(rows: int, cols: int, rank: int) -> None:
+    layout = TrainLayout.choose(rows, cols, rank=rank, modes="auto")
+    assert math.prod(layout.modes) == rows * cols
+    assert layout.num_parameters <= rows * cols
+    assert (layout.rows, layout.cols) == (rows, cols)
+
+
+@given(rows=SIZES, cols=SIZES, rank=RANKS, variance=st.floats(1e-4, 10))
+def test_mean_square_of_the_entries_is_the_variance(rows: int, cols: int, rank: int, variance: float) -> None:
+    entries = dense(make(rows, cols, rank, variance=variance))
+    assert entries.square().mean().item() == pytest.approx(variance, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "rank", "modes"),
+    [(768, 64, 5, "auto"), (768, 64, 5, "paper"), (1024, 64, 5, "paper"), (4096, 8, 5, "paper"), (384, 8, 2, "auto")],
+)
+def test_entries_are_spread_like_those_of_a_random_matrix(rows: int, cols: int, rank: int, modes: str) -> None:
+    """Every entry has mean 0 and the wanted variance over draws, whatever its place in the matrix."""
+    torch.manual_seed(0)
+    n_draws = 1000
+    draws = []
+    for _ in range(n_draws):
+        left, right = make(rows, cols, rank, modes, variance=0.5).factors()
+        draws.append(left.detach()[::97] @ right.detach()[:, ::3])
+    entries = torch.stack(draws)
+    # Standard errors over the draws: 0.03 spreads for a mean, and at most 0.1 of the variance for a mean square
+    # (the kurtosis of a product stays under 10).
+    assert entries.mean(0).abs().max() < 0.5**0.5 * 0.03 * 5
+    assert entries.square().mean().item() == pytest.approx(0.5, rel=0.1)
+    assert entries.square().mean(0).min() > 0.5 * 0.6
+    assert entries.square().mean(0).max() < 0.5 * 1.5
+
+
+@given(rows=st.integers(6, 60), cols=st.integers(6, 60), rank=st.integers(1, 5))
+def test_singular_values_start_equal(rows: int, cols: int, rank: int) -> None:
+    matrix = make(rows, cols, rank)
+    values = torch.linalg.svdvals(dense(matrix))[: min(rank, rows, cols)]
+    if len(matrix.cores) > 1:
+        assert (values[0] / values[-1]).item() < 1.001
+
+
+def test_zero_start_moves_only_the_first_core() -> None:
+    matrix = TrainMatrix(TrainLayout.choose(48, 8, rank=3, modes="auto"))
+    matrix.reset_parameters(1.0, zero=True)
+    left, right = matrix.factors()
+    (left @ right * torch.randn(48, 8)).sum().backward()
+    gradients = [core.grad.abs().max().item() for core in matrix.cores]
+    assert torch.count_nonzero(left @ right) == 0
+    assert gradients[0] > 0
+    assert max(gradients[1:]) == 0
+
+
+@given(rows=SIZES, cols=SIZES, rank=RANKS)
+def test_gradients_reach_every_core(rows: int, cols: int, rank: int) -> None:
+    matrix = make(rows, cols, rank)
+    left, right = matrix.factors()
+    weights = torch.linspace(-1, 1, rows * cols).reshape(rows, cols) + 0.3
+    ((left @ right) * weights).sum().backward()
+    reference = [core.detach().double().requires_grad_() for core in matrix.cores]
+    product = reference[0].reshape(-1, reference[0].shape[2])
+    for core in reference[1:]:
+        product = torch.tensordot(product, core, dims=1).reshape(-1, core.shape[2])
+    (product.reshape(rows, cols) * weights.double()).sum().backward()
+    for core, expected in zip(matrix.cores, reference, strict=True):
+        torch.testing.assert_close(core.grad.double(), expected.grad, rtol=1e-3, atol=1e-3)
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=3, max_size=6))
+def test_thinnest_product_is_the_product(sizes: list[int]) -> None:
+    factors = [torch.randn(m, n, dtype=torch.float64) for m, n in zip(sizes[:-1], sizes[1:], strict=True)]
+    left, right = thinnest_product(factors)
+    assert left.shape[1] == min(sizes[1:-1])
+    torch.testing.assert_close(left @ right, torch.linalg.multi_dot(factors))
+
+
+def test_published_modes_of_another_size_are_refused() -> None:
+    with pytest.raises(TTValueError, match=re.escape("no modes for a 384 x 8 matrix")):
+        TrainLayout.choose(384, 8, rank=5, modes="paper")
+
+
+def test_a_boundary_that_does_not_divide_a_mode_is_refused() -> None:
+    with pytest.raises(TTValueError, match="which no boundary inside the modes"):
+        TrainLayout((4, 6), (1, 2, 1), rows=5)
