@@ -22,6 +22,7 @@ from ttnet_llm import LorettaAdpConfig, LorettaRepConfig
 
 CONFIGS = [LorettaRepConfig, LorettaAdpConfig]
 
+
 def assert_same_adapter(loaded: nn.Module, trained: torch.Tensor, model: nn.Module, method: str) -> None:
     """Compare where loading assigns the file's tensors as they lie in it.
 
@@ -158,6 +159,9 @@ def test_adapters_are_float32_under_a_half_precision_base(config_cls: type, dtyp
     same = get_peft_model(copy.deepcopy(base), config_cls(), autocast_adapter_dtype=False)
     assert {p.dtype for n, p in same.named_parameters() if config_cls.method in n} == {dtype}
     assert torch.equal(logits(same), expected)
+    native = copy.deepcopy(base)
+    native.add_adapter(config_cls())
+    assert {p.dtype for n, p in native.named_parameters() if config_cls.method in n} == {torch.float32}
 
 
 @each_method

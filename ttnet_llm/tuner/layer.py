@@ -48,7 +48,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     set_base_weight: Callable[[Tensor], None]
     set_adapter: Callable[..., None]
     _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
-    _move_adapter_to_device_of_base_layer: Callable[[str], None]
+    _get_base_layer_device_and_dtype: Callable[[nn.Module], tuple[torch.device | None, torch.dtype | None]]
 
     def __init_subclass__(cls, method: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -106,7 +106,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return result
 
     def update_layer(self, adapter_name: str, config: AdapterConfig) -> None:
-        """Add one adapter to the layer, on the base layer's device and in its dtype.
+        """Add one adapter to the layer, on the base layer's device.
+
+        Its weights are float32 where the base layer computes in less, and in the base layer's dtype otherwise.
 
         Args:
             adapter_name: Name of the adapter.
@@ -117,6 +119,25 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.scalings[adapter_name] = self.scaling_of(config)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        network = self.networks[adapter_name]
+        if any(parameter.is_meta for parameter in network.parameters()):
+            return
+        base_device, base_dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
+        # PEFT's own version rounds the fresh weights to half precision first, and only `get_peft_model` casts back.
+        dtype = base_dtype if base_dtype in (torch.float64, torch.float32) else torch.float32
+        network.to(device or base_device, dtype)
+
+    def cast_to_base_dtype(self, adapter_name: str) -> None:
+        """Give an adapter's weights the dtype of the base layer.
+
+        Args:
+            adapter_name: Name of the adapter; nothing is done where the layer does not have it.
+        """
+        dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())[1]
+        if adapter_name in self.networks and dtype is not None and dtype.is_floating_point:
+            self.networks[adapter_name].to(dtype)
 
     def forward(
         self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any

@@ -88,6 +88,12 @@ class AdapterModel(BaseTuner):
             layer.requires_grad_(False)  # a further adapter is trainable only once it is set active
         self._replace_module(parent, target_name, layer, target)
 
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        if not autocast_adapter_dtype:
+            for module in self.modules():
+                if isinstance(module, self.tuner_layer_cls):
+                    module.cast_to_base_dtype(adapter_name)
+
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Hand `adapter_names`, one for each row of the batch, to every layer during one forward or generate."""
