@@ -77,7 +77,7 @@ class DocstringTask:
 
 
 def prose(docstring: str) -> str:
-    """Keep a docstring's opening prose, and mask the names that tell where it is from.
+    r"""Keep a docstring's opening prose, and mask the names that tell where it is from.
 
     Args:
         docstring: A docstring as `ast.get_docstring` gives it.
@@ -86,7 +86,7 @@ def prose(docstring: str) -> str:
         One line of text, empty when the docstring opens with a section.
 
     Example:
-        >>> prose("Like :func:`numpy.sum`, for a torch.Tensor.\\n\\nArgs:\\n    x: The input.")
+        >>> prose("Like :func:`numpy.sum`, for a torch.Tensor.\n\nArgs:\n    x: The input.")
         'Like sum, for a Tensor.'
         >>> prose("Convert to a NumPy array. See https://numpy.org.")
         'Convert to a [MASK] array. See'

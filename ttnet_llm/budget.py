@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftConfig, TaskType, get_peft_model
+from peft import PeftConfig, TaskType
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig
 
 from ttnet.errors import TTTypeError
+from ttnet_llm.attach import attach
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def count_parameters(
 
     Raises:
         TTTypeError: If `config_or_model` is neither a config nor a model.
+        NoMatchingPeftModuleError: If no module is targeted.
 
     Example:
         >>> from peft import LoraConfig
@@ -106,9 +108,7 @@ def count_parameters(
     """
     peft_config = copy.deepcopy(peft_config)  # PEFT fills in the targets
     with torch.device("meta"):
-        model = _on_meta(config_or_model, peft_config)
-        if peft_config is not None:
-            model = get_peft_model(model, peft_config)
+        model = attach(_on_meta(config_or_model, peft_config), peft_config)
     return split_parameters(model)
 
 

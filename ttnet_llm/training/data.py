@@ -82,6 +82,7 @@ def load_files(
     *,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
+    measures: tuple[str, ...] | None = None,
 ) -> TextTask:
     """Read a task from two files.
 
@@ -92,6 +93,7 @@ def load_files(
         validation: Another, with the same columns.
         text_columns: One or two columns; `None` guesses.
         label_column: The label's column; `None` guesses.
+        measures: Keys of `MEASURES`; `None` takes the accuracy, or the correlation of a regression.
 
     Returns:
         The task.
@@ -102,7 +104,7 @@ def load_files(
     """
     table = read_table(train)
     columns = find_columns(table, train, text_columns, label_column)
-    return _task(table, read_table(validation), columns, (str(train), str(validation)))
+    return _task(table, read_table(validation), columns, (str(train), str(validation)), measures=measures)
 
 
 def load_glue(task: str) -> TextTask:

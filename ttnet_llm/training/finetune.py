@@ -14,7 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import (
     DataCollatorWithPadding,
@@ -28,16 +30,18 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from ttnet.errors import TTFileError, TTValueError
+from ttnet_llm.attach import attach
 from ttnet_llm.budget import ParameterBudget, split_parameters
 from ttnet_llm.training.data import TextTask, load_files, load_glue
 from ttnet_llm.training.files import replace_folder, write_text
-from ttnet_llm.training.methods import attach, find_method, make_config
-from ttnet_llm.training.metrics import measure
+from ttnet_llm.training.methods import find_method, make_config
+from ttnet_llm.training.metrics import MEASURES, measure
 from ttnet_llm.training.model import Details, load_classifier, predict, save_finetuned, tokenize
 from ttnet_llm.training.report import write_report
 
 logger = logging.getLogger(__name__)
 
+LOGITS = "logits.npy"  # the trained model's output on the validation data
 PACKAGES = ("ttnet", "torch", "transformers", "peft")
 
 
@@ -55,6 +59,7 @@ class FinetuneSettings:
         validation: Another.
         text_columns: One or two columns of text; `None` guesses.
         label_column: The label's column; `None` guesses.
+        measures: Keys of `MEASURES`, the one that counts first; `None` takes the task's own.
         epochs: Passes over the training data, above 0.
         learning_rate: Peak learning rate, above 0; `None` takes the method's own.
         head_learning_rate: Peak learning rate of the new head, above 0; `None` takes the same.
@@ -80,6 +85,7 @@ class FinetuneSettings:
     validation: str | None = None
     text_columns: tuple[str, ...] | None = None
     label_column: str | None = None
+    measures: tuple[str, ...] | None = None
     epochs: float = 3.0
     learning_rate: float | None = None
     head_learning_rate: float | None = None
@@ -101,6 +107,8 @@ class FinetuneSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TTValueError(f"{name} is {value}; expected an integer of at least 1.")
+        if self.measures is not None and (not self.measures or not set(self.measures) <= set(MEASURES)):
+            raise TTValueError(f"measures is {self.measures!r}; expected some of {', '.join(MEASURES)}.")
         if not 0 <= self.weight_decay < math.inf:
             raise TTValueError(f"weight_decay is {self.weight_decay}; expected a number of at least 0.")
         if not 0 <= self.seed < 2**32:
@@ -207,15 +215,16 @@ def finetune(
     if settings.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping))
 
-    def score() -> dict[str, float]:
-        logits = predict(model, tokenizer, task.validation, max_length=settings.max_length)
-        return measure(logits, task.validation.labels, task.measures)
+    def validate() -> NDArray[Any]:
+        return predict(model, tokenizer, task.validation, max_length=settings.max_length)
 
-    before = score()
+    before = measure(validate(), task.validation.labels, task.measures)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial / "checkpoints")) if resume else None)
     seconds = time.perf_counter() - started
-    after = score()
+    logits = validate()
+    np.save(partial / LOGITS, logits)
+    after = measure(logits, task.validation.labels, task.measures)
     details = Details(task.columns, settings.max_length, task.measures)
     adapter, adapter_bytes = save_finetuned(trainer.model, tokenizer, details, partial)
     history = trainer.state.log_history
@@ -253,6 +262,7 @@ def _load_task(settings: FinetuneSettings) -> TextTask:
         settings.validation,
         text_columns=settings.text_columns,
         label_column=settings.label_column,
+        measures=settings.measures,
     )
 
 

@@ -1,4 +1,4 @@
-"""The methods that can be trained, what each brings along, and how they are put into a model."""
+"""The methods that can be trained, and what each brings along."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftConfig, TaskType
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from peft.utils.error import NoMatchingPeftModuleError
-from torch import nn
 
-from ttnet.errors import TTTypeError, TTValueError
+from ttnet.errors import TTValueError
 from ttnet_llm import LorettaAdpConfig, LorettaRepConfig
-from ttnet_llm.tuner.model import near_misses
 
 
 @dataclass(frozen=True)
@@ -100,38 +97,3 @@ def make_config(
         if isinstance(error, TTValueError):
             raise
         raise TTValueError(f"The options of {name!r} do not go together: {error}") from error
-
-
-def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
-    """Freeze a model but for an adapter and the head; leave all of it trainable without a config.
-
-    Args:
-        model: A transformers model.
-        config: What `make_config` returned.
-
-    Returns:
-        A `PeftModel`, or the model itself.
-
-    Raises:
-        NoMatchingPeftModuleError: If no module is targeted; the message names those with similar names.
-        TTTypeError: If the method has no default targets for this architecture.
-    """
-    if config is None:
-        return model
-    try:
-        return get_peft_model(model, config)
-    except NoMatchingPeftModuleError as error:
-        hint = near_misses(model, config.target_modules)  # type: ignore[attr-defined]
-        raise NoMatchingPeftModuleError(hint or str(error)) from error
-    except ValueError as error:
-        if "target_modules" not in str(error) or isinstance(error, TTValueError):
-            raise
-        raise TTTypeError(
-            f"{config.peft_type.value} has no default target modules for {type(model).__name__}; "
-            "say which, as the option target_modules."
-        ) from error
-
-
-def is_adapter(model: nn.Module) -> bool:
-    """Say whether a model is saved as an adapter and not as a whole."""
-    return isinstance(model, PeftModel)

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ttnet.errors import import_extra
+
+
+def quiet_libraries() -> None:
+    """Silence what transformers says while loading, for programs with a display of their own."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    # PEFT and transformers disagree on a name that neither concerns the user nor changes a result.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*gradient_checkpointing")
 
 
 class RichProgress(TrainerCallback):

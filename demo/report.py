@@ -1,0 +1,130 @@
+"""The demo's table, for the terminal and for the report, its checks and its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from demo.settings import BATCH_SIZE, HEAD_LEARNING_RATE, MAX_LENGTH, TUNING
+from ttnet_llm.training import METHODS, FinetuneResult
+from ttnet_llm.training.files import write_text
+from ttnet_llm.training.pictures import draw_curves
+from ttnet_llm.training.report import curve_of, markdown_table, seconds, size
+
+HEADER = [
+    "method",
+    "adapter",
+    "norms",
+    "head",
+    "on disk",
+    "accuracy before",
+    "accuracy after",
+    "time per step",
+]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What was found when the saved adapters were used again.
+
+    Args:
+        reloaded: For each method, the largest difference of logits after loading in a fresh process.
+        merged: The largest difference of logits after merging LoRETTA_rep; `None` where it was not trained.
+        merged_labels: The share of predicted classes that merging left as they were.
+    """
+
+    reloaded: dict[str, float]
+    merged: float | None = None
+    merged_labels: float | None = None
+
+    def sentences(self) -> list[str]:
+        """Say it."""
+        lines = [
+            f"{METHODS[name].title}: loaded from disk in a fresh process, the logits are "
+            + ("identical, bit for bit." if difference == 0 else f"up to {difference:.2e} apart.")
+            for name, difference in self.reloaded.items()
+        ]
+        if self.merged is not None:
+            lines.append(
+                f"LoRETTA_rep merged into the base model: the logits differ by at most {self.merged:.2e}, and "
+                f"{self.merged_labels:.1%} of the predicted classes stay the same."
+            )
+        return lines
+
+
+def row(result: FinetuneResult) -> list[str]:
+    """Put a run into cells under `HEADER`."""
+    parameters = result.parameters
+    return [
+        METHODS[result.settings.method].title,
+        f"{parameters.adapter:,}",
+        f"{parameters.norms:,}",
+        f"{parameters.head:,}",
+        size(result.adapter_bytes),
+        f"{result.before['accuracy']:.1%}",
+        f"{result.after['accuracy']:.1%}",
+        seconds(result.seconds_per_step),
+    ]
+
+
+def terminal_table(results: list[FinetuneResult]) -> Table:
+    """Make the table for the terminal."""
+    table = Table(title="Which library does this docstring come from?", title_justify="left")
+    for k, name in enumerate(HEADER):
+        table.add_column(name, justify="right" if k else "left", style="bold" if name == "accuracy after" else None)
+    for result in results:
+        table.add_row(*row(result))
+    return table
+
+
+def write_report(
+    results: list[FinetuneResult], checks: Checks, classes: tuple[str, ...], folder: Path, total_seconds: float
+) -> None:
+    """Write `report.md` and `curves.png`.
+
+    Args:
+        results: The runs.
+        checks: What became of the saved adapters.
+        classes: Names of the task's classes.
+        folder: Where to write.
+        total_seconds: Wall-clock time of the whole demo.
+    """
+    first = results[0]
+    rates = ", ".join(f"{METHODS[r.settings.method].title} {r.learning_rate:g}" for r in results)
+    versions = ", ".join(f"{name} {number}" for name, number in first.versions.items())
+    text = f"""# Which library does this docstring come from?
+
+all-MiniLM-L6-v2 (22.7 million parameters, frozen) learns to tell the documentation of {len(classes)} libraries and
+areas apart: {", ".join(classes)}. The text is the opening prose of their docstrings, read from the
+installed packages, with the libraries' names masked and duplicates removed. {first.examples[0]:,} examples to train
+on, {first.examples[1]:,} to validate on, the same number of each class, so guessing gives {1 / len(classes):.1%}.
+
+{markdown_table(HEADER, [row(result) for result in results])}
+
+Parameters are those that were trained; `on disk` is the saved adapter with the head. A step is a batch of
+{BATCH_SIZE} texts of at most {MAX_LENGTH} tokens; its time is the median, on {first.threads} CPU threads.
+
+![Loss and accuracy](curves.png)
+
+## Used again
+
+{chr(10).join(f"- {sentence}" for sentence in checks.sentences())}
+
+## How
+
+Seed {first.settings.seed}, {first.settings.epochs:g} epochs, AdamW with a linear schedule, the new head at
+{HEAD_LEARNING_RATE:g} for every method. Learning rates of the adapters: {rates}. {TUNING}
+The whole demo took {total_seconds / 60:.1f} minutes. Versions: {versions}.
+"""
+    write_text(folder / "report.md", text)
+    best = max(results, key=lambda result: result.after["accuracy"])
+    draw_curves(
+        [curve_of(result) for result in results],
+        folder / "curves.png",
+        measure="accuracy",
+        title="Which library does this docstring come from?",
+        subtitle=f"all-MiniLM-L6-v2, {len(classes)} classes, {first.examples[0]:,} training examples; best: "
+        f"{METHODS[best.settings.method].title} with {best.parameters.trainable:,} trainable parameters",
+    )

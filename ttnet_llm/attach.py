@@ -1,0 +1,40 @@
+"""Any PEFT method put into a model, with errors that say what to change."""
+
+from __future__ import annotations
+
+from peft import PeftConfig, get_peft_model
+from peft.utils.error import NoMatchingPeftModuleError
+from torch import nn
+
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm.tuner.model import linear_names, near_misses
+
+
+def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
+    """Freeze a model but for an adapter and the head; leave all of it trainable without a config.
+
+    Args:
+        model: A transformers model.
+        config: Any PEFT config; `None` leaves the model as it is.
+
+    Returns:
+        A `PeftModel`, or the model itself.
+
+    Raises:
+        NoMatchingPeftModuleError: If no module is targeted; the message names those with similar names.
+        TTTypeError: If the method has no default targets for this architecture.
+    """
+    if config is None:
+        return model
+    try:
+        return get_peft_model(model, config)
+    except NoMatchingPeftModuleError as error:
+        hint = near_misses(model, config.target_modules)  # type: ignore[attr-defined]
+        raise NoMatchingPeftModuleError(hint or str(error)) from error
+    except ValueError as error:
+        if "target_modules" not in str(error) or isinstance(error, TTValueError):
+            raise
+        raise TTTypeError(
+            f"{config.peft_type.value} has no default target modules for {type(model).__name__}; "
+            f"set target_modules to some of its linear layers: {', '.join(linear_names(model))}."
+        ) from error
