@@ -36,7 +36,9 @@ def llama(seed: int = 0) -> nn.Module:
 
 def gpt2(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    config = tf.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=32, vocab_size=64, bos_token_id=1, eos_token_id=2)
+    config = tf.GPT2Config(
+        n_embd=32, n_layer=2, n_head=4, n_positions=32, vocab_size=64, bos_token_id=1, eos_token_id=2
+    )
     return tf.GPT2LMHeadModel(config).eval()
 
 

@@ -14,7 +14,8 @@ POSITIONS = ("auto", "input", "output")
 # Encoders of the BERT family: the outputs of attention and feed-forward block. Decoders: the feed-forward layers.
 # One line for each set of names, with the architectures that use them.
 _NAMES: list[tuple[list[str] | str, str]] = [
-    (["output.dense"], "bert roberta xlm-roberta electra camembert deberta deberta-v2 layoutlm vit"),
+    (["output.dense"], "bert roberta xlm-roberta electra camembert deberta deberta-v2 layoutlm"),
+    (["o_proj", "mlp.fc2"], "vit"),
     (["out_lin", "ffn.lin2"], "distilbert"),
     (["attention.dense", "ffn_output"], "albert"),
     (["gate_proj", "up_proj", "down_proj"], "llama llama4 mistral gemma gemma2 gemma3_text qwen2 qwen3 stablelm"),

@@ -11,6 +11,14 @@ from ttnet_llm.registry import register
 from ttnet_llm.train_matrix import TrainLayout, TrainMatrix, thinnest_product
 from ttnet_llm.tuner import AdapterConfig, AdapterModel
 
+TARGET_MODULES: dict[str, list[str] | str] = {
+    **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    "camembert": ["query", "value"],
+    "albert": ["query", "value"],
+    "distilbert": ["q_lin", "v_lin"],
+    "vit": ["q_proj", "v_proj"],
+}
+
 
 @dataclass
 class LorettaRepConfig(AdapterConfig):
@@ -91,7 +99,7 @@ class LorettaRepModel(AdapterModel):
 
     prefix = "loretta_rep_"
     tuner_layer_cls = LorettaRepLinear
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = TARGET_MODULES
 
 
 register("loretta_rep", LorettaRepConfig, LorettaRepModel)
