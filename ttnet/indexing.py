@@ -75,8 +75,13 @@ def _expand(key: Any, order: int) -> list[int | slice | None]:
     for item in items:
         if isinstance(item, slice) or item is None or item is Ellipsis:
             continue
-        if isinstance(item, bool) or not hasattr(type(item), "__index__"):
-            raise TTTypeError(f"index {item!r} is a {type(item).__name__}; expected ints, slices, `...` or None.")
+        try:
+            operator.index(item)
+            if not isinstance(item, bool):  # which torch takes for a mask
+                continue
+        except TypeError:
+            pass
+        raise TTTypeError(f"index {item!r} is a {type(item).__name__}; expected ints, slices, `...` or None.")
     used = sum(item is not None and item is not Ellipsis for item in items)
     if used > order:
         raise TTIndexError(f"{used} indices are too many for a train of order {order}.")

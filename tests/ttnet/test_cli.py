@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import ttnet
+from tests.ttnet.strategies import relative_error
+from ttnet import MissingExtraError, TTMatrix
+from ttnet.cli import main
+from ttnet.commands import app
+from ttnet.errors import import_extra
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def sine(scale=1.0):
+    i = np.arange(12.0)
+    return np.sin(i[:, None, None] + i[:, None] + i) * scale
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-200, 1e200])
+def test_there_and_back(run, scale):
+    np.save("x.npy", sine(scale))
+    result = run("decompose", "x.npy", "--eps", "1e-6", "-o", "x.safetensors")
+    assert result.exit_code == 0, result.output
+    for text in ["(12, 12, 12)", "(1, 2, 2, 1)", "float64", "1,728", "96", "18x", "x.safetensors"]:
+        assert text in result.stdout
+    reported = float(result.stdout.split("relative error")[1].split()[0])
+    assert reported < 1e-12
+    assert "(1, 2, 2, 1)" in run("info", "x.safetensors").stdout
+    result = run("reconstruct", "x.safetensors", "-o", "y.npy")
+    assert "shape (12, 12, 12), dtype float64" in result.stdout
+    assert relative_error(torch.tensor(np.load("y.npy") / scale), torch.tensor(sine())) < 1e-12
+
+
+def test_ranks_on_the_command_line(run):
+    np.save("x.npy", sine())
+    assert "(1, 1, 2, 1)" in run("decompose", "x.npy", "--max-rank", "1,2", "-o", "x").stdout
+    assert "(1, 1, 1, 1)" in run("decompose", "x.npy", "--max-rank", "1", "-o", "x", "--force").stdout
+
+
+def test_zeros_matrices_and_half_precision(run):
+    np.save("x.npy", np.zeros((2, 3)))
+    assert run("decompose", "x.npy", "-o", "x").stdout.split("relative error")[1].split()[0] == "0"
+    TTMatrix.from_dense(torch.eye(6), (2, 3), (2, 3)).to(torch.bfloat16).save("w")
+    assert "(2, 3) x (2, 3)" in run("info", "w").stdout
+    assert run("reconstruct", "w", "-o", "w.npy").exit_code == 0
+    assert np.array_equal(np.load("w.npy"), np.eye(6, dtype=np.float32))
+
+
+def test_vast_trains(run):
+    ttnet.ones((4,) * 1000).save("big")
+    assert "about 10^602" in run("info", "big").stdout
+    result = run("reconstruct", "big", "-o", "big.npy")
+    assert result.exit_code == 1
+    assert "about 10^602 entries, more than this machine's memory" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("decompose none.npy -o y", "There is no file 'none.npy'; check the path."),
+        ("decompose text.npy -o y", "'text.npy' is not a whole .npy file of numbers"),
+        ("decompose short.npy -o y", "'short.npy' is not a whole .npy file of numbers"),
+        ("decompose object.npy -o y", "'object.npy' is not a whole .npy file of numbers"),
+        ("decompose many.npz -o y", "'many.npz' is an archive of arrays"),
+        ("decompose nan.npy -o y", "NaN or infinite entries, 1 of 2"),
+        ("decompose strings.npy -o y", "has dtype <U1"),
+        ("decompose x.npy -o x.npy", "'x.npy' exists; give --force to replace it"),
+        ("decompose x.npy -o no/y", "There is no folder 'no'; create it first."),
+        ("decompose x.npy -o .", "'.' is a folder"),
+        ("decompose x.npy -o y --eps=-1", "eps is -1.0"),
+        ("decompose x.npy -o y --max-rank 2,a", "--max-rank is '2,a'; expected an int"),
+        ("info none", "There is no file 'none'"),
+        ("info x.npy", "'x.npy' is not a whole safetensors file"),
+        ("reconstruct x.npy -o y", "'x.npy' is not a whole safetensors file"),
+        ("reconstruct x.npy -o x.npy", "'x.npy' exists"),
+    ],
+)
+def test_errors_are_one_sentence(run, tmp_path, arguments, message):
+    np.save("x.npy", sine())
+    np.save("nan.npy", np.array([1, np.nan]))
+    np.save("object.npy", np.array([{}], dtype=object))
+    np.save("strings.npy", np.array(["a"]))
+    np.savez("many.npz", x=sine())
+    (tmp_path / "text.npy").write_text("Not numbers.")
+    (tmp_path / "short.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:500])
+    result = run(*arguments.split())
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_a_full_disk_and_too_little_memory(run, monkeypatch):
+    np.save("x.npy", sine())
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    result = run("decompose", "x.npy", "-o", "y")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "No space left on device" in result.stderr
+
+    def out_of_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("ttnet.commands.tt_svd", out_of_memory)
+    result = run("decompose", "x.npy", "-o", "y")
+    assert result.exit_code == 1
+    assert "more memory" in result.stderr
+
+
+def test_wrong_usage_is_code_2(run):
+    assert run("decompose", "x.npy").exit_code == 2
+    assert run("decompose", "x.npy", "-o", "y", "--eps", "small").exit_code == 2
+    assert run("dance").exit_code == 2
+
+
+def test_main_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "typer", None)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert str(stop.value).endswith("run: pip install 'ttnet[cli]'")
+
+
+def test_extras(tmp_path, monkeypatch):
+    with pytest.raises(MissingExtraError, match="pip install 'ttnet\\[plot\\]'") as caught:
+        import_extra("no_such_package.part", extra="plot")
+    assert isinstance(caught.value, ImportError)
+    # A package that is there but broken is not mended by an extra.
+    (tmp_path / "broken_package.py").write_text("import no_such_dependency")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+        import_extra("broken_package", extra="plot")

@@ -1,0 +1,245 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+import ttnet
+from tests.ttnet.strategies import DTYPES, dense, precision, relative_error, train_pairs, trains
+from ttnet import TensorTrain, TTIndexError, TTShapeError, TTTypeError, TTValueError
+
+
+def close(actual, expected, dtype):
+    return relative_error(actual, expected) <= precision(dtype)
+
+
+@given(trains())
+def test_properties_and_full(x):
+    assert x.ndim == len(x.shape) == len(x.ranks) - 1
+    assert x.ranks[0] == x.ranks[-1] == 1
+    assert x.num_parameters == sum(core.numel() for core in x.cores)
+    assert x.full().shape == x.shape
+    assert x.full().dtype == x.dtype
+    assert x.numel == x.full().numel()
+    assert x.device == torch.device("cpu")
+    assert close(x.full(), dense(x), x.dtype)
+
+
+@given(train_pairs())
+def test_sums_and_products(pair):
+    x, y = pair
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    single = min(x.dtype, y.dtype, key=lambda d: -torch.finfo(d).eps)
+    scale = dense(x).norm() + dense(y).norm()
+    for actual, expected in [(x + y, dense(x) + dense(y)), (x - y, dense(x) - dense(y))]:
+        assert actual.dtype == dtype
+        assert float((dense(actual) - expected).norm() / scale) <= precision(single)
+        assert actual.ranks[1:-1] == tuple(a + b for a, b in zip(x.ranks[1:-1], y.ranks[1:-1], strict=True))
+    assert (x * y).dtype == dtype
+    assert (x * y).ranks == tuple(a * b for a, b in zip(x.ranks, y.ranks, strict=True))
+    assert close(dense(x * y), dense(x) * dense(y), single)
+    dot = x.dot(y)
+    assert dot.shape == ()
+    assert dot.dtype == dtype
+    error = abs(complex(dot) - complex((dense(x).conj() * dense(y)).sum()))
+    assert error <= precision(single) * float(dense(x).norm() * dense(y).norm())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "scalar", [3, -0.5, 2j, True, np.float64(2.5), np.int64(2), torch.tensor(2.0), torch.tensor(2.0 + 1j)]
+)
+def test_scalars_promote_as_torch_does(dtype, scalar):
+    x = ttnet.random((3, 4, 2), 2, dtype=dtype, seed=0)
+    plain = scalar.item() if isinstance(scalar, np.generic) else scalar
+    for actual, expected in [
+        (x * scalar, x.full() * plain),
+        (scalar * x, x.full() * plain),
+        (x / scalar, x.full() / plain),
+    ]:
+        assert isinstance(actual, TensorTrain)
+        assert actual.dtype == expected.dtype
+        assert close(actual.full(), expected, dtype)
+
+
+def test_signs_and_sum():
+    x = ttnet.random((3, 4), 2, seed=0)
+    assert torch.equal((-x).full(), -x.full())
+    assert +x is x
+    assert close(sum([x, x, x]).full(), 3 * x.full(), x.dtype)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: x + 1,
+        lambda x: 1 + x,
+        lambda x: x - 1,
+        lambda x: x * torch.ones(2),
+        lambda x: x / x,
+        lambda x: 1 / x,
+        lambda x: x @ x,
+    ],
+)
+def test_meaningless_operations_are_type_errors(operation):
+    with pytest.raises(TypeError, match="unsupported operand"):
+        operation(ttnet.ones((2, 2)))
+
+
+@given(trains(), st.data())
+def test_indexing_agrees_with_torch(x, data):
+    key = []
+    for size in x.shape[: data.draw(st.integers(0, x.ndim))]:
+        start = data.draw(st.integers(-size, size - 1))
+        key.append(data.draw(st.sampled_from([start, slice(None), slice(start, None), slice(None, None, 2), None])))
+    used = sum(item is not None for item in key)
+    if data.draw(st.booleans()) and used <= x.ndim:
+        key.insert(data.draw(st.integers(0, len(key))), ...)
+    key = tuple(key)
+    try:
+        expected = dense(x)[key]
+    except IndexError:
+        with pytest.raises(TTIndexError):
+            x[key]
+        return
+    actual = x[key]
+    assert isinstance(actual, TensorTrain) == (expected.ndim > 0)
+    actual = actual.full() if isinstance(actual, TensorTrain) else actual
+    scale = float(dense(x).abs().max())
+    assert actual.shape == expected.shape
+    assert float((actual - expected).abs().max()) <= precision(x.dtype) * max(scale, 1e-3)
+
+
+def test_indexing_beyond_torch_and_its_errors():
+    x = ttnet.random((4, 5, 6), 3, seed=0)
+    assert close(x[::-1, 1, 4:0:-2].full(), x.full().flip(0)[:, 1, [4, 2]], x.dtype)
+    assert torch.equal(torch.stack([row.full() for row in x]), torch.stack([x[i].full() for i in range(len(x))]))
+    assert x[None].shape == (1, 4, 5, 6)
+    assert ttnet.ones(())[...] == ttnet.ones(())[()] == 1
+    assert ttnet.ones(())[None].full().tolist() == [1.0]
+    assert x[np.int64(1)].shape == (5, 6)
+    for key, error, message in [
+        ((0, 0, 0, 0), TTIndexError, "4 indices are too many for a train of order 3"),
+        ((0, 9), TTIndexError, "index 9 is out of range for mode 1 of size 5; expected -5 to 4"),
+        (slice(3, 3), TTIndexError, "is empty"),
+        ((..., ...), TTIndexError, "more than once"),
+        ([0, 1], TTTypeError, "is a list; expected ints, slices"),
+        (True, TTTypeError, "is a bool"),
+        (torch.tensor([1, 2]), TTTypeError, "is a Tensor"),
+        (1.0, TTTypeError, "is a float"),
+    ]:
+        with pytest.raises(error, match=message):
+            x[key]
+    with pytest.raises(TTTypeError, match="order 0 has no length"):
+        len(ttnet.ones(()))
+
+
+def test_indexing_long_trains_of_wild_scales():
+    scales = [1e150] * 500 + [1e-150] * 500
+    x = TensorTrain([torch.full((1, 2, 1), s, dtype=torch.float64) for s in scales])
+    assert float(x[(0,) * 1000]) == pytest.approx(1, rel=1e-10)
+    part = x[(0,) * 999]
+    assert part.full().tolist() == pytest.approx([1, 1], rel=1e-10)
+
+
+@given(trains())
+def test_copies(x):
+    for y in [pickle.loads(pickle.dumps(x)), copy.deepcopy(x), copy.copy(x), x.clone(), x.detach()]:
+        assert type(y) is TensorTrain
+        assert y.shape == x.shape
+        assert all(torch.equal(a, b) for a, b in zip(x.cores, y.cores, strict=True))
+    assert x.clone().cores[0].data_ptr() != x.cores[0].data_ptr()
+    assert close(x.conj().full(), dense(x).conj(), x.dtype)
+
+
+def test_values_are_immutable():
+    x = ttnet.ones((2, 3))
+    assert isinstance(x.cores, tuple)
+    with pytest.raises(AttributeError):
+        x.cores = ()
+    with pytest.raises(AttributeError):
+        x.name = "x"
+
+
+def test_to_and_detach():
+    x = ttnet.ones((2, 3))
+    assert x.to(torch.float64).dtype == torch.float64
+    assert x.to("meta").device.type == "meta"
+    with pytest.raises(TTTypeError, match=r"cores\[0\] has dtype torch.int64"):
+        x.to(torch.int64)
+    core = torch.ones(1, 3, 1, requires_grad=True)
+    assert not TensorTrain([core]).detach().cores[0].requires_grad
+    TensorTrain([core]).to(torch.float64).full().sum().backward()
+    assert torch.equal(core.grad, torch.ones(1, 3, 1))
+
+
+def test_repr_is_short_at_any_order():
+    assert repr(ttnet.ones((2, 3))) == "TensorTrain(shape=(2, 3), ranks=(1, 1, 1), dtype=torch.float32)"
+    assert repr(ttnet.ones(())) == "TensorTrain(shape=(), ranks=(1,), dtype=torch.float32)"
+    assert len(repr(ttnet.ones((2,) * 1000))) < 140
+    assert "order=1000" in repr(ttnet.ones((2,) * 1000))
+    assert "device='meta'" in repr(ttnet.ones((2,), device="meta"))
+
+
+def test_numel_is_exact_at_any_order():
+    assert ttnet.ones((7,) * 1000).numel == 7**1000
+
+
+@pytest.mark.parametrize(
+    ("cores", "error", "message"),
+    [
+        ([], TTShapeError, "cores is empty"),
+        ([1.0], TTTypeError, "cores\\[0\\] is a float; expected a torch.Tensor of shape \\(r, n, r'\\)"),
+        ([torch.ones(1, 2, 1, dtype=torch.int64)], TTTypeError, "torch.int64; expected a floating or complex"),
+        ([torch.ones(1, 2)], TTShapeError, "the outer ranks are 1 and 2"),
+        ([torch.ones(1, 1), torch.ones(1, 2, 1)], TTShapeError, "cores\\[0\\] has shape \\(1, 1\\)"),
+        ([torch.ones(1, 2, 1, 1)], TTShapeError, "cores\\[0\\] has shape \\(1, 2, 1, 1\\)"),
+        ([torch.ones(1, 0, 1)], TTShapeError, "every size must be at least 1"),
+        ([torch.ones(1, 2, 3), torch.ones(2, 2, 1)], TTShapeError, "rank 3 but cores\\[1\\] begins with rank 2"),
+        ([torch.ones(2, 2, 1)], TTShapeError, "the outer ranks are 2 and 1; expected 1 and 1"),
+        ([torch.ones(1, 2, 1), torch.ones(1, 2, 1).double()], TTTypeError, "convert them to one dtype"),
+        ([torch.ones(1, 2, 1), torch.ones(1, 2, 1, device="meta")], TTValueError, "move them to one device"),
+    ],
+)
+def test_bad_cores(cores, error, message):
+    with pytest.raises(error, match=message):
+        TensorTrain(cores)
+
+
+def test_operands_that_do_not_fit():
+    x = ttnet.ones((2, 3))
+    for operation in [lambda: x + ttnet.ones((3, 2)), lambda: x * ttnet.ones((2,)), lambda: x.dot(ttnet.ones((2, 1)))]:
+        with pytest.raises(TTShapeError, match="expected the same shape"):
+            operation()
+    with pytest.raises(TTValueError, match="move them to one device"):
+        x - ttnet.ones((2, 3), device="meta")
+    with pytest.raises(TTTypeError, match="other is a int; expected a TensorTrain"):
+        x.dot(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_gradients(dtype):
+    x, y = (ttnet.random((3, 2, 4), 2, dtype=dtype, seed=seed) for seed in (0, 1))
+    cores = [core.clone().requires_grad_() for core in x.cores]
+    for function in [
+        lambda t: t.full(),
+        lambda t: (t + y).full(),
+        lambda t: (t * y).full(),
+        lambda t: (t * t).full(),
+        lambda t: t.dot(y),
+        lambda t: t.norm(),
+        lambda t: t.log_norm(),
+        lambda t: t[1, :, 2].full(),
+        lambda t: t[1, 1, 1],
+    ]:
+        assert gradcheck(lambda *c, function=function: function(TensorTrain(c)), cores)
+
+
+def test_gradient_of_the_norm_of_zero_is_zero():
+    cores = [torch.zeros(1, 2, 2, requires_grad=True), torch.zeros(2, 2, 1, requires_grad=True)]
+    TensorTrain(cores).norm().backward()
+    assert all(torch.equal(core.grad, torch.zeros_like(core)) for core in cores)

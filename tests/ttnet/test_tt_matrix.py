@@ -1,0 +1,165 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+import ttnet
+from tests.ttnet.strategies import (
+    DTYPES,
+    dense,
+    draw_tensor,
+    dtypes,
+    precision,
+    relative_error,
+    seeds,
+    trains,
+    tt_matrices,
+    wide,
+)
+from ttnet import TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError
+
+
+def close(actual, expected, dtype):
+    return relative_error(actual, expected) <= precision(dtype)
+
+
+@given(tt_matrices())
+def test_properties_full_and_transpose(w):
+    assert w.shape == (np.prod(w.row_shape), np.prod(w.col_shape))
+    assert len(w.ranks) == len(w.row_shape) + 1
+    assert w.num_parameters == sum(core.numel() for core in w.cores)
+    assert w.numel == w.shape[0] * w.shape[1]
+    assert w.full().dtype == w.dtype
+    assert close(w.full(), dense(w), w.dtype)
+    assert close(w.T.full(), dense(w).T, w.dtype)
+    assert (w.T.row_shape, w.T.col_shape) == (w.col_shape, w.row_shape)
+    assert close(w.conj().full(), dense(w).conj(), w.dtype)
+    assert float(w.norm()) == pytest.approx(float(dense(w).norm()), rel=precision(w.dtype))
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=4), dtypes, seeds)
+def test_from_dense(modes, dtype, seed):
+    rows, cols = zip(*modes, strict=True)
+    x = draw_tensor((int(np.prod(cols)), int(np.prod(rows))), dtype, seed).T  # not contiguous
+    w = TTMatrix.from_dense(x, rows, cols)
+    assert (w.row_shape, w.col_shape, w.dtype) == (rows, cols, dtype)
+    assert close(dense(w), x, dtype)
+    assert relative_error(dense(TTMatrix.from_dense(x, rows, cols, eps=0.4)), x) <= 0.4
+    assert max(TTMatrix.from_dense(x, rows, cols, max_rank=1).ranks) == 1
+    assert close(dense(TTMatrix.from_dense(x.numpy(), rows, cols)), x, dtype)
+
+
+@given(tt_matrices(), st.data())
+def test_products_with_tensors(w, data):
+    batch = data.draw(st.sampled_from([None, (2,), (3, 2), (0, 2)]))
+    rows, cols = w.shape
+    shape = (cols,) if batch is None else (*batch[:-1], cols, batch[-1])
+    x = draw_tensor(shape, w.dtype, 0)
+    assert (w @ x).dtype == w.dtype
+    assert close(w @ x, dense(w) @ wide(x), w.dtype)
+    shape = (rows,) if batch is None else (*batch, rows)
+    y = draw_tensor(shape, w.dtype, 0)
+    assert close(y @ w, wide(y) @ dense(w), w.dtype)
+
+
+@given(st.data())
+def test_products_with_trains_and_operators(data):
+    dtype = data.draw(dtypes)
+    a = data.draw(tt_matrices(dtype=dtype))
+    inner = a.col_shape
+    b = data.draw(tt_matrices(rows=inner, cols=inner[::-1], dtype=dtype))
+    x, y = data.draw(trains(shape=inner, dtype=dtype)), data.draw(trains(shape=a.row_shape, dtype=dtype))
+
+    def check(actual, expected, size):
+        assert actual.dtype == dtype
+        assert float((dense(actual).reshape(expected.shape) - expected).norm()) <= precision(dtype) * float(size)
+
+    assert isinstance(a @ x, TensorTrain)
+    assert (a @ x).shape == a.row_shape
+    assert (a @ x).ranks == tuple(r * s for r, s in zip(a.ranks, x.ranks, strict=True))
+    check(a @ x, dense(a) @ dense(x).reshape(-1), dense(a).norm() * dense(x).norm())
+    check(y @ a, dense(y).reshape(-1) @ dense(a), dense(a).norm() * dense(y).norm())
+    assert isinstance(a @ b, TTMatrix)
+    assert ((a @ b).row_shape, (a @ b).col_shape) == (a.row_shape, b.col_shape)
+    check(a @ b, dense(a) @ dense(b), dense(a).norm() * dense(b).norm())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arithmetic(dtype):
+    x, y = draw_tensor((6, 8), dtype, 0), draw_tensor((6, 8), dtype, 1)
+    a, b = (TTMatrix.from_dense(z, (2, 3), (4, 2)) for z in (x, y))
+    for actual, expected in [
+        (a + b, x + y),
+        (a - b, x - y),
+        (-a, -x),
+        (2 * a, 2 * x),
+        (a * 2j, x * 2j),
+        (a / 4, x / 4),
+        ((a + a).round(), 2 * x),
+    ]:
+        assert isinstance(actual, TTMatrix)
+        assert actual.dtype == expected.dtype
+        assert close(actual.full(), expected, dtype)
+    assert (a + a).round().ranks == a.ranks
+
+
+def test_mixed_dtypes_promote():
+    w = TTMatrix.from_dense(torch.eye(6), (2, 3), (2, 3))
+    assert (w @ torch.ones(6, dtype=torch.complex128)).dtype == torch.complex128
+    assert (w @ ttnet.ones((2, 3), dtype=torch.float64)).dtype == torch.float64
+
+
+def test_copies_and_repr():
+    w = TTMatrix.from_dense(torch.eye(6), (2, 3), (2, 3))
+    for v in [pickle.loads(pickle.dumps(w)), copy.deepcopy(w), w.clone(), w.detach(), w.to(torch.float64)]:
+        assert isinstance(v, TTMatrix)
+        assert close(v.full(), w.full(), w.dtype)
+    assert repr(w) == "TTMatrix(row_shape=(2, 3), col_shape=(2, 3), ranks=(1, 1, 1), dtype=torch.float32)"
+
+
+def test_vast_operators():
+    eye = TTMatrix([torch.eye(2)[None, :, :, None]] * 1000)
+    x = ttnet.random((2,) * 1000, 2, dtype=torch.float64, seed=0)
+    assert eye.shape == (2**1000, 2**1000)
+    assert float((eye @ x - x).log_norm() - x.log_norm()) < -20
+    assert len(repr(eye)) < 160
+
+
+def test_errors():
+    w = TTMatrix.from_dense(torch.eye(6), (2, 3), (2, 3))
+    for operation, error, message in [
+        (lambda: TTMatrix([torch.ones(1, 2, 1)]), TTShapeError, "expected a torch.Tensor of shape \\(r, m, n, r'\\)"),
+        (lambda: TTMatrix.from_dense(torch.eye(6), (2, 3), (6,)), TTShapeError, "row_shape has 2 modes and col_shape"),
+        (lambda: TTMatrix.from_dense(torch.ones(1, 1), (), ()), TTShapeError, "at least 1"),
+        (lambda: TTMatrix.from_dense(torch.eye(6), (2, 2), (2, 3)), TTShapeError, "w has shape \\(6, 6\\)"),
+        (lambda: TTMatrix.from_dense(torch.eye(6), 6, (6,)), TTTypeError, "row_shape is 6; expected a sequence"),
+        (lambda: TTMatrix.from_dense(torch.eye(6), (2, 3.0), (2, 3)), TTTypeError, "row_shape holds 3.0"),
+        (lambda: TTMatrix.from_dense(torch.eye(6), (-2, -3), (2, 3)), TTShapeError, "must have size at least 1"),
+        (lambda: TTMatrix.from_dense([[1.0]], (1,), (1,)), TTTypeError, "w is a list"),
+        (lambda: w @ torch.ones(5), TTShapeError, "cannot multiply a tensor of shape \\(5,\\)"),
+        (lambda: w @ torch.tensor(1.0), TTShapeError, "cannot multiply"),
+        (lambda: w @ ttnet.ones((3, 2)), TTShapeError, "col_shape \\(2, 3\\) but the right one has shape \\(3, 2\\)"),
+        (lambda: w @ TTMatrix.from_dense(torch.eye(6), (3, 2), (2, 3)), TTShapeError, "row_shape \\(3, 2\\)"),
+        (lambda: w @ torch.ones(6, device="meta"), TTValueError, "move them to one device"),
+        (lambda: w + TTMatrix.from_dense(torch.eye(6), (3, 2), (2, 3)), TTShapeError, "expected the same"),
+        (lambda: w * w, TTTypeError, "write `a @ b`"),
+    ]:
+        with pytest.raises(error, match=message):
+            operation()
+    for operation in [lambda: w @ 2, lambda: 2 @ w, lambda: w + 1, lambda: w - 1, lambda: w / w, lambda: w * [1]]:
+        with pytest.raises(TypeError):
+            operation()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_gradients(dtype):
+    w = TTMatrix.from_dense(draw_tensor((6, 6), dtype, 0), (2, 3), (3, 2))
+    cores = [core.clone().requires_grad_() for core in w.cores]
+    x = draw_tensor((6, 2), dtype, 1).requires_grad_()
+    assert gradcheck(lambda x, *c: TTMatrix(c) @ x, (x, *cores))
+    assert gradcheck(lambda *c: TTMatrix(c).full(), cores)
