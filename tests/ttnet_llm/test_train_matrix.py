@@ -1,5 +1,6 @@
 """A matrix held as one train: its factors, its published sizes, and the spread that it is drawn with."""
 
+import itertools
 import math
 import re
 
@@ -122,7 +123,7 @@ def test_gradients_reach_every_core(rows: int, cols: int, rank: int) -> None:
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=3, max_size=6))
 def test_thinnest_product_is_the_product(sizes: list[int]) -> None:
-    factors = [torch.randn(m, n, dtype=torch.float64) for m, n in zip(sizes[:-1], sizes[1:], strict=True)]
+    factors = [torch.randn(m, n, dtype=torch.float64) for m, n in itertools.pairwise(sizes)]
     left, right = thinnest_product(factors)
     assert left.shape[1] == min(sizes[1:-1])
     torch.testing.assert_close(left @ right, torch.linalg.multi_dot(factors))
