@@ -1,6 +1,7 @@
 """What both LoRETTA methods promise a PEFT user, on every architecture: identity, formulas, files, switching."""
 
 import copy
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -227,6 +228,34 @@ def test_rows_of_a_batch_use_their_own_adapter(config_cls: type) -> None:
         logits(model, adapter_names=["one"])
     with pytest.raises(TTValueError, match="in training mode"):
         logits(model.train(), adapter_names=["one", "two", "one"])
+
+
+@each_method
+@pytest.mark.parametrize("make", [models.gpt2, models.t5])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_rows_generate_with_their_own_adapter(make: Callable[[], nn.Module], config_cls: type, num_beams: int) -> None:
+    """Also under beam search, which repeats the rows of the decoder but not those of an encoder."""
+    options = {"max_new_tokens": 5, "num_beams": num_beams, "do_sample": False, "pad_token_id": 0}
+    model = perturb(get_peft_model(make(), config_cls(), adapter_name="one"), seed=1)
+    model.add_adapter("two", config_cls())
+    model.set_adapter("two")
+    perturb(model, seed=2).eval()
+    mixed = model.generate(input_ids=IDS, adapter_names=["one", "two", "one"], **options)
+    for row, adapter in enumerate(["one", "two", "one"]):
+        model.set_adapter(adapter)
+        alone = model.generate(input_ids=IDS, **options)[row]
+        shared = min(len(alone), mixed.shape[1])
+        assert torch.equal(mixed[row, :shared], alone[:shared])
+
+
+@each_method
+def test_compiles_without_graph_breaks_and_copies(config_cls: type) -> None:
+    model = perturb(get_peft_model(models.llama(), config_cls()))
+    expected = logits(model)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(logits(compiled), expected)
+    assert torch.equal(logits(copy.deepcopy(model)), expected)
+    assert torch.equal(logits(pickle.loads(pickle.dumps(model))), expected)
 
 
 def test_rep_refuses_mixed_batches_while_merged() -> None:
