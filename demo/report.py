@@ -19,9 +19,9 @@ HEADER = [
     "norms",
     "head",
     "on disk",
-    "accuracy before",
-    "accuracy after",
-    "time per step",
+    "before",
+    "after",
+    "per step",
 ]
 
 
@@ -71,9 +71,11 @@ def row(result: FinetuneResult) -> list[str]:
 
 def terminal_table(results: list[FinetuneResult]) -> Table:
     """Make the table for the terminal."""
-    table = Table(title="Which library does this docstring come from?", title_justify="left")
+    table = Table(title="Trainable parameters, size on disk, validation accuracy, median time", title_justify="left")
     for k, name in enumerate(HEADER):
-        table.add_column(name, justify="right" if k else "left", style="bold" if name == "accuracy after" else None)
+        table.add_column(
+            name, justify="right" if k else "left", no_wrap=True, style="bold" if name == "after" else None
+        )
     for result in results:
         table.add_row(*row(result))
     return table
@@ -103,7 +105,8 @@ on, {first.examples[1]:,} to validate on, the same number of each class, so gues
 
 {markdown_table(HEADER, [row(result) for result in results])}
 
-Parameters are those that were trained; `on disk` is the saved adapter with the head. A step is a batch of
+Adapter, norms and head are numbers of trained parameters; `on disk` is the saved adapter with the head; `before`
+and `after` training are accuracies on the validation texts. A step is a batch of
 {BATCH_SIZE} texts of at most {MAX_LENGTH} tokens; its time is the median, on {first.threads} CPU threads.
 
 ![Loss and accuracy](curves.png)

@@ -21,7 +21,7 @@ QUICK = Size(train_per_area=20, validation_per_area=10, epochs=1, evaluations=2)
 MAX_LENGTH = 48  # tokens; half of the texts are shorter
 BATCH_SIZE = 32
 HEAD_LEARNING_RATE = 1e-2  # of the new head, the same for every method
-LEARNING_RATES = {"loretta-adp": 5e-3, "loretta-rep": 1e-2, "lora": 3e-3, "head": HEAD_LEARNING_RATE}
+LEARNING_RATES = {"loretta-adp": 5e-3, "loretta-rep": 2e-2, "lora": 3e-3, "head": HEAD_LEARNING_RATE}
 TUNING = (
     "The learning rates were chosen by hand from a few short runs with seed 0 on this same validation split, so the "
     "accuracies are a little optimistic, for every method alike."

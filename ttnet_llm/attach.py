@@ -29,7 +29,7 @@ def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
     try:
         return get_peft_model(model, config)
     except NoMatchingPeftModuleError as error:
-        hint = near_misses(model, config.target_modules)  # type: ignore[attr-defined]
+        hint = near_misses(model, config.target_modules)
         raise NoMatchingPeftModuleError(hint or str(error)) from error
     except ValueError as error:
         if "target_modules" not in str(error) or isinstance(error, TTValueError):

@@ -121,7 +121,7 @@ def _on_meta(config_or_model: PretrainedConfig | nn.Module, peft_config: PeftCon
             f"config_or_model is a {type(config_or_model).__name__}; expected a transformers config or a torch module."
         )
     # A deep copy that believes to have copied the tensors already, so that none is.
-    tensors = {
+    tensors: dict[int, Any] = {
         id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in config_or_model.parameters()
     }
     tensors |= {id(b): b.to("meta") for b in config_or_model.buffers()}

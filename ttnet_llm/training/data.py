@@ -62,7 +62,8 @@ class Split:
         if count is None or count >= len(self):
             return self
         rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
-        return Split([self.texts[row] for row in rows], self.labels[rows])  # type: ignore[arg-type]
+        texts: Any = [self.texts[row] for row in rows]
+        return Split(texts, self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def load_glue(task: str) -> TextTask:
     tables = [import_extra("pandas", extra="llm").DataFrame(split[:]) for split in (loaded["train"], validation)]
     names = tuple(feature.names) if hasattr(feature, "names") else None
     columns = Columns(GLUE_TASKS[task], "label")
-    return _task(*tables, columns, ("train", "validation"), names=names, measures=GLUE_MEASURES.get(task))
+    return _task(tables[0], tables[1], columns, ("train", "validation"), names=names, measures=GLUE_MEASURES.get(task))
 
 
 def read_table(path: str | Path) -> Any:
@@ -155,7 +156,7 @@ def read_table(path: str | Path) -> Any:
     readers = {
         # Only empty cells are missing: "NA" and "null" are words in a text.
         ".csv": lambda: pandas.read_csv(path, keep_default_na=False, na_values=[""]),
-        ".jsonl": lambda: pandas.read_json(path, lines=True, convert_dates=False, dtype=False),
+        ".jsonl": lambda: pandas.read_json(path, lines=True, dtype=False),
         ".parquet": lambda: pandas.read_parquet(path),
     }
     if path.suffix.lower() not in readers:
@@ -248,7 +249,7 @@ def _task(
 ) -> TextTask:
     if names is None:
         names = _classes(train[columns.label], paths[0])
-    splits = [to_split(table, columns, path, names) for table, path in zip((train, validation), paths, strict=True)]
+    splits = (to_split(train, columns, paths[0], names), to_split(validation, columns, paths[1], names))
     return TextTask(*splits, names, columns, measures or (("accuracy",) if names else ("pearson",)))
 
 

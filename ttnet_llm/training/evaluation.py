@@ -59,7 +59,7 @@ def evaluate(
     """
     table = read_table(data)
     classifier, tokenizer, details = load_finetuned(adapter, model)
-    config = classifier.config
+    config: Any = classifier.config
     names = None if config.num_labels == 1 else tuple(config.id2label[k] for k in range(config.num_labels))
     columns = find_columns(table, data, details.columns.text, details.columns.label)
     split = to_split(table, columns, data, names)

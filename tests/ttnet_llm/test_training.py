@@ -1,0 +1,212 @@
+"""Fine-tuning end to end on a tiny model: every method, resuming, stopping early, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+
+from tests.ttnet_llm.tiny import rows, save_model, save_rows
+from ttnet.errors import TTError, TTFileError, TTValueError
+from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune, load_finetuned, make_config
+from ttnet_llm.training.data import load_files
+from ttnet_llm.training.files import atomic, replace_folder
+from ttnet_llm.training.model import predict
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    save_model(folder / "model")
+    save_rows(folder / "train.jsonl", rows(64))
+    save_rows(folder / "validation.jsonl", rows(16))
+    return folder
+
+
+def make(place, output, **changes):
+    options = {
+        "model": str(place / "model"),
+        "output": str(output),
+        "train": str(place / "train.jsonl"),
+        "validation": str(place / "validation.jsonl"),
+        "epochs": 2,
+        "batch_size": 8,
+        "max_length": 16,
+        "learning_rate": 1e-2,
+    }
+    return FinetuneSettings(**options | changes)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_saves_and_loads(place, tmp_path, method):
+    rate = 1e-3 if method == "full" else 1e-2
+    result = finetune(make(place, tmp_path / "run", method=method, epochs=8, learning_rate=rate))
+    if method != "head":  # a random encoder leaves its head little to go by
+        assert result.after["accuracy"] > 0.9 > result.before["accuracy"]
+    assert result.losses[-1][1] < result.losses[0][1]
+    assert result.scores[0] == (0, result.before["accuracy"])
+    assert (result.parameters.adapter == 0) == (method == "head")
+    assert (result.parameters.frozen == 0) == (method == "full")
+    assert {p.name for p in tmp_path.iterdir()} == {"run"}
+    written = {p.name for p in (tmp_path / "run").iterdir()}
+    assert written >= {"report.md", "results.json", "curves.png", "model" if method == "full" else "adapter"}
+    assert "checkpoints" not in written
+    stored = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert stored["after"] == result.after
+    found = evaluate(tmp_path / "run", place / "validation.jsonl")
+    assert found.measures == result.after
+    assert np.array_equal(found.logits, np.load(tmp_path / "run" / "logits.npy"))
+    assert set(found.predictions) <= {"good", "bad"}
+
+
+def test_the_adapter_is_an_ordinary_peft_checkpoint(place, tmp_path):
+    finetune(make(place, tmp_path / "run"))
+    model, tokenizer, details = load_finetuned(tmp_path / "run")
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    split = load_files(place / "train.jsonl", place / "validation.jsonl").validation
+    expected = predict(model, tokenizer, split, max_length=details.max_length)
+    base = AutoModelForSequenceClassification.from_pretrained(place / "model", num_labels=2)
+    ours = predict(PeftModel.from_pretrained(base, tmp_path / "run" / "adapter"), tokenizer, split, max_length=16)
+    assert np.array_equal(ours, expected)
+    merged = predict(model.merge_and_unload(), tokenizer, split, max_length=16)
+    np.testing.assert_allclose(merged, expected, atol=1e-5)
+
+
+def test_same_seed_same_result_and_another_seed_another(place, tmp_path):
+    a, b, c = (finetune(make(place, tmp_path / name, seed=seed)) for name, seed in [("a", 0), ("b", 0), ("c", 1)])
+    assert a.losses == b.losses
+    assert np.array_equal(np.load(tmp_path / "a" / "logits.npy"), np.load(tmp_path / "b" / "logits.npy"))
+    assert a.losses != c.losses
+
+
+class Interrupt(TrainerCallback):
+    def __init__(self, at):
+        self.at = at
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", ["loretta-rep", "head"])
+def test_an_interrupted_run_resumes_to_the_same_result(place, tmp_path, method):
+    whole = finetune(make(place, tmp_path / "whole", method=method))
+    settings = make(place, tmp_path / "run", method=method)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(settings, callbacks=[Interrupt(11)])
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(TTFileError, match=r"interrupted run is in .*--resume .*--overwrite"):
+        finetune(settings)
+    with pytest.raises(TTValueError, match="seed is 5 but was 0"):
+        finetune(make(place, tmp_path / "run", method=method, seed=5), resume=True)
+    resumed = finetune(settings, resume=True)
+    assert resumed.steps == whole.steps
+    assert resumed.losses == whole.losses
+    assert resumed.after == whole.after
+    whole_logits, logits = (np.load(tmp_path / name / "logits.npy") for name in ("whole", "run"))
+    np.testing.assert_allclose(logits, whole_logits, atol=1e-6)
+
+
+def test_an_interrupted_overwrite_loses_nothing(place, tmp_path):
+    settings = make(place, tmp_path / "run")
+    finetune(settings)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
+    with pytest.raises(TTFileError, match=r"not empty; say --overwrite"):
+        finetune(settings)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(settings, overwrite=True, callbacks=[Interrupt(3)])
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()} == before
+    finetune(settings, overwrite=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"run"}
+
+
+def test_early_stopping_keeps_the_best(place, tmp_path):
+    result = finetune(make(place, tmp_path / "run", epochs=40, learning_rate=2e-2, early_stopping=2))
+    assert result.steps < 40 * 8
+    assert result.after["accuracy"] == max(score for _, score in result.scores)
+
+
+def test_regression_reports_the_correlation(place, tmp_path):
+    records = [{**row, "label": 4.5 if row["label"] == "good" else 0.5} for row in rows(64)]
+    file = save_rows(tmp_path / "r.jsonl", records)
+    result = finetune(make(place, tmp_path / "run", train=file, validation=file, epochs=4))
+    assert result.after["pearson"] > 0.8
+    assert result.parameters.head == 33
+    found = evaluate(tmp_path / "run", file)
+    assert found.measures == result.after
+    assert isinstance(found.predictions[0], float)
+
+
+def test_sentence_pairs_and_limit(place, tmp_path):
+    records = [{"premise": row["text"], "hypothesis": "the film", "label": row["label"]} for row in rows(40)]
+    file = save_rows(tmp_path / "p.jsonl", records)
+    result = finetune(make(place, tmp_path / "run", train=file, validation=file, limit=16, epochs=1))
+    assert result.examples == (16, 40)
+    assert result.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "lroa"}, r"method is 'lroa'; expected one of loretta-adp, loretta-rep, lora, head, full"),
+        ({"epochs": 0}, "epochs is 0; expected a number above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"batch_size": 0}, "batch_size is 0; expected an integer of at least 1"),
+        ({"limit": 0}, "limit is 0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"task": "sst2"}, "either a task, or both"),
+        ({"validation": None}, "either a task, or both"),
+        ({"measures": ("auc",)}, r"measures is \('auc',\)"),
+    ],
+)
+def test_settings_out_of_range(place, tmp_path, changes, message):
+    with pytest.raises(TTValueError, match=message):
+        make(place, tmp_path / "run", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "nobody/nothing"}, "model 'nobody/nothing' cannot be loaded"),
+        ({"method_options": {"rank": 3}}, "rank: no such option of 'loretta-rep'; it has"),
+        ({"method_options": {"tt_rank": 0}}, "tt_rank is 0"),
+        ({"method": "full", "method_options": {"r": 3}}, "has no options, but r was given"),
+        ({"method_options": {"target_modules": ["quary"]}}, "No module matches 'quary': did you mean 'query'?"),
+        ({"method": "lora", "method_options": {"target_modules": ["quary"]}}, "'quary': did you mean 'query'?"),
+    ],
+)
+def test_refusals_leave_nothing_behind(place, tmp_path, changes, message):
+    with pytest.raises((TTError, ValueError), match=message.replace("?", r"\?")):
+        finetune(make(place, tmp_path / "run", **changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_and_load_need_something_to_work_on(place, tmp_path):
+    with pytest.raises(TTFileError, match="no interrupted run"):
+        finetune(make(place, tmp_path / "run"), resume=True)
+    with pytest.raises(TTValueError, match="both given"):
+        finetune(make(place, tmp_path / "run"), resume=True, overwrite=True)
+    with pytest.raises(TTFileError, match="holds no model made by"):
+        load_finetuned(tmp_path)
+
+
+def test_options_of_another_kind_are_one_sentence():
+    with pytest.raises(TTValueError, match="do not go together"):
+        make_config("lora", {"layers_pattern": "layer"})
+
+
+def test_files_are_whole_or_absent(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(RuntimeError), atomic(tmp_path / "a.txt") as file:  # noqa: PT012
+        file.write_text("half")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+    for name in ("new", "target"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+    replace_folder(tmp_path / "new", tmp_path / "target")
+    assert (tmp_path / "target" / "f").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "target"]
