@@ -320,7 +320,9 @@ def _plan(equation: Equation, shapes: tuple[Shape, ...], optimize: str) -> Contr
 
     path: list[tuple[int, int]] = []
     if len(terms) > 1:
-        found = find_path([frozenset(term) for term in terms], frozenset(output), sizes, None)
+        # An empty index costs nothing whatever the order, and not every path finder takes it.
+        costs = {index: max(size, 1) for index, size in sizes.items()}
+        found = find_path([frozenset(term) for term in terms], frozenset(output), costs, None)
         path = [(min(pair), max(pair)) for pair in found]
     held = [(term, tuple(sizes[index] for index in term)) for term in terms]
     steps: list[Step] = []

@@ -342,3 +342,9 @@ def test_public_names():
     assert ttnet.plan is plan
     assert ttnet.contract is contract
     assert isinstance(plan("i->i", (2,)), ttnet.ContractionPlan)
+
+
+def test_empty_indices_are_planned_by_every_path_finder():
+    for optimize in OPTIMIZERS:
+        network = plan(([[0], [2], [2]], [0]), (0,), (2,), (2,), optimize=optimize)
+        assert network(torch.ones(0), torch.ones(2), torch.ones(2)).shape == (0,)

@@ -99,16 +99,18 @@ def _panel(axis: Any, title: str, x_label: str) -> None:
 def _against_parameters(axis: Any, curves: Sequence[Curve], measure: str) -> None:
     _panel(axis, f"Final {measure} by trainable parameters", "trainable parameters, with the head (log scale)")
     axis.set_xscale("log")
+    by_size = sorted(curves, key=lambda curve: curve.parameters)
     for colour, curve in zip(_colours(len(curves)), curves, strict=True):
         score = curve.scores[-1][1]
+        below = by_size.index(curve) % 2 == 0  # neighbours' labels on different sides
         axis.plot([curve.parameters], [score], "o", ms=11, color=colour, mec="white", mew=1.5)
         axis.annotate(
             f"{curve.label}\n{score:.1%} with {curve.parameters:,}" if score >= 0 else f"{curve.label}\n{score:.3f}",
             (curve.parameters, score),
-            xytext=(0, -13),
+            xytext=(0, -13 if below else 13),
             textcoords="offset points",
             ha="center",
-            va="top",
+            va="top" if below else "bottom",
             color=colour,
             fontsize=9.5,
             linespacing=1.35,
@@ -117,7 +119,7 @@ def _against_parameters(axis: Any, curves: Sequence[Curve], measure: str) -> Non
     scores = [curve.scores[-1][1] for curve in curves]
     axis.set_xlim(min(sizes) / 2.6, max(sizes) * 2.6)
     room = max(max(scores) - min(scores), 0.02)
-    axis.set_ylim(min(scores) - 0.35 * room, max(scores) + 0.15 * room)
+    axis.set_ylim(min(scores) - 0.35 * room, max(scores) + 0.35 * room)
     axis.minorticks_off()
 
 
