@@ -49,13 +49,16 @@ class LinearAdapterLayer(AdapterLayer):
         """
         left, right = self.factors(adapter)
         x = self.dropouts[adapter](self._cast_input_dtype(x, left.dtype))
-        hidden = x @ left
-        right = right * self.scalings[adapter]
-        if hidden.dtype == right.dtype == result.dtype:
+        if x.dtype == left.dtype == result.dtype:
             # One pass over the output instead of three (product, scaling, sum).
-            flat = torch.addmm(result.reshape(-1, right.shape[1]), hidden.reshape(-1, right.shape[0]), right)
+            flat = torch.addmm(
+                result.reshape(-1, result.shape[-1]),
+                torch.mm(x.reshape(-1, x.shape[-1]), left),
+                right,
+                alpha=self.scalings[adapter],
+            )
             return flat.view(result.shape)
-        return (result + hidden @ right).to(result.dtype)
+        return (result + (x @ left) @ (right * self.scalings[adapter])).to(result.dtype)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Form the dense update of the base layer's weight.
