@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ttnet.chain import CoreChain, shorten
+from ttnet.chain import shorten
 from ttnet.decomposition import as_dense, tt_svd
-from ttnet.errors import TTError, TTFileError, TTValueError
+from ttnet.errors import TTError, TTFileError, TTValueError, spell_count
 from ttnet.io import load, write_atomically
 from ttnet.linalg import split_scale, times_power_of_two
 from ttnet.tensor_train import TensorTrain
@@ -116,7 +115,6 @@ def reconstruct(
         with _progress() as step:
             step(f"Reading {file.name}")
             value = load(file)
-            _check_memory(value)
             step(f"Contracting to {value.numel:,} entries")
             dense = value.full()
             dense = dense.float() if dense.dtype == torch.bfloat16 else dense  # numpy has no bfloat16
@@ -167,23 +165,6 @@ def _check_output(path: Path, force: bool) -> None:
         raise TTFileError(f"There is no folder '{path.parent}'; create it first.")
 
 
-def _check_memory(value: CoreChain) -> None:
-    if not hasattr(os, "sysconf"):
-        return
-    needed = value.numel * value.dtype.itemsize
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > available:
-        raise TTValueError(
-            f"The dense array has {_power(value.numel)} entries, more than this machine's memory of "
-            f"{available / 2**30:.0f} GiB can hold."
-        )
-
-
-def _power(count: int) -> str:
-    """Write a count that may exceed every float."""
-    return f"{count:,}" if count < 10**15 else f"about 10^{len(str(count)) - 1}"
-
-
 def _read_npy(path: Path) -> npt.NDArray[Any]:
     try:
         array = np.load(path, allow_pickle=False)
@@ -217,7 +198,7 @@ def _report(value: TensorTrain | TTMatrix, more: dict[str, str]) -> None:
         "ranks": shorten(value.ranks),
         "dtype": str(value.dtype).removeprefix("torch."),
         "parameters": f"{value.num_parameters:,}",
-        "dense entries": _power(value.numel),
+        "dense entries": spell_count(value.numel),
         "compression": _ratio(value.numel, value.num_parameters),
         **more,
     }

@@ -125,3 +125,19 @@ def import_extra(name: str, *, extra: str) -> ModuleType:
             f"This needs the package '{missing.partition('.')[0]}', which is not installed; "
             f"run: pip install 'ttnet[{extra}]'"
         ) from error
+
+
+def spell_count(count: int) -> str:
+    """Write a count that may exceed every float.
+
+    Args:
+        count: A number of entries or the like, at least 0.
+
+    Returns:
+        All its digits, or its power of ten where these are many.
+
+    Example:
+        >>> spell_count(12345), spell_count(7 * 10**400)
+        ('12,345', 'about 10^400')
+    """
+    return f"{count:,}" if count < 10**15 else f"about 10^{len(str(count)) - 1}"

@@ -65,6 +65,9 @@ class TensorTrain(CoreChain):
         Returns:
             A tensor of shape `shape`.
 
+        Raises:
+            TTValueError: If it has more entries than this machine's memory holds.
+
         Example:
             >>> import torch
             >>> TensorTrain([torch.eye(2)[None], torch.eye(2)[:, :, None]]).full()

@@ -130,6 +130,9 @@ class TTMatrix(CoreChain):
         Returns:
             A tensor of shape (M, N).
 
+        Raises:
+            TTValueError: If it has more entries than this machine's memory holds.
+
         Example:
             >>> TTMatrix([torch.eye(2)[None, :, :, None]]).full()
             tensor([[1., 0.],

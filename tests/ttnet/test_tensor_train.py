@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 
 import ttnet
 from tests.ttnet.strategies import DTYPES, dense, precision, relative_error, train_pairs, trains
-from ttnet import TensorTrain, TTIndexError, TTShapeError, TTTypeError, TTValueError
+from ttnet import TensorTrain, TTIndexError, TTMatrix, TTShapeError, TTTypeError, TTValueError
 
 
 def close(actual, expected, dtype):
@@ -243,3 +243,9 @@ def test_gradient_of_the_norm_of_zero_is_zero():
     cores = [torch.zeros(1, 2, 2, requires_grad=True), torch.zeros(2, 2, 1, requires_grad=True)]
     TensorTrain(cores).norm().backward()
     assert all(torch.equal(core.grad, torch.zeros_like(core)) for core in cores)
+
+
+@pytest.mark.parametrize("make", [lambda core: TensorTrain([core] * 300), lambda core: TTMatrix([core[:, None]] * 300)])
+def test_more_entries_than_memory_are_refused_before_any_work(make):
+    with pytest.raises(TTValueError, match=r"about 10\^90 entries, more than this machine's memory .* by indexing"):
+        make(torch.ones(1, 2, 1)).full()

@@ -197,6 +197,8 @@ def test_bad_arguments(arguments, error, message):
         ([[1.0]], TTTypeError, "x is a list; expected a torch.Tensor or a numpy.ndarray"),
         (np.array(["a"]), TTTypeError, "x has dtype <U1"),
         (torch.ones(2, dtype=torch.float8_e5m2), TTTypeError, "float8_e5m2"),
+        (torch.eye(2).to_sparse(), TTTypeError, "x has the layout torch.sparse_coo; expected a dense tensor"),
+        (torch.ones(2, 2, device="meta"), TTTypeError, "x is on the meta device"),
         (torch.ones(2, 0, 3), TTShapeError, "x has shape \\(2, 0, 3\\); every mode must have size at least 1"),
         (torch.tensor([1.0, float("nan"), float("inf")]), TTValueError, "NaN or infinite entries, 2 of 3"),
         (torch.tensor([complex(0, float("nan"))]), TTValueError, "NaN or infinite entries, 1 of 1"),

@@ -96,7 +96,7 @@ def as_dense(x: object, name: str = "x") -> Tensor:
         A tensor: floating and complex ones as they are, others in float64. It shares storage with `x` where it can.
 
     Raises:
-        TTTypeError: If `x` or its dtype is of another kind.
+        TTTypeError: If `x` or its dtype is of another kind, or it is sparse or on the meta device.
 
     Example:
         >>> as_dense(np.arange(3))
@@ -109,6 +109,10 @@ def as_dense(x: object, name: str = "x") -> Tensor:
         x = torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W", "E"]))
     if not isinstance(x, Tensor):
         raise TTTypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor or a numpy.ndarray.")
+    if x.layout != torch.strided:
+        raise TTTypeError(f"{name} has the layout {x.layout}; expected a dense tensor, as its to_dense() gives.")
+    if x.is_meta:
+        raise TTTypeError(f"{name} is on the meta device, where tensors have no entries; expected another device.")
     if x.is_complex() or x.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         return x
     if x.is_floating_point() or x.is_quantized:
