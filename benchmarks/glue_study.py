@@ -44,7 +44,7 @@ def main(
     seeds: Annotated[list[int], typer.Option(help="Repeat for several.")] = [0, 1, 2],  # noqa: B006
     examples: Annotated[int, typer.Option(help="Training examples, drawn by the seed.")] = 3000,
     epochs: Annotated[float, typer.Option(help="Passes over them.")] = 3.0,
-    lr: Annotated[list[str] | None, typer.Option(help="METHOD=RATE; by default the method's own.")] = None,
+    lr: Annotated[list[str] | None, typer.Option(help="[TASK/]METHOD=RATE; by default the method's own.")] = None,
     head_lr: Annotated[float | None, typer.Option(help="Rate of the new head; by default the method's.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     output: Annotated[Path, typer.Option(help="Folder of the cells; the report is OUTPUT.md.")] = Path(
@@ -61,8 +61,9 @@ def main(
         cells = []
         for task in tasks:
             for method in methods:
+                rate = rates.get(f"{task}/{method}", rates[method])
                 for seed in seeds:
-                    settings = _settings(data, task, method, seed, examples, epochs, rates[method], head_lr)
+                    settings = _settings(data, task, method, seed, examples, epochs, rate, head_lr)
                     cells.append(_cell(settings, task, output, threads))
                     write_text(output.with_suffix(".md"), report(cells))
         console.print(f"Report: [bold]{output.with_suffix('.md')}[/]")
@@ -159,7 +160,7 @@ def report(cells: list[Cell]) -> str:
         *(f"--tasks {task}" for task in dict.fromkeys(cell["asked"]["task"] for cell in cells)),
         *(f"--methods {method}" for method in dict.fromkeys(cell["asked"]["method"] for cell in cells)),
         *(f"--seeds {seed}" for seed in dict.fromkeys(cell["asked"]["seed"] for cell in cells)),
-        *(f"--lr {m}={r:g}" for m, r in {c["asked"]["method"]: c["asked"]["learning_rate"] for c in cells}.items()),
+        *dict.fromkeys("--lr {task}/{method}={learning_rate:g}".format(**cell["asked"]) for cell in cells),
         f"--examples {asked['limit']} --epochs {asked['epochs']:g} --threads {asked['threads']}",
         *([f"--head-lr {asked['head_learning_rate']:g}"] if asked["head_learning_rate"] else []),
     ]
@@ -170,7 +171,7 @@ all-MiniLM-L6-v2 (6 layers, hidden size 384), {asked["limit"]:,} training exampl
 {asked["epochs"]:g} epochs, batches of {asked["batch_size"]}, at most {asked["max_length"]} tokens, scored on the
 whole validation split. The score is the accuracy (Pearson's correlation for stsb), as mean ± standard deviation over
 the seeds; parameters are counted without the head, which every method trains; the time is the median of an
-optimiser step on {asked["threads"]} CPU threads.
+optimiser step on {asked["threads"]} CPU thread(s).
 
 {markdown_table(header, rows)}
 
