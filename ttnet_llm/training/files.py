@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_NO_SPACE = 2**20  # bytes; torch writes in pieces, and may leave less than one
 
 
 @contextmanager
@@ -66,6 +69,24 @@ def replace_folder(new: str | Path, target: str | Path) -> None:
         target.rename(old)
     new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def naming_a_full_disk(folder: str | Path) -> Iterator[None]:
+    """Turn what torch says when a disk is full ("unexpected pos 8384 vs 8278") into the system's own error.
+
+    Args:
+        folder: Where the block writes.
+
+    Raises:
+        OSError: With `errno.ENOSPC`, if torch failed and the disk has no space left.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if shutil.disk_usage(folder).free < _NO_SPACE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
 
 
 def _umask() -> int:

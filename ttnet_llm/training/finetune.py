@@ -24,6 +24,8 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -33,7 +35,7 @@ from ttnet.errors import TTFileError, TTValueError
 from ttnet_llm.attach import attach
 from ttnet_llm.budget import ParameterBudget, split_parameters
 from ttnet_llm.training.data import TextTask, load_files, load_glue
-from ttnet_llm.training.files import replace_folder, write_text
+from ttnet_llm.training.files import naming_a_full_disk, replace_folder, write_text
 from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.metrics import MEASURES, measure
 from ttnet_llm.training.model import Details, load_classifier, predict, save_finetuned, tokenize
@@ -42,6 +44,7 @@ from ttnet_llm.training.report import write_report
 logger = logging.getLogger(__name__)
 
 LOGITS = "logits.npy"  # the trained model's output on the validation data
+WHOLE = "whole"  # an empty file in a checkpoint's folder
 PACKAGES = ("ttnet", "torch", "transformers", "peft")
 
 
@@ -209,7 +212,7 @@ def finetune(
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=lambda output: measure(output.predictions, output.label_ids, task.measures),
         optimizers=(_optimizer(model, settings, learning_rate), None),
-        callbacks=[clock, *callbacks],
+        callbacks=[clock, _MarkWhole(), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     if settings.early_stopping:
@@ -220,7 +223,8 @@ def finetune(
 
     before = measure(validate(), task.validation.labels, task.measures)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial / "checkpoints")) if resume else None)
+    with naming_a_full_disk(partial):
+        trainer.train(resume_from_checkpoint=_last_whole_checkpoint(partial / "checkpoints") if resume else None)
     seconds = time.perf_counter() - started
     logits = validate()
     np.save(partial / LOGITS, logits)
@@ -345,6 +349,21 @@ def _optimizer(model: nn.Module, settings: FinetuneSettings, learning_rate: floa
             for (is_head, decays), parameters in groups.items()
         ]
     )
+
+
+class _MarkWhole(TrainerCallback):
+    """Marks a checkpoint once all of it is written, as a full disk or a kill may leave half of one."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        Path(args.output_dir or "", f"checkpoint-{state.global_step}", WHOLE).touch()
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """Remove what is left of unfinished checkpoints; None means that the run starts from its beginning."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / WHOLE).exists():
+            shutil.rmtree(checkpoint)
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 class _Clock(TrainerCallback):
