@@ -1,6 +1,8 @@
 """Fine-tuning end to end on a tiny model: every method, resuming, stopping early, and what is refused."""
 
+import errno
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from tests.ttnet_llm.tiny import rows, save_model, save_rows
 from ttnet.errors import TTError, TTFileError, TTValueError
 from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune, load_finetuned, make_config
 from ttnet_llm.training.data import load_files
-from ttnet_llm.training.files import atomic, replace_folder
+from ttnet_llm.training.files import atomic, naming_a_full_disk, replace_folder
 from ttnet_llm.training.model import predict
 
 
@@ -106,6 +108,19 @@ def test_an_interrupted_run_resumes_to_the_same_result(place, tmp_path, method):
     assert resumed.after == whole.after
     whole_logits, logits = (np.load(tmp_path / name / "logits.npy") for name in ("whole", "run"))
     np.testing.assert_allclose(logits, whole_logits, atol=1e-6)
+
+
+def test_half_a_checkpoint_is_passed_over(place, tmp_path):
+    whole = finetune(make(place, tmp_path / "whole"))
+    settings = make(place, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(settings, callbacks=[Interrupt(11)])
+    checkpoints = tmp_path / "run.partial" / "checkpoints"
+    half = checkpoints / "checkpoint-11"  # as a kill in the middle of saving leaves it
+    half.mkdir()
+    (half / "adapter_config.json").write_text("{")
+    assert {folder.name for folder in checkpoints.iterdir()} == {"checkpoint-8", "checkpoint-11"}
+    assert finetune(settings, resume=True).losses == whole.losses
 
 
 def test_an_interrupted_overwrite_loses_nothing(place, tmp_path):
@@ -210,3 +225,16 @@ def test_files_are_whole_or_absent(tmp_path):
     replace_folder(tmp_path / "new", tmp_path / "target")
     assert (tmp_path / "target" / "f").read_text() == "new"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "target"]
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def fail():
+        with naming_a_full_disk(tmp_path):
+            raise RuntimeError("unexpected pos 8384 vs 8278")
+
+    with pytest.raises(RuntimeError, match="unexpected pos"):  # there is space, so something else went wrong
+        fail()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(OSError, match="No space left") as caught:
+        fail()
+    assert caught.value.errno == errno.ENOSPC
