@@ -1,4 +1,4 @@
-"""Ultra-small tensor-train adapters for Hugging Face models.
+"""Ultra-small tensor-network adapters for Hugging Face models.
 
 Importing this package makes its methods known to PEFT; from then on PEFT's ordinary names work with them.
 """
@@ -6,5 +6,27 @@ Importing this package makes its methods known to PEFT; from then on PEFT's ordi
 from ttnet_llm.apply import apply_loretta
 from ttnet_llm.loretta_adp import LorettaAdpConfig, LorettaAdpModel
 from ttnet_llm.networks.loretta_rep import LorettaRepConfig, LorettaRepModel
+from ttnet_llm.networks.lorta import LortaConfig, LortaModel
+from ttnet_llm.networks.lotr import LotrConfig, LotrModel
+from ttnet_llm.networks.melora import MeloraConfig, MeloraModel
+from ttnet_llm.networks.metatt import MetaTTConfig, MetaTTModel, set_task
+from ttnet_llm.networks.tt_lora import TTLoraConfig, TTLoraModel
 
-__all__ = ["LorettaAdpConfig", "LorettaAdpModel", "LorettaRepConfig", "LorettaRepModel", "apply_loretta"]
+__all__ = [
+    "LorettaAdpConfig",
+    "LorettaAdpModel",
+    "LorettaRepConfig",
+    "LorettaRepModel",
+    "LortaConfig",
+    "LortaModel",
+    "LotrConfig",
+    "LotrModel",
+    "MeloraConfig",
+    "MeloraModel",
+    "MetaTTConfig",
+    "MetaTTModel",
+    "TTLoraConfig",
+    "TTLoraModel",
+    "apply_loretta",
+    "set_task",
+]

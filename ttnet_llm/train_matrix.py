@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ttnet import tt_svd
 from ttnet.contraction import plan_chain
 from ttnet.errors import TTValueError
 from ttnet.modes import capped_ranks, choose_modes, num_parameters
+from ttnet_llm.thin import thin_svd
 
 # The published modes of whole (dimension x bottleneck) matrices, in row-major order (arXiv:2402.11417, appendix).
 PAPER_MODES = {
@@ -27,6 +29,7 @@ PAPER_MODES = {
     (4096, 8): (16, 16, 8, 4, 4),
     (5120, 8): (8, 8, 10, 8, 8),
     (8192, 8): (4, 16, 16, 16, 4),
+    (768, 768): (8, 8, 12, 12, 8, 8),
 }
 
 
@@ -63,22 +66,38 @@ class TrainLayout:
             )
 
     @classmethod
-    def choose(cls, rows: int, cols: int, *, rank: int, modes: str) -> "TrainLayout":
+    def choose(
+        cls, rows: int, cols: int, *, rank: int | Sequence[int], modes: str | Sequence[Sequence[int]]
+    ) -> "TrainLayout":
         """Choose the modes of a `(rows, cols)` matrix.
 
         Args:
             rows: Number of rows, at least 1.
             cols: Number of columns, at least 1.
-            rank: The largest rank, at least 1.
+            rank: The largest rank, at least 1, or the ranks of the inner bonds for modes that are given.
             modes: `"auto"` for the fewest parameters, ranks capped by the sizes left and right of each bond;
-                `"paper"` for the published tables, ranks not capped.
+                `"paper"` for the published tables, ranks not capped; or the modes of the rows and those of the
+                columns, ranks capped.
 
         Returns:
             The layout.
 
         Raises:
-            TTValueError: If `modes` is `"paper"` and the tables do not have the size.
+            TTValueError: If `modes` is `"paper"` and the tables do not have the size, or ranks are given for bonds
+                that the modes do not have.
         """
+        if not isinstance(modes, str):
+            joint = tuple(mode for side in modes for mode in side) or (1,)
+            if isinstance(rank, int):
+                return cls(joint, capped_ranks(joint, rank), rows)
+            if len(rank) != len(joint) - 1:
+                raise TTValueError(
+                    f"rank is {list(rank)}, but a train of modes {joint} has {len(joint) - 1} inner bonds; give one "
+                    "rank for each, or one integer for all."
+                )
+            return cls(joint, (1, *rank, 1), rows)
+        if not isinstance(rank, int):
+            raise TTValueError(f"rank is {list(rank)} with modes {modes!r}; give the modes as well, or one integer.")
         if modes == "auto":
             row_modes, col_modes = choose_modes(rows, cols, rank=rank)
             # A side of size 1 needs no core of its own, and a matrix smaller than its train is one dense core; the
@@ -120,6 +139,12 @@ class TrainLayout:
     def cols(self) -> int:
         """Number of columns."""
         return math.prod(self.modes) // self.rows
+
+    @property
+    def split_modes(self) -> list[list[int]]:
+        """The modes of the rows and those of the columns; a core with both counts to the rows."""
+        k = self.split_core + 1
+        return [list(self.modes[:k]), list(self.modes[k:])]
 
     @property
     def cut_rank(self) -> int:
@@ -168,7 +193,7 @@ class TrainMatrix(nn.Module):
         self._right_shape = (after, layout.cols // c)
 
     @torch.no_grad()
-    def reset_parameters(self, variance: float, zero: bool = False) -> None:
+    def reset_parameters(self, variance: float, zero: bool = False, gaussian: bool = False) -> None:
         """Draw the cores so that the entries of the matrix have a given variance.
 
         Cores drawn independently would make a product whose norm scatters and whose singular values fall off
@@ -180,8 +205,12 @@ class TrainMatrix(nn.Module):
             variance: Mean square of the entries of the matrix; at least 0.
             zero: Whether the matrix shall be zero: its first core is then zero and the others drawn as before,
                 so that the gradient of the first core is not.
+            gaussian: Whether to draw every core from a normal distribution instead.
         """
         for k, core in enumerate(self.cores):
+            if gaussian:
+                nn.init.normal_(core)
+                continue
             if k == self._split and self._split_shape is not None:
                 core = core.view(self._split_shape)
             nn.init.orthogonal_(core.flatten(0, 1) if k <= self._split else core.flatten(1))
@@ -211,28 +240,75 @@ class TrainMatrix(nn.Module):
             right = torch.kron(eye, right)
         return left, right
 
+    def chain(self) -> list[Tensor]:
+        """Give the thin matrices whose product is this one; see `factors`."""
+        return list(self.factors())
 
-def thinnest_product(factors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Multiply a chain of matrices into two, cut at its thinnest bond.
+    @torch.no_grad()
+    def fit(
+        self,
+        left: Tensor,  # (rows, k)
+        right: Tensor,  # (k, cols)
+    ) -> None:
+        """Set the cores to the train nearest to a product, by TT-SVD.
+
+        The bond at the cut carries the root of its singular values on either side, so that both sides learn at
+        the same pace.
+
+        Args:
+            left: Shape `(rows, k)`.
+            right: Shape `(k, cols)`.
+        """
+        s, modes, ranks = self._split, self.layout.modes, self.layout.ranks
+        if self._split_columns > 1:
+            # The cut lies inside a core, so that its two sides are no trains of their own.
+            dense = (left.double() @ right.double()).reshape(modes)
+            cores = list(tt_svd(dense, max_rank=list(ranks[1:-1])).cores)
+        else:
+            u, sigma, v = thin_svd(left, right)
+            t = min(ranks[s + 1], len(sigma))
+            u, sigma, v = u[:, :t], sigma[:t], v[:t]
+            root = torch.where(sigma > 0, sigma.rsqrt(), 0.0)
+            cores = _side(u * sigma, modes[: s + 1], ranks[1 : s + 1])
+            if self._right_plan is None:
+                cores[-1] = cores[-1] * v[:, 0]
+            else:
+                mirrored = _side((sigma[:, None] * v).mT, modes[:s:-1], ranks[-2 : s + 1 : -1])
+                cores[-1], mirrored[-1] = cores[-1] * root, mirrored[-1] * root
+                cores += [core.permute(2, 1, 0) for core in reversed(mirrored)]
+        load_cores(self.cores, cores)
+
+
+def _side(
+    matrix: Tensor,  # (n_1 ... n_p, t)
+    modes: Sequence[int],
+    ranks: Sequence[int],  # of the p - 1 bonds between the modes
+) -> list[Tensor]:
+    """Hold a tall matrix as the cores of one side of a train, the last of which ends with the bond of size t."""
+    t = matrix.shape[1]
+    *cores, last = tt_svd(matrix.reshape(*modes, t), max_rank=[*ranks, t]).cores
+    cores[-1] = torch.tensordot(cores[-1], last[:, :, 0], dims=1)
+    return cores
+
+
+def load_cores(parameters: Sequence[nn.Parameter], cores: Sequence[Tensor]) -> None:
+    """Set parameters to the cores of a train whose ranks are at most theirs, with equal norms.
 
     Args:
-        factors: At least two matrices, each with as many columns as the next one has rows.
-
-    Returns:
-        `left` of shape `(m, r)` and `right` of shape `(r, n)`, where r is the smallest size between the
-        factors and `left @ right` is the product of them all.
+        parameters: The cores to set, in place.
+        cores: As many cores, each at most as large in every dimension.
 
     Example:
-        >>> left, right = thinnest_product([torch.ones(9, 4), torch.ones(4, 2), torch.ones(2, 7)])
-        >>> tuple(left.shape), tuple(right.shape)
-        ((9, 2), (2, 7))
+        >>> parameters = nn.ParameterList([nn.Parameter(torch.empty(1, 2, 2)), nn.Parameter(torch.empty(2, 2, 1))])
+        >>> load_cores(parameters, [torch.ones(1, 2, 1), torch.zeros(1, 2, 1)])
+        >>> parameters[0].data
+        tensor([[[1., 0.],
+                 [1., 0.]]])
     """
-    bonds = [factor.shape[1] for factor in factors[:-1]]
-    cut = bonds.index(min(bonds)) + 1
-    left, right = factors[cut - 1], factors[cut]
-    # From the cut outwards, so that every product on the way is thin.
-    for factor in reversed(factors[: cut - 1]):
-        left = factor @ left
-    for factor in factors[cut + 1 :]:
-        right = right @ factor
-    return left, right
+    norms = [float(torch.linalg.vector_norm(core)) for core in cores]
+    mean = math.exp(sum(map(math.log, norms)) / len(norms)) if all(norms) else 0.0
+    with torch.no_grad():
+        for parameter, core, norm in zip(parameters, cores, norms, strict=True):
+            parameter.zero_()
+            room = parameter[tuple(slice(size) for size in core.shape)]
+            room.copy_(core * (mean / norm) if mean else core)

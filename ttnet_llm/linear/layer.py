@@ -4,26 +4,44 @@ The two thin factors come from the method's network; nothing else about the meth
 update is formed only where the user asks for it, to merge.
 """
 
-from typing import Protocol, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
+import torch.nn.functional as F
 from peft.tuners.tuners_utils import check_adapters_to_merge
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTValueError
-from ttnet_llm.tuner import AdapterLayer
-
-
-class FactorNetwork(Protocol):
-    """What a linear method's network answers: the two thin factors of its update."""
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Return `L` of shape `(in_features, r)` and `R` of shape `(r, out_features)`."""
+from ttnet_llm.linear.network import Anchored, FactorNetwork
+from ttnet_llm.tuner import AdapterConfig, AdapterLayer
 
 
 class LinearAdapterLayer(AdapterLayer):
-    """A linear layer with the update `delta_W = scaling * L @ R`; subclass it with the method's name."""
+    """A linear layer or embedding with the update `delta_W = scaling * L @ R`.
+
+    Subclass it with the method's name and network, `class X(LinearAdapterLayer, method="x", network=XNetwork)`.
+    """
+
+    network_cls: ClassVar[type[FactorNetwork]]
+    base_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, Conv1D, nn.Embedding)
+
+    def __init_subclass__(
+        cls, method: str | None = None, network: type[FactorNetwork] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init_subclass__(method=method, **kwargs)
+        if network is not None:
+            cls.network_cls = network
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **quantization: Any) -> None:
+        self._held: dict[str, tuple[Tensor, Tensor]] = {}  # factors while the weights do not change
+        self._unmerged: dict[str, Tensor] = {}  # weights as they were before safe merging, by adapter
+        super().__init__(base_layer, adapter_name, config, **quantization)
+
+    def make_network(self, config: AdapterConfig) -> FactorNetwork:
+        """Build the network of one adapter; one that starts from the layer's weight counts from its start."""
+        network = self.network_cls(self.in_features, self.out_features, config)
+        return Anchored(network) if config.init_weights == "tt_svd" else network
 
     def factors(self, adapter: str) -> tuple[Tensor, Tensor]:
         """Ask an adapter's network for its two thin factors.
@@ -34,20 +52,53 @@ class LinearAdapterLayer(AdapterLayer):
         Returns:
             `L` of shape `(in_features, r)` and `R` of shape `(r, out_features)`, without the scaling.
         """
-        return cast(FactorNetwork, self.networks[adapter]).factors()
+        held = self._held.get(adapter)
+        return cast(FactorNetwork, self.networks[adapter]).factors() if held is None else held
+
+    def hold_factors(self) -> None:
+        """Contract every adapter's factors once and for all, until the next `train()` or `drop_factors()`."""
+        self.drop_factors()
+        with torch.no_grad():
+            self._held = {adapter: self.factors(adapter) for adapter in self.networks}
+
+    def drop_factors(self) -> None:
+        """Contract the factors in every forward pass again."""
+        self._held = {}
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; in training the factors are those of the current weights."""
+        if mode:
+            self.drop_factors()
+        return super().train(mode)
+
+    def update_layer(self, adapter_name: str, config: AdapterConfig) -> None:
+        """Add one adapter to the layer, on the base layer's device."""
+        self.drop_factors()
+        super().update_layer(adapter_name, config)
+
+    @property
+    def _is_embedding(self) -> bool:
+        return isinstance(self.get_base_layer(), nn.Embedding)
 
     def adapt_output(self, adapter: str, x: Tensor, result: Tensor) -> Tensor:
         """Add the update's contribution, as two skinny products.
 
         Args:
             adapter: Name of the adapter.
-            x: The layer's input, `(*batch, in_features)`.
+            x: The layer's input, `(*batch, in_features)`; indices `(*batch)` for an embedding.
             result: Its output so far, `(*batch, out_features)`.
 
         Returns:
             The new output, of the same shape and dtype as `result`.
         """
         left, right = self.factors(adapter)
+        if left.device != x.device:  # a network that modules on several devices share lies on one of them
+            left, right = left.to(x.device), right.to(x.device)
+        scaling = self.scalings[adapter]
+        if self._is_embedding:
+            update = F.embedding(x, left) @ (right * scaling)
+            scale = self._get_embed_scale()
+            return (result + (update if scale is None else update * scale)).to(result.dtype)
         x = self.dropouts[adapter](self._cast_input_dtype(x, left.dtype))
         if x.dtype == left.dtype == result.dtype:
             # One pass over the output instead of three (product, scaling, sum).
@@ -55,10 +106,10 @@ class LinearAdapterLayer(AdapterLayer):
                 result.reshape(-1, result.shape[-1]),
                 torch.mm(x.reshape(-1, x.shape[-1]), left),
                 right,
-                alpha=self.scalings[adapter],
+                alpha=scaling,
             )
             return flat.view(result.shape)
-        return (result + (x @ left) @ (right * self.scalings[adapter])).to(result.dtype)
+        return (result + (x @ left) @ (right * scaling)).to(result.dtype)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Form the dense update of the base layer's weight.
@@ -68,18 +119,24 @@ class LinearAdapterLayer(AdapterLayer):
 
         Returns:
             `scaling * L @ R` in the layout of the base layer's weight: `(out_features, in_features)` for
-            `nn.Linear`, transposed for `Conv1D`; in the adapter's dtype.
+            `nn.Linear`, transposed for `Conv1D` and `nn.Embedding`; in the adapter's dtype.
         """
         left, right = self.factors(adapter)
         delta = left @ (right * self.scalings[adapter])
-        return delta if isinstance(self.get_base_layer(), Conv1D) else delta.T
+        return delta if isinstance(self.get_base_layer(), Conv1D | nn.Embedding) else delta.T
+
+    def base_matrix(self) -> Tensor:
+        """Give the base layer's weight as a matrix of shape `(in_features, out_features)`, dequantised."""
+        weight = self.get_base_weight()
+        return weight if isinstance(self.get_base_layer(), Conv1D | nn.Embedding) else weight.T
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the updates of adapters to the base layer's weight.
 
         Args:
-            safe_merge: Whether to refuse a result with NaN or infinite entries, leaving the weight as it was.
+            safe_merge: Whether to refuse a result with NaN or infinite entries, leaving the weight as it was, and to
+                keep a copy of it, so that unmerging gives it back bit for bit (not for quantised layers).
             adapter_names: The adapters to merge; `None` takes the active ones.
 
         Raises:
@@ -94,15 +151,20 @@ class LinearAdapterLayer(AdapterLayer):
                     f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken; "
                     "the base weights were left as they were."
                 )
+            if safe_merge and self.quantization_backend is None:
+                self._unmerged[adapter] = self.get_base_weight()  # merging sets a new tensor, this one stays
             self.set_base_weight(weight)
             self.merged_adapters.append(adapter)
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Subtract the updates of all merged adapters from the base layer's weight."""
+        """Take the updates of all merged adapters out of the base layer's weight."""
         while self.merged_adapters:
             adapter = self.merged_adapters.pop()
-            if adapter in self.networks:
+            before = self._unmerged.pop(adapter, None)
+            if before is not None:
+                self.set_base_weight(before)
+            elif adapter in self.networks:
                 self.set_base_weight(self._shifted_weight(adapter, -1))
 
     def _shifted_weight(self, adapter: str, sign: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from transformers.activations import ACT2FN
 
 from ttnet.errors import TTValueError
-from ttnet_llm.tuner import AdapterConfig
+from ttnet_llm.trains import TrainConfig
 
 POSITIONS = ("auto", "input", "output")
 
@@ -36,10 +36,10 @@ TARGET_MODULES = {architecture: names for names, architectures in _NAMES for arc
 
 
 @dataclass
-class LorettaAdpConfig(AdapterConfig):
+class LorettaAdpConfig(TrainConfig):
     """Configuration of LoRETTA_adp: `h + scaling * up(act(down(h)))` around frozen linear layers.
 
-    All fields of `AdapterConfig` apply too. By default the attention and feed-forward outputs are adapted in
+    All fields of `AdapterConfig` and `TrainConfig` apply too. By default the attention and feed-forward outputs are adapted in
     encoders of the BERT family, and the feed-forward layers in decoders.
 
     Args:
@@ -63,6 +63,7 @@ class LorettaAdpConfig(AdapterConfig):
     """
 
     method: ClassVar[str] = "loretta_adp"
+    scale_field: ClassVar[str] = "scaling"
 
     bottleneck: int = field(default=64)
     non_linearity: str = field(default="relu")
@@ -71,12 +72,19 @@ class LorettaAdpConfig(AdapterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_positive("bottleneck")
-        if self.position not in POSITIONS:
-            raise TTValueError(f"position is {self.position!r}; expected one of {', '.join(map(repr, POSITIONS))}.")
+        self._check_choice("position", POSITIONS)
         if self.non_linearity not in ACT2FN:
             close = difflib.get_close_matches(str(self.non_linearity), list(ACT2FN), n=3) or sorted(ACT2FN)
             raise TTValueError(
                 f"non_linearity is {self.non_linearity!r}, which transformers' ACT2FN does not have; expected a "
                 f"name like {', '.join(map(repr, close))}."
             )
+
+    @property
+    def update_scale(self) -> float:
+        """The factor on the adapter's contribution."""
+        return self.scaling
+
+    def _check_sizes(self) -> None:
+        super()._check_sizes()
+        self._check_positive("bottleneck")

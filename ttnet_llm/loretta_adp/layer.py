@@ -1,5 +1,6 @@
 """The tensorised bottleneck adapter around one frozen linear layer (arXiv:2402.11417, section 3.1)."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -8,7 +9,6 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ttnet_llm.loretta_adp.config import LorettaAdpConfig
-from ttnet_llm.train_matrix import TrainLayout, TrainMatrix
 from ttnet_llm.tuner import AdapterLayer
 
 
@@ -26,23 +26,27 @@ class BottleneckNetwork(nn.Module):
     def __init__(self, size: int, config: LorettaAdpConfig, on_input: bool) -> None:
         super().__init__()
         self.on_input = on_input
-        layout = TrainLayout.choose(size, config.bottleneck, rank=config.tt_rank, modes=config.modes)
-        self.down = TrainMatrix(layout)
+        self.down = config.matrix(size, config.bottleneck)
         self.down_bias = nn.Parameter(torch.empty(config.bottleneck))
         self.activation = ACT2FN[config.non_linearity]
-        self.up = TrainMatrix(layout)
+        self.up = config.matrix(size, config.bottleneck)
         self.up_bias = nn.Parameter(torch.zeros(size))
         # Drawn as `nn.Linear(size, bottleneck)` and back; a zero `up` makes the identity.
-        self.down.reset_parameters(1 / (3 * size))
-        self.up.reset_parameters(1 / (3 * config.bottleneck), zero=config.init_weights)
+        config.draw(self.down, 1 / (3 * size))
+        config.draw(self.up, 1 / (3 * config.bottleneck), zero=True)
         nn.init.uniform_(self.down_bias, -(size**-0.5), size**-0.5)
 
     def forward(self, h: Tensor, dropout: nn.Module, scaling: float) -> Tensor:  # h: (*batch, size)
-        """Return `scaling * up(dropout(act(down(h))))`, each map as two skinny products."""
-        left, right = self.down.factors()
-        z = self.activation(F.linear(h @ left, right.T, self.down_bias))
-        left, right = self.up.factors()
-        return F.linear(dropout(z) @ right.T, scaling * left, scaling * self.up_bias)
+        """Return `scaling * up(dropout(act(down(h))))`, each map as skinny products."""
+        z = self.activation(_apply(h, [factor.T for factor in self.down.chain()], 1.0, self.down_bias))
+        return _apply(dropout(z), self.up.chain()[::-1], scaling, self.up_bias)
+
+
+def _apply(x: Tensor, weights: Sequence[Tensor], scaling: float, bias: Tensor) -> Tensor:
+    """Multiply by matrices one after the other, in `F.linear`'s layout, and scale the last product and the bias."""
+    for weight in weights[:-1]:
+        x = F.linear(x, weight)
+    return F.linear(x, weights[-1], bias) if scaling == 1.0 else F.linear(x, scaling * weights[-1], scaling * bias)
 
 
 class LorettaAdpLinear(AdapterLayer, method="loretta_adp"):
@@ -52,10 +56,6 @@ class LorettaAdpLinear(AdapterLayer, method="loretta_adp"):
         """Build the two trains of one adapter."""
         on_input = config.position == "input" or (config.position == "auto" and self.in_features < self.out_features)
         return BottleneckNetwork(self.in_features if on_input else self.out_features, config, on_input)
-
-    def scaling_of(self, config: LorettaAdpConfig) -> float:
-        """Return the config's `scaling`."""
-        return config.scaling
 
     def adapt_input(self, adapter: str, x: Tensor) -> Tensor:  # x: (*batch, in_features)
         """Return `x + scaling * up(act(down(x)))` where the adapter sits on the input."""

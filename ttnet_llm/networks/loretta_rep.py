@@ -1,34 +1,32 @@
 """LoRETTA_rep: a LoRA-like update `A @ B` with both factors tensor trains (arXiv:2402.11417, section 3.2)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+import torch
 from torch import Tensor, nn
 
-from ttnet_llm.linear import LinearAdapterLayer
+from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, LinearModel
+from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
-from ttnet_llm.train_matrix import TrainLayout, TrainMatrix, thinnest_product
-from ttnet_llm.tuner import AdapterConfig, AdapterModel
-
-TARGET_MODULES: dict[str, list[str] | str] = {
-    **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-    "camembert": ["query", "value"],
-    "albert": ["query", "value"],
-    "distilbert": ["q_lin", "v_lin"],
-    "vit": ["q_proj", "v_proj"],
-}
+from ttnet_llm.thin import thin_svd, thinnest_product
+from ttnet_llm.trains import TrainConfig
 
 
 @dataclass
-class LorettaRepConfig(AdapterConfig):
+class LorettaRepConfig(TrainConfig, LinearConfig):
     """Configuration of LoRETTA_rep: `delta_W = (alpha / r) * A @ B`, both factors tensor trains.
 
-    All fields of `AdapterConfig` apply too; by default the query and value projections are adapted.
+    All fields of `AdapterConfig` and `TrainConfig` apply too; by default the query and value projections are adapted.
 
     Args:
         r: Inner size of `A @ B`, at least 1.
         alpha: The update is scaled by `alpha / r`.
+        init_weights: Besides True and False: `"gaussian"` draws every core from a normal distribution; `"tt_svd"`
+            starts in the principal directions of the layer's weight, and counts from there; `"lora"` takes over the
+            LoRA adapter in `lora_path`.
+        lora_path: Folder of a LoRA checkpoint, for `init_weights="lora"`.
 
     Raises:
         TTValueError: If a value is outside its range.
@@ -43,16 +41,13 @@ class LorettaRepConfig(AdapterConfig):
     """
 
     method: ClassVar[str] = "loretta_rep"
+    rank_field: ClassVar[str] = "r"
+    starts: ClassVar[tuple[str, ...]] = ("gaussian", "tt_svd", "lora")
 
-    r: int = field(default=8)
-    alpha: float = field(default=16)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_positive("r")
+    lora_path: str | None = field(default=None)
 
 
-class LorettaRepNetwork(nn.Module):
+class LorettaRepNetwork(FactorNetwork):
     """The factors of one layer's update: A (in -> r) and B (r -> out), each held as a train.
 
     Both are held as tall matrices (B as its transpose), as the paper's tables have them.
@@ -60,46 +55,49 @@ class LorettaRepNetwork(nn.Module):
     Args:
         in_features: The layer's input size.
         out_features: The layer's output size.
-        config: The method's config.
+        config: The method's config, as it holds for the layer.
     """
 
     def __init__(self, in_features: int, out_features: int, config: LorettaRepConfig) -> None:
-        super().__init__()
-
-        def train(size: int) -> TrainMatrix:
-            return TrainMatrix(TrainLayout.choose(size, config.r, rank=config.tt_rank, modes=config.modes))
-
-        self.A = train(in_features)
-        self.B = train(out_features)
+        super().__init__(in_features, out_features, config)
+        rank = config.tt_rank
+        a_rank, b_rank = rank if isinstance(rank, Sequence) else (rank, rank)
+        self.A = config.matrix(in_features, config.r, a_rank)
+        self.B = config.matrix(out_features, config.r, b_rank)
         # The spreads of `nn.Linear(in, r)` and `nn.Linear(r, out)`, as in LoRA; a zero B makes the identity.
-        self.A.reset_parameters(1 / (3 * in_features))
-        self.B.reset_parameters(1 / (3 * config.r), zero=config.init_weights)
+        config.draw(self.A, 1 / (3 * in_features))
+        config.draw(self.B, 1 / (3 * config.r), zero=True)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return `L` of shape `(in_features, t)` and `R` of shape `(t, out_features)`, t at most r."""
-        a_left, a_right = self.A.factors()
-        b_left, b_right = self.B.factors()
-        return thinnest_product([a_left, a_right, b_right.T, b_left.T])
+        return thinnest_product([*self.A.chain(), *(factor.T for factor in reversed(self.B.chain()))])
+
+    @property
+    def fit_rank(self) -> int:
+        """The inner size r, at most the layer's sides."""
+        return min(self.A.layout.cols, self.in_features, self.out_features)
+
+    @torch.no_grad()
+    def fit(self, left: Tensor, right: Tensor) -> None:
+        """Take over `left @ right`: its leading singular vectors, with the root of their values on either side."""
+        u, s, v = thin_svd(left, right)
+        r = self.A.layout.cols
+        u, s, v = u[:, :r], s[:r], v[:r]
+        eye = torch.eye(r, dtype=u.dtype, device=u.device)[: len(s)]
+        self.A.fit(u * s.sqrt(), eye)
+        self.B.fit(v.mT * s.sqrt(), eye)
 
 
-class LorettaRepLinear(LinearAdapterLayer, method="loretta_rep"):
+class LorettaRepLinear(LinearAdapterLayer, method="loretta_rep", network=LorettaRepNetwork):
     """A linear layer with LoRETTA_rep adapters."""
 
-    def make_network(self, config: LorettaRepConfig) -> LorettaRepNetwork:
-        """Build the two trains of one adapter."""
-        return LorettaRepNetwork(self.in_features, self.out_features, config)
 
-    def scaling_of(self, config: LorettaRepConfig) -> float:
-        """Return `alpha / r`."""
-        return config.alpha / config.r
-
-
-class LorettaRepModel(AdapterModel):
+class LorettaRepModel(LinearModel):
     """The tuner of LoRETTA_rep."""
 
     prefix = "loretta_rep_"
     tuner_layer_cls = LorettaRepLinear
-    target_module_mapping = TARGET_MODULES
+    target_module_mapping = QUERY_VALUE
 
 
 register("loretta_rep", LorettaRepConfig, LorettaRepModel)

@@ -1,14 +1,15 @@
 """The config fields that every method has, with PEFT's names where PEFT has the thing."""
 
+import copy
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, ClassVar
 
 from peft import PeftConfig
+from peft.utils.other import get_pattern_key
 
 from ttnet.errors import TTValueError
 from ttnet_llm.registry import peft_type
-
-MODES = ("auto", "paper")
 
 
 @dataclass
@@ -19,43 +20,58 @@ class AdapterConfig(PeftConfig):
         target_modules: The modules to adapt: a list of names or name endings, one regular expression for whole
             names, or `"all-linear"`. `None` takes the method's default for the model's architecture.
         exclude_modules: Modules not to adapt, given in the same way.
+        target_parameters: Not supported; only there to be refused with a sentence.
         layers_to_transform: Indices of the layers to adapt; `None` means all.
         layers_pattern: Name of the layer list that `layers_to_transform` counts in, such as `"layers"`.
         modules_to_save: Modules that are trained whole and saved with the adapter, such as a new head.
         bias: Which biases of the base model to train: `"none"`, `"all"`, or `"<method>_only"` for those of the
             adapted modules.
-        init_weights: `True` starts as the identity; `False` draws a random start that is not.
+        init_weights: `True` starts as the identity; `False` draws a random start that is not. Methods may know
+            more ways, by name.
+        rank_pattern: Ranks of single modules: name endings or regular expressions to the rank, or to a dict of
+            several fields, such as `{"v_proj": 2, "q_proj": {"r": 8, "tt_rank": 3}}`.
+        alpha_pattern: The same for the factor on the update.
         train_norms: Whether to train the base model's normalisation layers too; they are saved with the adapter.
-        tt_rank: The largest rank of the tensor trains, at least 1.
-        modes: How dimensions are factored: `"auto"` takes the factors with the fewest parameters, any size;
-            `"paper"` takes the tables of the LoRETTA paper, and only has the sizes in them.
         dropout: The probability of dropout inside the adapter, in [0, 1).
+        ttnet_version: The version that made the adapter; filled in.
 
     Raises:
         TTValueError: If a value is outside its range.
     """
 
     method: ClassVar[str]
+    rank_field: ClassVar[str]  # what an integer in `rank_pattern` sets
+    scale_field: ClassVar[str] = "alpha"  # what `alpha_pattern` sets
+    starts: ClassVar[tuple[str, ...]] = ()  # names that `init_weights` takes, besides True and False
 
     target_modules: list[str] | set[str] | str | None = field(default=None)
     exclude_modules: list[str] | set[str] | str | None = field(default=None)
+    target_parameters: list[str] | None = field(default=None)
     layers_to_transform: list[int] | int | None = field(default=None)
     layers_pattern: list[str] | str | None = field(default=None)
     modules_to_save: list[str] | None = field(default=None)
     bias: str = field(default="none")
-    init_weights: bool = field(default=True)
+    init_weights: bool | str = field(default=True)
+    rank_pattern: dict[str, Any] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
     train_norms: bool = field(default=False)
-    tt_rank: int = field(default=5)
-    modes: str = field(default="auto")
     dropout: float = field(default=0.0)
+    ttnet_version: str | None = field(default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = peft_type(self.method.upper())
+        self.ttnet_version = self.ttnet_version or version("ttnet")
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
+        if self.target_parameters:
+            raise TTValueError(
+                f"target_parameters is {self.target_parameters!r}, and {self.method} adapts modules, not bare "
+                "parameters; name the linear layers in target_modules, or use PEFT's LoRA for experts that are held "
+                "as one parameter."
+            )
         if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
             for name in ("layers_to_transform", "layers_pattern"):
                 if getattr(self, name) is not None:
@@ -67,14 +83,65 @@ class AdapterConfig(PeftConfig):
             raise TTValueError(
                 f"layers_pattern is {self.layers_pattern!r} but layers_to_transform is None; give the layers' indices."
             )
-        biases = ("none", "all", f"{self.method}_only")
-        if self.bias not in biases:
-            raise TTValueError(f"bias is {self.bias!r}; expected one of {', '.join(map(repr, biases))}.")
-        if self.modes not in MODES:
-            raise TTValueError(f"modes is {self.modes!r}; expected one of {', '.join(map(repr, MODES))}.")
+        self._check_choice("bias", ("none", "all", f"{self.method}_only"))
+        if not isinstance(self.init_weights, bool):
+            self._check_choice("init_weights", (True, False, *self.starts))
         if not 0.0 <= self.dropout < 1.0:
             raise TTValueError(f"dropout is {self.dropout!r}; expected a probability in [0, 1).")
-        self._check_positive("tt_rank")
+        self._check_sizes()
+        self._check_patterns()
+
+    @property
+    def update_scale(self) -> float:
+        """The factor on the adapter's contribution."""
+        raise NotImplementedError
+
+    def for_module(self, name: str) -> "AdapterConfig":
+        """Give the config that holds for one module, with what the patterns say of it.
+
+        Args:
+            name: The module's full name.
+
+        Returns:
+            This config itself where no pattern matches, a changed shallow copy of it otherwise.
+        """
+        changes: dict[str, Any] = {}
+        ranks = self.rank_pattern.get(get_pattern_key(self.rank_pattern, name))
+        if ranks is not None:
+            changes |= self._rank_changes(ranks)
+        scale = self.alpha_pattern.get(get_pattern_key(self.alpha_pattern, name))
+        if scale is not None:
+            changes[self.scale_field] = scale
+        return self._changed(changes) if changes else self
+
+    def _rank_changes(self, ranks: Any) -> dict[str, Any]:
+        return ranks if isinstance(ranks, dict) else {self.rank_field: ranks}
+
+    def _changed(self, changes: dict[str, Any]) -> "AdapterConfig":
+        config = copy.copy(self)  # shares what it records with this one
+        for key, value in changes.items():
+            setattr(config, key, value)
+        config._check_sizes()
+        return config
+
+    def _check_sizes(self) -> None:
+        """Check the fields that `rank_pattern` may change; a method with ranks extends it."""
+
+    def _check_patterns(self) -> None:
+        known = set(self.__dataclass_fields__) - set(AdapterConfig.__dataclass_fields__)
+        for pattern, ranks in self.rank_pattern.items():
+            changes = self._rank_changes(ranks)
+            if unknown := sorted(set(changes) - known):
+                raise TTValueError(
+                    f"rank_pattern[{pattern!r}] sets {', '.join(unknown)}, which {type(self).__name__} does not have; "
+                    f"it has {', '.join(sorted(known))}."
+                )
+            self._changed(changes)
+
+    def _check_choice(self, name: str, choices: tuple[Any, ...]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise TTValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}.")
 
     def _check_positive(self, *names: str) -> None:
         for name in names:

@@ -11,6 +11,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from peft.utils import quantization_extra_repr, resolve_quantization_backend
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.tuner.config import AdapterConfig
@@ -35,6 +36,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     """
 
     method: ClassVar[str]
+    base_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, Conv1D)
 
     # What PEFT's untyped mixin brings.
     base_layer: nn.Module
@@ -47,6 +49,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     get_base_weight: Callable[[], Tensor]
     set_base_weight: Callable[[Tensor], None]
     set_adapter: Callable[..., None]
+    _get_embed_scale: Callable[[], Tensor | None]
     _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
     _get_base_layer_device_and_dtype: Callable[[nn.Module], tuple[torch.device | None, torch.dtype | None]]
 
@@ -90,10 +93,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """Build the trainable network of one adapter, initialised as `config.init_weights` says."""
         raise NotImplementedError
 
-    def scaling_of(self, config: AdapterConfig) -> float:
-        """Return the factor on the adapter's contribution."""
-        raise NotImplementedError
-
     def adapt_input(self, adapter: str, x: Tensor) -> Tensor:  # x: (*batch, in_features)
         """Return the base layer's input as changed by one adapter; by default unchanged."""
         return x
@@ -116,7 +115,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """
         self.networks[adapter_name] = self.make_network(config)
         self.dropouts[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        self.scalings[adapter_name] = self.scaling_of(config)
+        self.scalings[adapter_name] = config.update_scale
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 

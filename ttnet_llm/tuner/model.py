@@ -3,10 +3,11 @@
 import difflib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+from accelerate import init_empty_weights
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
 from peft.utils.error import NoMatchingPeftModuleError
@@ -15,6 +16,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm.tt_head import HIDDEN_LAYERS, hidden_layers, use_dense, use_trains
+from ttnet_llm.trains import TrainConfig
 from ttnet_llm.tuner.config import AdapterConfig
 from ttnet_llm.tuner.layer import BASE, AdapterLayer
 
@@ -43,6 +46,15 @@ class AdapterModel(BaseTuner):
         except NoMatchingPeftModuleError as error:
             hint = near_misses(model, self.peft_config[adapter_name].target_modules)
             raise NoMatchingPeftModuleError(f"{error} {hint}".strip()) from error
+        config = self.peft_config[adapter_name]
+        if isinstance(config, TrainConfig) and config.tt_head:
+            with init_empty_weights() if kwargs.get("low_cpu_mem_usage") else nullcontext():
+                use_trains(self.model, adapter_name, config)
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        use_dense(model)
+        return model
 
     def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict[str, Any]) -> AdapterConfig:
         if peft_config.target_modules is None and model_config["model_type"] not in self.target_module_mapping:
@@ -56,6 +68,15 @@ class AdapterModel(BaseTuner):
             # PEFT's own mechanism for whole modules then trains, saves, restores and switches them.
             kept = list(peft_config.modules_to_save or [])
             peft_config.modules_to_save = kept + [n for n in norm_names(self.model, kept) if n not in kept]
+        if isinstance(peft_config, TrainConfig) and peft_config.tt_head:
+            kept = list(peft_config.modules_to_save or [])
+            hidden = hidden_layers(self.model)
+            if not hidden:
+                raise TTValueError(
+                    f"tt_head is True, but {type(self.model).__name__} has no hidden dense layer in its head (none of "
+                    f"{', '.join(HIDDEN_LAYERS)}); leave tt_head out."
+                )
+            peft_config.modules_to_save = kept + [n for n in hidden if not _inside(n, kept)]
         return peft_config
 
     @property
@@ -73,15 +94,17 @@ class AdapterModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        peft_config = peft_config.for_module(current_key)
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, peft_config)
             return
         base_layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        if not _is_linear(base_layer):
+        if not _is_adaptable(base_layer, self.tuner_layer_cls.base_types):
+            kinds = ", ".join(kind.__name__ for kind in self.tuner_layer_cls.base_types)
             raise TTTypeError(
-                f"Target module {current_key} is a {type(base_layer).__name__}, which is not supported; expected "
-                "torch.nn.Linear, transformers' Conv1D or a quantised linear layer. Name other target_modules, or "
-                "put this one into exclude_modules."
+                f"Target module {current_key} is a {type(base_layer).__name__}, which is not supported; expected one "
+                f"of {kinds}, or a quantised linear layer. Name other target_modules, or put this one into "
+                "exclude_modules."
             )
         layer = self.tuner_layer_cls(target, adapter_name, peft_config, **get_quantization_kwargs(self))
         if adapter_name not in self.active_adapters:
@@ -154,7 +177,7 @@ def near_misses(model: nn.Module, target_modules: Any) -> str:
         "No module matches 'q_porj': did you mean 'q_proj'?"
     """
     targets = [target_modules] if isinstance(target_modules, str) else sorted(target_modules or ())
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)}
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if _is_adaptable(module)}
     hints = []
     for target in targets:
         close = difflib.get_close_matches(target.rpartition(".")[2], sorted(names), n=3, cutoff=0.5)
@@ -172,7 +195,7 @@ def linear_names(model: nn.Module) -> list[str]:
         >>> linear_names(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)))
         ['0', '2']
     """
-    return list(dict.fromkeys(n.rpartition(".")[2] for n, m in model.named_modules() if _is_linear(m)))
+    return list(dict.fromkeys(n.rpartition(".")[2] for n, m in model.named_modules() if _is_adaptable(m)))
 
 
 def norm_names(model: nn.Module, skip: list[str]) -> list[str]:
@@ -191,8 +214,7 @@ def norm_names(model: nn.Module, skip: list[str]) -> list[str]:
     """
     names: list[str] = []
     for name, module in model.named_modules():
-        inside_other = any(re.match(rf"(^|.*\.){re.escape(m)}($|\..*)", name) for m in skip)
-        if inside_other or any(name.startswith(f"{outer}.") for outer in names):
+        if _inside(name, skip) or any(name.startswith(f"{outer}.") for outer in names):
             continue
         # An earlier adapter may have wrapped the layer to train a copy of it.
         module = getattr(module, "original_module", module)
@@ -202,8 +224,13 @@ def norm_names(model: nn.Module, skip: list[str]) -> list[str]:
     return names
 
 
-def _is_linear(module: nn.Module) -> bool:
-    if isinstance(module, nn.Linear | Conv1D):
+def _inside(name: str, modules: list[str]) -> bool:
+    """Tell whether a module is one of those with the given name endings, or lies in one."""
+    return any(re.match(rf"(^|.*\.){re.escape(module)}($|\..*)", name) for module in modules)
+
+
+def _is_adaptable(module: nn.Module, types: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)) -> bool:
+    if isinstance(module, types):
         return True
     backend = resolve_quantization_backend(module)
     return backend is not None and backend.layer_type == "linear"

@@ -1,0 +1,103 @@
+"""LoRTA: the updates of a whole model as one CP tensor (arXiv:2410.04060)."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ttnet_llm.linear import LinearAdapterLayer, LinearModel, SharedConfig, SharedView
+from ttnet_llm.networks.targets import ATTENTION
+from ttnet_llm.registry import register
+
+
+@dataclass
+class LortaConfig(SharedConfig):
+    """Configuration of LoRTA: one CP tensor over (in, out in a head, head, layer, projection).
+
+    The update of projection p in layer l is `(alpha / r) * sum_k A[:, k] C_l[k] D_p[k] (H[:, k] x B[:, k])^T`. All
+    modules of a shape share one tensor: with grouped-query attention, the narrower key and value projections have one
+    of their own. All fields of `AdapterConfig` apply too; by default the query, key, value and output projections are
+    adapted. The size of a head is the model's; where it does not divide the output, that counts as one head.
+
+    Args:
+        r: CP rank, at least 1.
+        alpha: The update is scaled by `alpha / r`.
+
+    Raises:
+        TTValueError: If a value is outside its range.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from transformers import RobertaConfig, RobertaModel
+        >>> config = RobertaConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96)
+        >>> model = get_peft_model(RobertaModel(config), LortaConfig(r=4))
+        >>> model.get_nb_trainable_parameters()[0] == 4 * (64 + 16 + 4 + 3 + 4)  # r (d + d/H + H + L + P)
+        True
+    """
+
+    method: ClassVar[str] = "lorta"
+
+    r: int = field(default=4)
+
+
+class LortaTensor(nn.Module):
+    """The factors of the CP tensor of all modules of one shape, each with a column for every term.
+
+    Args:
+        in_features: The modules' input size.
+        head_size: Size of a head.
+        heads: Number of heads.
+        layers: Number of layers.
+        projections: Number of projections in a layer.
+        config: The method's config.
+    """
+
+    def __init__(
+        self, in_features: int, head_size: int, heads: int, layers: int, projections: int, config: LortaConfig
+    ) -> None:
+        super().__init__()
+        self.inputs = nn.Parameter(torch.empty(in_features, config.r))
+        self.outputs = nn.Parameter(torch.zeros(head_size, config.r))
+        self.heads = nn.Parameter(torch.empty(heads, config.r))
+        self.layers = nn.Parameter(torch.empty(layers, config.r))
+        self.projections = nn.Parameter(torch.empty(projections, config.r))
+        # As LoRA draws A; signs and sizes of order 1 elsewhere keep the product of five at that spread.
+        nn.init.uniform_(self.inputs, -(in_features**-0.5), in_features**-0.5)
+        for factor in (self.heads, self.layers, self.projections):
+            nn.init.normal_(factor)
+        if config.init_weights is not True:
+            nn.init.uniform_(self.outputs, -(config.r**-0.5), config.r**-0.5)
+
+
+class LortaView(SharedView):
+    """The slice of the CP tensor that belongs to one module."""
+
+    @classmethod
+    def make_shared(
+        cls, in_features: int, out_features: int, layers: int, projections: int, head_size: int, config: LortaConfig
+    ) -> LortaTensor:
+        """Build the CP tensor."""
+        return LortaTensor(in_features, head_size, out_features // head_size, layers, projections, config)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return the input factor, and the others multiplied together, of shape `(r, out_features)`."""
+        tensor = self.shared
+        weights = tensor.layers[self.layer] * tensor.projections[self.projection]  # (r,)
+        outputs = (tensor.heads * weights)[:, None, :] * tensor.outputs  # (heads, head_size, r)
+        return tensor.inputs, outputs.flatten(0, 1).T
+
+
+class LortaLinear(LinearAdapterLayer, method="lorta", network=LortaView):
+    """A linear layer with LoRTA adapters."""
+
+
+class LortaModel(LinearModel):
+    """The tuner of LoRTA."""
+
+    prefix = "lorta_"
+    tuner_layer_cls = LortaLinear
+    target_module_mapping = ATTENTION
+
+
+register("lorta", LortaConfig, LortaModel)

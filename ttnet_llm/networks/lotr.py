@@ -1,0 +1,98 @@
+"""LoTR: Tucker-2, outer factors shared by all modules of a shape and a small core for each (arXiv:2402.01376)."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ttnet_llm.linear import LinearAdapterLayer, LinearModel, SharedConfig, SharedView
+from ttnet_llm.networks.targets import QUERY_VALUE
+from ttnet_llm.registry import register
+
+
+@dataclass
+class LotrConfig(SharedConfig):
+    """Configuration of LoTR: `delta_W_m = (alpha / r) * U @ G_m @ V` for module m.
+
+    All fields of `AdapterConfig` apply too; by default the query and value projections are adapted. U and V are
+    shared by all modules of a shape: modules of unequal sizes have factors of their own.
+
+    Args:
+        r: Rank of the outer factors and side of the cores, at least 1.
+        alpha: The update is scaled by `alpha / r`.
+
+    Raises:
+        TTValueError: If a value is outside its range.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = nn.Sequential(nn.Linear(768, 768), nn.Linear(768, 768))
+        >>> model = get_peft_model(model, LotrConfig(r=2, target_modules=["0", "1"]))
+        >>> model.get_nb_trainable_parameters()[0] == 2 * 768 * 2 + 2 * 2**2
+        True
+    """
+
+    method: ClassVar[str] = "lotr"
+
+    r: int = field(default=2)
+
+
+class LotrFactors(nn.Module):
+    """The outer factors of all modules of one shape.
+
+    Args:
+        in_features: The modules' input size.
+        out_features: The modules' output size.
+        r: Their rank.
+    """
+
+    def __init__(self, in_features: int, out_features: int, r: int) -> None:
+        super().__init__()
+        self.U = nn.Parameter(torch.empty(in_features, r))
+        self.V = nn.Parameter(torch.empty(r, out_features))
+        nn.init.uniform_(self.U, -(in_features**-0.5), in_features**-0.5)
+        nn.init.uniform_(self.V, -(r**-0.5), r**-0.5)
+
+
+class LotrView(SharedView):
+    """The core of one module, between the factors that it shares.
+
+    Args:
+        in_features: The layer's input size.
+        out_features: The layer's output size.
+        config: The method's config.
+    """
+
+    def __init__(self, in_features: int, out_features: int, config: LotrConfig) -> None:
+        super().__init__(in_features, out_features, config)
+        # Zero cores make the identity, and learn at once, as U and V are not zero.
+        self.core = nn.Parameter(torch.zeros(config.r, config.r))
+        if config.init_weights is not True:
+            nn.init.uniform_(self.core, -(config.r**-0.5), config.r**-0.5)
+
+    @classmethod
+    def make_shared(
+        cls, in_features: int, out_features: int, layers: int, projections: int, head_size: int, config: LotrConfig
+    ) -> LotrFactors:
+        """Build the outer factors."""
+        return LotrFactors(in_features, out_features, config.r)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return U, of shape `(in_features, r)`, and `G @ V`, of shape `(r, out_features)`."""
+        return self.shared.U, self.core @ self.shared.V
+
+
+class LotrLinear(LinearAdapterLayer, method="lotr", network=LotrView):
+    """A linear layer with LoTR adapters."""
+
+
+class LotrModel(LinearModel):
+    """The tuner of LoTR."""
+
+    prefix = "lotr_"
+    tuner_layer_cls = LotrLinear
+    target_module_mapping = QUERY_VALUE
+
+
+register("lotr", LotrConfig, LotrModel)

@@ -1,0 +1,84 @@
+"""MELoRA: n block-diagonal mini-LoRAs, together of rank n r at the size of one LoRA of rank r (arXiv:2402.17263)."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, LinearModel
+from ttnet_llm.networks.targets import QUERY_VALUE
+from ttnet_llm.registry import register
+
+
+@dataclass
+class MeloraConfig(LinearConfig):
+    """Configuration of MELoRA: `delta_W = (alpha / r) * diag(A_1 B_1, ..., A_n B_n)`.
+
+    All fields of `AdapterConfig` apply too; by default the query and value projections are adapted. Where n does
+    not divide a side of the layer, the blocks differ by one in size.
+
+    Args:
+        r: Rank of every mini-LoRA, at least 1.
+        n: Number of mini-LoRAs, at least 1.
+        alpha: The update is scaled by `alpha / r`.
+
+    Raises:
+        TTValueError: If a value is outside its range.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = nn.Sequential(nn.Linear(768, 512))
+        >>> model = get_peft_model(model, MeloraConfig(r=2, n=4, target_modules=["0"]))
+        >>> model.get_nb_trainable_parameters()[0] == 2 * (768 + 512)
+        True
+    """
+
+    method: ClassVar[str] = "melora"
+
+    n: int = field(default=2)
+
+    def _check_sizes(self) -> None:
+        super()._check_sizes()
+        self._check_positive("n")
+
+
+class MeloraNetwork(FactorNetwork):
+    """The mini-LoRAs of one layer: row i of A and column j of B belong to the blocks that i and j lie in.
+
+    Args:
+        in_features: The layer's input size.
+        out_features: The layer's output size.
+        config: The method's config, as it holds for the layer.
+    """
+
+    def __init__(self, in_features: int, out_features: int, config: MeloraConfig) -> None:
+        super().__init__(in_features, out_features, config)
+        self.n = min(config.n, in_features, out_features)
+        self.A = nn.Parameter(torch.empty(in_features, config.r))
+        self.B = nn.Parameter(torch.zeros(config.r, out_features))
+        # Every block is drawn as a LoRA of its own size; a zero B makes the identity.
+        nn.init.uniform_(self.A, -((self.n / in_features) ** 0.5), (self.n / in_features) ** 0.5)
+        if config.init_weights is not True:
+            nn.init.uniform_(self.B, -(config.r**-0.5), config.r**-0.5)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return the two block-diagonal factors, of shapes `(in_features, n r)` and `(n r, out_features)`."""
+        left = torch.block_diag(*torch.tensor_split(self.A, self.n, dim=0))
+        right = torch.block_diag(*torch.tensor_split(self.B, self.n, dim=1))
+        return left, right
+
+
+class MeloraLinear(LinearAdapterLayer, method="melora", network=MeloraNetwork):
+    """A linear layer with MELoRA adapters."""
+
+
+class MeloraModel(LinearModel):
+    """The tuner of MELoRA."""
+
+    prefix = "melora_"
+    tuner_layer_cls = MeloraLinear
+    target_module_mapping = QUERY_VALUE
+
+
+register("melora", MeloraConfig, MeloraModel)

@@ -1,0 +1,153 @@
+"""MetaTT: the updates of a whole model, and of several tasks, as one tensor train (arXiv:2506.09105)."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ttnet.errors import TTValueError
+from ttnet_llm.linear import LinearAdapterLayer, LinearModel, SharedConfig, SharedView
+from ttnet_llm.networks.targets import QUERY_VALUE
+from ttnet_llm.registry import register
+
+
+@dataclass
+class MetaTTConfig(SharedConfig):
+    """Configuration of MetaTT: one train over (in, layer, projection, out), or (in, layer, projection, task, out).
+
+    The update of projection p in layer l is `(alpha / r) * G_1 @ G_2[l] @ G_3[p] @ G_4`, all modules of a shape
+    sharing one train. All fields of `AdapterConfig` apply too; by default the query and value projections are adapted.
+
+    Args:
+        r: Rank of every bond, at least 1.
+        alpha: The update is scaled by `alpha / r`.
+        num_tasks: Number of tasks that share the train; `None` leaves the task core out.
+        task: The task whose update is used, from 0; `set_task` changes it.
+
+    Raises:
+        TTValueError: If a value is outside its range.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = nn.Sequential(nn.Linear(96, 64), nn.Linear(96, 64))
+        >>> model = get_peft_model(model, MetaTTConfig(r=8, target_modules=["0", "1"]))
+        >>> model.get_nb_trainable_parameters()[0] == 96 * 8 + 1 * 8**2 + 2 * 8**2 + 8 * 64
+        True
+    """
+
+    method: ClassVar[str] = "metatt"
+
+    num_tasks: int | None = field(default=None)
+    task: int = field(default=0)
+
+    def _check_sizes(self) -> None:
+        super()._check_sizes()
+        if self.num_tasks is not None:
+            self._check_positive("num_tasks")
+        check_task(self.task, self.num_tasks)
+
+
+def check_task(task: int, num_tasks: int | None) -> None:
+    """Refuse a task that there is not.
+
+    Args:
+        task: Its number, from 0.
+        num_tasks: How many there are; `None` is one.
+
+    Raises:
+        TTValueError: If it is outside the range.
+
+    Example:
+        >>> check_task(1, 3)
+    """
+    tasks = num_tasks or 1
+    if isinstance(task, bool) or not isinstance(task, int) or not 0 <= task < tasks:
+        raise TTValueError(f"task is {task!r}; expected an integer from 0 to {tasks - 1} (num_tasks is {num_tasks}).")
+
+
+class MetaTTTrain(nn.Module):
+    """The cores of the train of all modules of one shape.
+
+    Args:
+        in_features: The modules' input size.
+        out_features: The modules' output size.
+        layers: Number of layers.
+        projections: Number of projections in a layer.
+        config: The method's config.
+    """
+
+    def __init__(self, in_features: int, out_features: int, layers: int, projections: int, config: MetaTTConfig) -> None:
+        super().__init__()
+        r = config.r
+        self.inputs = nn.Parameter(torch.empty(in_features, r))
+        self.layers = nn.Parameter(torch.eye(r).repeat(layers, 1, 1))
+        self.projections = nn.Parameter(torch.eye(r).repeat(projections, 1, 1))
+        self.tasks = nn.Parameter(torch.eye(r).repeat(config.num_tasks, 1, 1)) if config.num_tasks else None
+        self.outputs = nn.Parameter(torch.zeros(r, out_features))
+        self.task = config.task
+        # Identities inside make every module start as LoRA does; a zero last core makes the identity of the model.
+        nn.init.uniform_(self.inputs, -(in_features**-0.5), in_features**-0.5)
+        if config.init_weights is not True:
+            nn.init.uniform_(self.outputs, -(r**-0.5), r**-0.5)
+
+
+class MetaTTView(SharedView):
+    """The slice of the train that belongs to one module."""
+
+    @classmethod
+    def make_shared(
+        cls, in_features: int, out_features: int, layers: int, projections: int, head_size: int, config: MetaTTConfig
+    ) -> MetaTTTrain:
+        """Build the train."""
+        return MetaTTTrain(in_features, out_features, layers, projections, config)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return the first core, of shape `(in_features, r)`, and the others contracted, `(r, out_features)`."""
+        train = self.shared
+        middle = train.layers[self.layer] @ train.projections[self.projection]
+        if train.tasks is not None:
+            middle = middle @ train.tasks[train.task]
+        return train.inputs, middle @ train.outputs
+
+
+class MetaTTLinear(LinearAdapterLayer, method="metatt", network=MetaTTView):
+    """A linear layer with MetaTT adapters."""
+
+
+class MetaTTModel(LinearModel):
+    """The tuner of MetaTT."""
+
+    prefix = "metatt_"
+    tuner_layer_cls = MetaTTLinear
+    target_module_mapping = QUERY_VALUE
+
+
+def set_task(model: nn.Module, task: int, adapter_name: str = "default") -> None:
+    """Choose the task whose update a MetaTT adapter uses, for training and inference alike.
+
+    Args:
+        model: A model with a MetaTT adapter that was made with `num_tasks`.
+        task: Its number, from 0.
+        adapter_name: The adapter.
+
+    Raises:
+        TTValueError: If there is no such task, or no such adapter.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> base = nn.Sequential(nn.Linear(6, 4))
+        >>> model = get_peft_model(base, MetaTTConfig(r=2, num_tasks=3, target_modules=["0"]))
+        >>> set_task(model, 2)
+    """
+    layers = [m for m in model.modules() if isinstance(m, MetaTTLinear) and adapter_name in m.networks]
+    if not layers:
+        raise TTValueError(f"adapter_name is {adapter_name!r}, but the model has no MetaTT adapter of that name.")
+    for layer in layers:
+        train = layer.networks[adapter_name].shared
+        check_task(task, None if train.tasks is None else len(train.tasks))
+        train.task = task
+        layer.drop_factors()
+
+
+register("metatt", MetaTTConfig, MetaTTModel)

@@ -1,0 +1,101 @@
+"""TT-LoRA: the update itself is one tensor train, input modes then output modes (arXiv:2408.01008)."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ttnet.errors import TTValueError
+from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearModel
+from ttnet_llm.networks.targets import QUERY_VALUE
+from ttnet_llm.registry import register
+from ttnet_llm.trains import TrainConfig
+
+
+@dataclass
+class TTLoraConfig(TrainConfig):
+    """Configuration of TT-LoRA: `delta_W = alpha * train`, cut at the bond between its input and output modes.
+
+    All fields of `AdapterConfig` and `TrainConfig` apply too; by default the query and value projections are adapted.
+
+    Args:
+        alpha: The factor on the update.
+        init_weights: Besides True and False: `"gaussian"` draws every core from a normal distribution; `"tt_svd"`
+            starts as the TT-SVD of the leading part of the layer's weight, and counts from there; `"lora"` takes over
+            the LoRA adapter in `lora_path`.
+        lora_path: Folder of a LoRA checkpoint, for `init_weights="lora"`.
+
+    Raises:
+        TTValueError: If a value is outside its range.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> modes = {"2048x512": [[16, 16, 4, 2], [2, 16, 16]]}
+        >>> model = nn.Sequential(nn.Linear(2048, 512))
+        >>> model = get_peft_model(model, TTLoraConfig(tt_rank=5, modes=modes, target_modules=["0"]))
+        >>> model.get_nb_trainable_parameters()[0]
+        1160
+    """
+
+    method: ClassVar[str] = "tt_lora"
+    starts: ClassVar[tuple[str, ...]] = ("gaussian", "tt_svd", "lora")
+
+    alpha: float = field(default=4)
+    lora_path: str | None = field(default=None)
+
+    @property
+    def update_scale(self) -> float:
+        """The factor on the update."""
+        return self.alpha
+
+    def _check_sizes(self) -> None:
+        super()._check_sizes()
+        if self.layout != "aligned" or self.modes == "paper":
+            name: Any = "layout" if self.layout != "aligned" else "modes"
+            raise TTValueError(
+                f"{name} is {getattr(self, name)!r}, but TT-LoRA is one aligned train of modes that are chosen "
+                "automatically or given by the layer's shape; leave it out, or give modes as a dict."
+            )
+
+
+class TTLoraNetwork(FactorNetwork):
+    """The update of one layer, an `in_features x out_features` matrix held as one train.
+
+    Args:
+        in_features: The layer's input size.
+        out_features: The layer's output size.
+        config: The method's config, as it holds for the layer.
+    """
+
+    def __init__(self, in_features: int, out_features: int, config: TTLoraConfig) -> None:
+        super().__init__(in_features, out_features, config)
+        self.delta = config.matrix(in_features, out_features)
+        config.draw(self.delta, 1 / (3 * in_features), zero=True)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return the parts of the train on either side of the cut."""
+        return self.delta.factors()
+
+    @property
+    def fit_rank(self) -> int:
+        """The rank of the train at the cut."""
+        return self.delta.layout.cut_rank
+
+    def fit(self, left: Tensor, right: Tensor) -> None:
+        """Take over `left @ right` by TT-SVD."""
+        self.delta.fit(left, right)
+
+
+class TTLoraLinear(LinearAdapterLayer, method="tt_lora", network=TTLoraNetwork):
+    """A linear layer with TT-LoRA adapters."""
+
+
+class TTLoraModel(LinearModel):
+    """The tuner of TT-LoRA."""
+
+    prefix = "tt_lora_"
+    tuner_layer_cls = TTLoraLinear
+    target_module_mapping = QUERY_VALUE
+
+
+register("tt_lora", TTLoraConfig, TTLoraModel)

@@ -1,0 +1,85 @@
+"""Arithmetic on matrices held as products of thin factors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def thin_svd(
+    left: Tensor,  # (m, k)
+    right: Tensor,  # (k, n)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the singular value decomposition of a product of thin factors, without forming the product.
+
+    Args:
+        left: Shape `(m, k)`.
+        right: Shape `(k, n)`.
+
+    Returns:
+        `u` of shape `(m, t)`, `s` of shape `(t,)`, descending, and `v` of shape `(t, n)` in float64, where t is at
+        most the smallest of m, k and n.
+
+    Example:
+        >>> u, s, v = thin_svd(torch.ones(4, 2), torch.ones(2, 9))
+        >>> [round(float(value), 6) for value in s]
+        [12.0, 0.0]
+    """
+    q_left, r_left = torch.linalg.qr(left.double())
+    q_right, r_right = torch.linalg.qr(right.double().mT)
+    u, s, v = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
+    return q_left @ u, s, v @ q_right.mT
+
+
+def leading_factors(
+    weight: Tensor,  # (m, n)
+    rank: int,
+) -> tuple[Tensor, Tensor]:
+    """Approximate a matrix by the product of two thin factors of equal norms, near its best one of that rank.
+
+    Args:
+        weight: The matrix, of any floating dtype.
+        rank: At least 1; capped by the matrix's sides.
+
+    Returns:
+        Factors of shapes `(m, rank)` and `(rank, n)` in float32, the same on every call. Source: Halko et al. 2011,
+        "Finding structure with randomness", algorithm 4.4, with the random numbers fixed.
+
+    Example:
+        >>> left, right = leading_factors(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 2)
+        >>> torch.allclose(left @ right, torch.diag(torch.tensor([3.0, 2.0, 0.0])), atol=1e-5)
+        True
+    """
+    weight = weight.float()
+    rank = min(rank, *weight.shape)
+    with torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
+        torch.manual_seed(0)
+        u, s, v = torch.svd_lowrank(weight, q=min(2 * rank + 8, *weight.shape), niter=4)
+    root = s[:rank].sqrt()
+    return u[:, :rank] * root, root[:, None] * v[:, :rank].mT
+
+
+def thinnest_product(factors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Multiply a chain of matrices into two, cut at its thinnest bond.
+
+    Args:
+        factors: At least two matrices, each with as many columns as the next one has rows.
+
+    Returns:
+        `left` of shape `(m, r)` and `right` of shape `(r, n)`, where r is the smallest size between the
+        factors and `left @ right` is the product of them all.
+
+    Example:
+        >>> left, right = thinnest_product([torch.ones(9, 4), torch.ones(4, 2), torch.ones(2, 7)])
+        >>> tuple(left.shape), tuple(right.shape)
+        ((9, 2), (2, 7))
+    """
+    bonds = [factor.shape[1] for factor in factors[:-1]]
+    cut = bonds.index(min(bonds)) + 1
+    left, right = factors[cut - 1], factors[cut]
+    # From the cut outwards, so that every product on the way is thin.
+    for factor in reversed(factors[: cut - 1]):
+        left = factor @ left
+    for factor in factors[cut + 1 :]:
+        right = right @ factor
+    return left, right

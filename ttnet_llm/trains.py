@@ -1,0 +1,124 @@
+"""Config fields of the methods that are made of tensor trains, and the matrices that they ask for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ttnet.errors import TTValueError
+from ttnet_llm.paired_matrix import PairedLayout, PairedMatrix
+from ttnet_llm.train_matrix import TrainLayout, TrainMatrix
+from ttnet_llm.tuner.config import AdapterConfig
+
+LAYOUTS = ("aligned", "interleaved")
+
+Rank = int | Sequence[int]  # one for all bonds, or one for each inner bond
+
+
+@dataclass
+class TrainConfig(AdapterConfig):
+    """Fields of a method whose matrices are tensor trains.
+
+    Args:
+        tt_rank: The largest rank of the trains, at least 1.
+        modes: How dimensions are factored: `"auto"` takes the factors with the fewest parameters, any size;
+            `"paper"` takes the tables of the LoRETTA paper, and only has the sizes in them; a dict gives the modes
+            of rows and columns by the shape of the matrix, such as `{"768x8": [[8, 8, 12], [8]]}`, and shapes that
+            it lacks are factored automatically.
+        layout: `"aligned"`: one train, rows first, columns after them, cut between the two, so that the matrix has
+            at most the rank of that bond; `"interleaved"`: a TT-matrix, every core with a row and a column mode,
+            whose matrix rank the bonds do not bound.
+        tt_head: Whether the hidden dense layer of a classification head (RoBERTa's `classifier.dense`, the pooler
+            of BERT and DeBERTa) becomes a train, too, which is trained and saved with the adapter.
+        recorded_modes: What `"auto"` chose; filled in, so that an adapter loads as it was made.
+
+    Raises:
+        TTValueError: If a value is outside its range.
+    """
+
+    rank_field: ClassVar[str] = "tt_rank"
+    starts: ClassVar[tuple[str, ...]] = ("gaussian",)
+
+    tt_rank: int = field(default=5)
+    modes: str | dict[str, Any] = field(default="auto")
+    layout: str = field(default="aligned")
+    tt_head: bool = field(default=False)
+    recorded_modes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.modes, dict):
+            for shape, modes in self.modes.items():
+                _check_modes(shape, modes)
+        else:
+            self._check_choice("modes", ("auto", "paper"))
+        self._check_choice("layout", LAYOUTS)
+        if self.modes == "paper" and self.layout != "aligned":
+            raise TTValueError(
+                f"layout is {self.layout!r} with modes 'paper', but the published modes are those of aligned trains; "
+                "use modes='auto'."
+            )
+
+    def _check_sizes(self) -> None:
+        super()._check_sizes()
+        if isinstance(self.tt_rank, int):
+            self._check_positive("tt_rank")
+
+    def matrix(self, rows: int, cols: int, rank: Rank | None = None) -> TrainMatrix | PairedMatrix:
+        """Make a trainable matrix, without setting its entries.
+
+        Args:
+            rows: Number of rows, at least 1.
+            cols: Number of columns, at least 1.
+            rank: Its ranks; `None` takes `tt_rank`.
+
+        Returns:
+            The matrix. What was chosen automatically is recorded in the config.
+        """
+        rank = self.tt_rank if rank is None else rank
+        paired = self.layout == "interleaved"
+        shape = f"{rows}x{cols}"
+        modes = self.modes.get(shape, "auto") if isinstance(self.modes, dict) else self.modes
+        if modes != "auto":
+            return _matrix(paired, rows, cols, rank, modes)
+        key = f"{shape}@{rank}" if isinstance(rank, int) else f"{shape}@{','.join(map(str, rank))}"
+        matrix = _matrix(paired, rows, cols, rank, self.recorded_modes.get(key, "auto"))
+        self.recorded_modes.setdefault(key, matrix.layout.split_modes)
+        return matrix
+
+    def draw(self, matrix: TrainMatrix | PairedMatrix, variance: float, zero: bool = False) -> None:
+        """Set a matrix's entries as `init_weights` says.
+
+        Args:
+            matrix: The matrix.
+            variance: Mean square of its entries, at least 0.
+            zero: Whether it is the one that is zero where the adapter starts as the identity.
+        """
+        if self.init_weights == "gaussian":
+            matrix.reset_parameters(variance, gaussian=True)
+        else:
+            matrix.reset_parameters(variance, zero=zero and self.init_weights is True)
+
+
+def _matrix(paired: bool, rows: int, cols: int, rank: Rank, modes: Any) -> TrainMatrix | PairedMatrix:
+    if paired:
+        return PairedMatrix(PairedLayout.choose(rows, cols, rank=rank, modes=modes))
+    return TrainMatrix(TrainLayout.choose(rows, cols, rank=rank, modes=modes))
+
+
+def _check_modes(shape: str, modes: Any) -> None:
+    try:
+        rows, cols = (int(size) for size in shape.split("x"))
+        row_modes, col_modes = ([int(mode) for mode in side] for side in modes)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise TTValueError(
+            f"modes[{shape!r}] is {modes!r}; expected a shape such as '768x8' and two lists, the modes of its rows "
+            "and of its columns, such as [[8, 8, 12], [8]]."
+        ) from error
+    for name, size, side in (("rows", rows, row_modes), ("columns", cols, col_modes)):
+        product = 1
+        for mode in side:
+            product *= mode
+        if product != size or min(side, default=0) < 1:
+            raise TTValueError(
+                f"modes[{shape!r}] factors the {size} {name} into {side}, whose product is {product}; expected {size}."
+            )
