@@ -1,11 +1,17 @@
 """The hidden dense layer of a classification head as a tensor train."""
 
+from contextlib import nullcontext
+from typing import Any
+
 import torch
-import torch.nn.functional as F
+from accelerate import init_empty_weights
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
+from ttnet.errors import TTValueError
 from ttnet_llm.trains import TrainConfig
+from ttnet_llm.tuner import AdapterModel
+from ttnet_llm.tuner.model import lies_inside
 
 # RoBERTa's kind of head; the poolers of BERT and DeBERTa; DistilBERT's.
 HIDDEN_LAYERS = ("classifier.dense", "pooler.dense", "pre_classifier")
@@ -108,3 +114,34 @@ def use_dense(model: nn.Module) -> None:
         if isinstance(module, TrainDense):
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, module.to_dense())
+
+
+class TTHeadModel(AdapterModel):
+    """Base of the tuners whose configs have `tt_head`."""
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put an adapter into the model, with trains in the head if the config says so."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = self.peft_config[adapter_name]
+        if config.tt_head:
+            with init_empty_weights() if kwargs.get("low_cpu_mem_usage") else nullcontext():
+                use_trains(self.model, adapter_name, config)
+
+    def _prepare_adapter_config(self, peft_config: TrainConfig, model_config: dict[str, Any]) -> TrainConfig:
+        peft_config = super()._prepare_adapter_config(peft_config, model_config)
+        if peft_config.tt_head:
+            hidden = hidden_layers(self.model)
+            if not hidden:
+                raise TTValueError(
+                    f"tt_head is True, but {type(self.model).__name__} has no hidden dense layer in its head (none of "
+                    f"{', '.join(HIDDEN_LAYERS)}); leave tt_head out."
+                )
+            kept = list(peft_config.modules_to_save or [])
+            # PEFT's own mechanism for whole modules then trains, saves, restores and switches them.
+            peft_config.modules_to_save = kept + [name for name in hidden if not lies_inside(name, kept)]
+        return peft_config
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        use_dense(model)
+        return model

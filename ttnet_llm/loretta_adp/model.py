@@ -4,10 +4,10 @@ from ttnet.errors import TTTypeError
 from ttnet_llm.loretta_adp.config import TARGET_MODULES, LorettaAdpConfig
 from ttnet_llm.loretta_adp.layer import LorettaAdpLinear
 from ttnet_llm.registry import register
-from ttnet_llm.tuner import AdapterModel
+from ttnet_llm.tt_head import TTHeadModel
 
 
-class LorettaAdpModel(AdapterModel):
+class LorettaAdpModel(TTHeadModel):
     """The tuner of LoRETTA_adp."""
 
     prefix = "loretta_adp_"

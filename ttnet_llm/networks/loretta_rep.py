@@ -12,6 +12,7 @@ from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 from ttnet_llm.thin import thin_svd, thinnest_product
 from ttnet_llm.trains import TrainConfig
+from ttnet_llm.tt_head import TTHeadModel
 
 
 @dataclass
@@ -92,7 +93,7 @@ class LorettaRepLinear(LinearAdapterLayer, method="loretta_rep", network=Loretta
     """A linear layer with LoRETTA_rep adapters."""
 
 
-class LorettaRepModel(LinearModel):
+class LorettaRepModel(TTHeadModel, LinearModel):
     """The tuner of LoRETTA_rep."""
 
     prefix = "loretta_rep_"

@@ -10,6 +10,7 @@ from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearModel
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 from ttnet_llm.trains import TrainConfig
+from ttnet_llm.tt_head import TTHeadModel
 
 
 @dataclass
@@ -90,7 +91,7 @@ class TTLoraLinear(LinearAdapterLayer, method="tt_lora", network=TTLoraNetwork):
     """A linear layer with TT-LoRA adapters."""
 
 
-class TTLoraModel(LinearModel):
+class TTLoraModel(TTHeadModel, LinearModel):
     """The tuner of TT-LoRA."""
 
     prefix = "tt_lora_"

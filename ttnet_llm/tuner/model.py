@@ -3,11 +3,10 @@
 import difflib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from accelerate import init_empty_weights
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
 from peft.utils.error import NoMatchingPeftModuleError
@@ -16,8 +15,6 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet_llm.tt_head import HIDDEN_LAYERS, hidden_layers, use_dense, use_trains
-from ttnet_llm.trains import TrainConfig
 from ttnet_llm.tuner.config import AdapterConfig
 from ttnet_llm.tuner.layer import BASE, AdapterLayer
 
@@ -46,15 +43,6 @@ class AdapterModel(BaseTuner):
         except NoMatchingPeftModuleError as error:
             hint = near_misses(model, self.peft_config[adapter_name].target_modules)
             raise NoMatchingPeftModuleError(f"{error} {hint}".strip()) from error
-        config = self.peft_config[adapter_name]
-        if isinstance(config, TrainConfig) and config.tt_head:
-            with init_empty_weights() if kwargs.get("low_cpu_mem_usage") else nullcontext():
-                use_trains(self.model, adapter_name, config)
-
-    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
-        model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
-        use_dense(model)
-        return model
 
     def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict[str, Any]) -> AdapterConfig:
         if peft_config.target_modules is None and model_config["model_type"] not in self.target_module_mapping:
@@ -68,15 +56,6 @@ class AdapterModel(BaseTuner):
             # PEFT's own mechanism for whole modules then trains, saves, restores and switches them.
             kept = list(peft_config.modules_to_save or [])
             peft_config.modules_to_save = kept + [n for n in norm_names(self.model, kept) if n not in kept]
-        if isinstance(peft_config, TrainConfig) and peft_config.tt_head:
-            kept = list(peft_config.modules_to_save or [])
-            hidden = hidden_layers(self.model)
-            if not hidden:
-                raise TTValueError(
-                    f"tt_head is True, but {type(self.model).__name__} has no hidden dense layer in its head (none of "
-                    f"{', '.join(HIDDEN_LAYERS)}); leave tt_head out."
-                )
-            peft_config.modules_to_save = kept + [n for n in hidden if not _inside(n, kept)]
         return peft_config
 
     @property
@@ -110,6 +89,13 @@ class AdapterModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter is trainable only once it is set active
         self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, AuxiliaryTrainingWrapper):
+            # PEFT would go on to set `weight`, which a head of several layers does not have.
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         if not autocast_adapter_dtype:
@@ -214,7 +200,7 @@ def norm_names(model: nn.Module, skip: list[str]) -> list[str]:
     """
     names: list[str] = []
     for name, module in model.named_modules():
-        if _inside(name, skip) or any(name.startswith(f"{outer}.") for outer in names):
+        if lies_inside(name, skip) or any(name.startswith(f"{outer}.") for outer in names):
             continue
         # An earlier adapter may have wrapped the layer to train a copy of it.
         module = getattr(module, "original_module", module)
@@ -224,8 +210,20 @@ def norm_names(model: nn.Module, skip: list[str]) -> list[str]:
     return names
 
 
-def _inside(name: str, modules: list[str]) -> bool:
-    """Tell whether a module is one of those with the given name endings, or lies in one."""
+def lies_inside(name: str, modules: list[str]) -> bool:
+    """Tell whether a module is one of those with the given name endings, or lies in one.
+
+    Args:
+        name: The module's full name.
+        modules: Names or name endings.
+
+    Returns:
+        Whether it does.
+
+    Example:
+        >>> lies_inside("bert.pooler.dense", ["pooler"]), lies_inside("bert.pooler", ["dense"])
+        (True, False)
+    """
     return any(re.match(rf"(^|.*\.){re.escape(module)}($|\..*)", name) for module in modules)
 
 
