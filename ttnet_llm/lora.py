@@ -1,8 +1,57 @@
-"""Reading LoRA checkpoints of PEFT's."""
+"""LoRA checkpoints of PEFT's: what is in them as thin factors, and thin factors as such a checkpoint."""
 
+import copy
+import dataclasses
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from peft import LoraConfig, PeftConfig
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from ttnet.errors import TTFileError, TTTypeError
+from ttnet_llm.folders import atomic_folder
+
+PREFIX = "base_model.model."  # of all keys in a checkpoint
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+_KEY = re.compile(rf"(?:{re.escape(PREFIX)})?(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
+
+# Fields that say nothing of the update, or of which `lora_factors` takes account; others must have their defaults.
+_UNDERSTOOD = {entry.name for entry in dataclasses.fields(PeftConfig)} | {
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "lora_dropout"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "bias", "modules_to_save"),
+    *("init_lora_weights", "eva_config", "loftq_config", "corda_config", "lora_ga_config", "velora_config"),
+    *("megatron_config", "megatron_core", "qalora_group_size", "runtime_config"),
+}
+# Ways to start that leave the base model as it is. After all others the update counts from changed weights.
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+
+
+@dataclass(frozen=True)
+class LoraCheckpoint:
+    """What a LoRA checkpoint of PEFT's holds.
+
+    Args:
+        config: Its config.
+        factors: For the name of every adapted module `L` of shape `(in_features, r)` and `R` of shape
+            `(r, out_features)`; the update is `L @ R`.
+        embeddings: Those of the modules that are embeddings.
+        others: Everything else (modules trained whole, biases), by its key in the file.
+    """
+
+    config: LoraConfig
+    factors: dict[str, tuple[Tensor, Tensor]]
+    embeddings: frozenset[str] = frozenset()
+    others: dict[str, Tensor] = field(default_factory=dict)
 
 
 def lora_factors(path: str | Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -13,10 +62,219 @@ def lora_factors(path: str | Path) -> dict[str, tuple[Tensor, Tensor]]:
 
     Returns:
         For the name of every adapted module `L` of shape `(in_features, r)` and `R` of shape `(r, out_features)`, the
-        scaling included in `R`.
+        scaling included in `R`; in float32 at least.
 
     Raises:
-        TTFileError: If the folder has no such files.
+        TTFileError: If the folder has no such files, or they do not fit together.
+        TTTypeError: If the checkpoint is of another method, or its update is not a plain product.
+
+    Example:
+        >>> import tempfile
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(6, 4)), LoraConfig(r=2, target_modules=["0"]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     {name: (tuple(left.shape), tuple(right.shape)) for name, (left, right) in lora_factors(folder).items()}
+        {'0': ((6, 2), (2, 4))}
+    """
+    return read_lora(path).factors
+
+
+def read_lora(path: str | Path) -> LoraCheckpoint:
+    """Read a LoRA checkpoint of PEFT's.
+
+    Args:
+        path: Folder with `adapter_config.json` and `adapter_model.safetensors`.
+
+    Returns:
+        Its content, the scaling included in the right factors; factors in float32 at least.
+
+    Raises:
+        TTFileError: If the folder has no such files, or they do not fit together.
         TTTypeError: If the checkpoint is of another method, or its update is not a plain product.
     """
-    raise NotImplementedError
+    folder = Path(path)
+    method = str(read_config(folder).get("peft_type"))
+    if method != "LORA":
+        raise TTTypeError(f"The adapter in {str(folder)!r} is {method}, not LoRA; name a folder with a LoRA adapter.")
+    config = LoraConfig.from_pretrained(str(folder))
+    _check_plain(config, folder)
+    sides: dict[str, dict[str, Tensor]] = {}
+    others: dict[str, Tensor] = {}
+    embeddings = set()
+    for key, tensor in read_weights(folder).items():
+        found = _KEY.fullmatch(key)
+        if found:
+            sides.setdefault(found[1], {})[found[3]] = tensor
+            if found[2]:
+                embeddings.add(found[1])
+        elif ".lora_" in key:
+            raise TTTypeError(
+                f"The adapter in {str(folder)!r} holds {key!r}, so that its update is not a plain product of two "
+                "matrices; only plain LoRA is understood."
+            )
+        else:
+            others[key] = tensor
+    if not sides:
+        raise TTFileError(f"The adapter in {str(folder)!r} holds no LoRA weights; save it again.")
+    factors = {name: _factors(name, pair, config, folder) for name, pair in sides.items()}
+    return LoraCheckpoint(config, factors, frozenset(embeddings), others)
+
+
+def read_config(folder: str | Path) -> dict[str, object]:
+    """Read the config of an adapter of any method.
+
+    Args:
+        folder: Where it was saved.
+
+    Returns:
+        The fields.
+
+    Raises:
+        TTFileError: If the folder has no config that can be read.
+    """
+    file = Path(folder) / CONFIG
+    if not file.is_file():
+        raise TTFileError(f"{str(folder)!r} holds no adapter (there is no {CONFIG}); check the path.")
+    try:
+        fields: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TTFileError(f"{str(file)!r} cannot be read: {error}; save the adapter again.") from error
+    return fields
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Read the weights of an adapter of any method.
+
+    Args:
+        folder: Where it was saved.
+
+    Returns:
+        The tensors by their keys.
+
+    Raises:
+        TTFileError: If the folder has no weights that can be read.
+    """
+    file = Path(folder) / WEIGHTS
+    if not file.is_file():
+        raise TTFileError(
+            f"{str(folder)!r} holds no {WEIGHTS}; load the adapter with PEFT and save it again with `save_pretrained`."
+        )
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise TTFileError(f"{str(file)!r} cannot be read: {error}; save the adapter again.") from error
+
+
+def write_lora(path: str | Path, checkpoint: LoraCheckpoint) -> LoraConfig:
+    """Write a LoRA checkpoint that PEFT loads, with every update scaled by 1.
+
+    Args:
+        path: The folder; a checkpoint in it is replaced, once the new one is whole.
+        checkpoint: What to write. The ranks and alphas of its config are those of its factors.
+
+    Returns:
+        The config as written.
+
+    Raises:
+        TTFileError: If the folder holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> factors = {"0": (torch.ones(6, 2), torch.ones(2, 4))}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     config = write_lora(folder, LoraCheckpoint(LoraConfig(target_modules=["0"]), factors))
+        ...     config.r, config.lora_alpha, bool(torch.equal(lora_factors(folder)["0"][1], factors["0"][1]))
+        (2, 2, True)
+    """
+    ranks = {name: left.shape[1] for name, (left, _) in checkpoint.factors.items()}
+    config = copy.deepcopy(checkpoint.config)
+    counts = Counter(ranks.values())
+    config.r = config.lora_alpha = max(counts, key=lambda rank: (counts[rank], rank))
+    config.use_rslora = False
+    config.rank_pattern = {exactly(name): rank for name, rank in ranks.items() if rank != config.r}
+    config.alpha_pattern = dict(config.rank_pattern)
+    tensors = dict(checkpoint.others)
+    for name, (left, right) in checkpoint.factors.items():
+        part, end = ("lora_embedding", "") if name in checkpoint.embeddings else ("lora", ".weight")
+        tensors[f"{PREFIX}{name}.{part}_A{end}"] = left.T
+        tensors[f"{PREFIX}{name}.{part}_B{end}"] = right.T
+    write_adapter(path, config, tensors)
+    return config
+
+
+def write_adapter(path: str | Path, config: PeftConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Write an adapter of any method, so that the folder is whole whenever the program stops.
+
+    Args:
+        path: The folder; an adapter in it is replaced.
+        config: A PEFT config.
+        tensors: The weights by their keys.
+
+    Raises:
+        TTFileError: If the folder holds something else than an adapter.
+    """
+    with atomic_folder(path, replaces=(CONFIG, WEIGHTS)) as folder:
+        config.save_pretrained(str(folder))
+        # The format knows neither views nor tensors that share memory.
+        copies = {key: t.detach().cpu().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
+        save_file(copies, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def exactly(name: str) -> str:
+    """Give the key of a `rank_pattern` or `alpha_pattern` that matches one module only.
+
+    Args:
+        name: The module's full name.
+
+    Returns:
+        A regular expression for PEFT.
+
+    Example:
+        >>> key = exactly("layers.1.q_proj")
+        >>> get_pattern_key([key], "layers.1.q_proj") == key, get_pattern_key([key], "decoder.layers.1.q_proj") == key
+        (True, False)
+    """
+    return "^" + re.escape(name)
+
+
+def _check_plain(config: LoraConfig, folder: Path) -> None:
+    for entry in dataclasses.fields(config):
+        factory = entry.default_factory
+        default = entry.default if factory is dataclasses.MISSING else factory()
+        value = getattr(config, entry.name)
+        if value and value != default and entry.name not in _UNDERSTOOD:
+            raise TTTypeError(
+                f"The LoRA adapter in {str(folder)!r} was made with {entry.name}={value!r}, so that its update is not "
+                "a plain product of two matrices; only plain LoRA is understood."
+            )
+    if config.init_lora_weights not in _PLAIN_STARTS:
+        raise TTTypeError(
+            f"The LoRA adapter in {str(folder)!r} was started with init_lora_weights={config.init_lora_weights!r}, "
+            "which changes the base model's weights; save it with `path_initial_model_for_weight_conversion`, as "
+            "PEFT's documentation says, so that it counts from the weights as they are."
+        )
+
+
+def _factors(name: str, pair: dict[str, Tensor], config: LoraConfig, folder: Path) -> tuple[Tensor, Tensor]:
+    if len(pair) < 2:
+        there, missing = ("A", "B") if "A" in pair else ("B", "A")
+        raise TTFileError(
+            f"The adapter in {str(folder)!r} holds lora_{there} of {name!r}, but no lora_{missing}; save it again."
+        )
+    ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
+    rank = ranks.get(get_pattern_key(ranks, name), config.r)
+    alpha = alphas.get(get_pattern_key(alphas, name), config.lora_alpha)
+    down, up = pair["A"], pair["B"]
+    if down.ndim != 2 or up.ndim != 2:
+        raise TTTypeError(
+            f"The LoRA weights of {name!r} in {str(folder)!r} have shapes {tuple(down.shape)} and {tuple(up.shape)}; "
+            "expected matrices. Only linear layers and embeddings are understood."
+        )
+    if down.shape[0] != rank or up.shape[1] != rank:
+        raise TTFileError(
+            f"The LoRA weights of {name!r} in {str(folder)!r} have shapes {tuple(down.shape)} and {tuple(up.shape)}, "
+            f"but its config says rank {rank}; save it again."
+        )
+    dtype = torch.promote_types(torch.promote_types(down.dtype, up.dtype), torch.float32)
+    return down.T.to(dtype), up.T.to(dtype) * (alpha / (math.sqrt(rank) if config.use_rslora else rank))
