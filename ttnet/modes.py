@@ -8,6 +8,10 @@ prefixes, and the cheapest train is a shortest path over the divisors, found her
 The cut between the input and the output modes is a node that every path visits. The two sides are therefore
 independent given their numbers of cores, and mirror images of each other: each is solved from its outer end
 (where the rank is 1) to the cut.
+
+In a TT-matrix every core has a mode of the rows and one of the columns, and only their product counts. Whatever
+the products, the prime factors of either side can be dealt out to them. So the products come first, as the modes
+of a train with nothing on the far side of the cut, and are then split into the two, which costs nothing.
 """
 
 import math
@@ -19,6 +23,8 @@ from ttnet.errors import TTTypeError, TTValueError
 
 # A way to build one side: parameters, then modes from the outer end of the train to the cut.
 _Side = tuple[int, tuple[int, ...]]
+# A way to split the cores of a TT-matrix: the product of their `min(m_k, n_k)`, then the row modes.
+_Split = tuple[int, tuple[int, ...]]
 
 
 def choose_modes(
@@ -56,6 +62,44 @@ def choose_modes(
     if num_cores is not None:
         num_cores = _positive("num_cores", num_cores)
     return _choose_modes(in_size, out_size, rank, num_cores)
+
+
+def choose_paired_modes(
+    rows: int, cols: int, *, rank: int, num_cores: int | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Factor a `rows x cols` matrix into the pairs of modes `m_k x n_k` of the TT-matrix with the fewest parameters.
+
+    Among equally small ones that with fewer cores wins, then the one with the larger products `m_k n_k` first, from
+    the left. The pairs of given products all have the same number of parameters. Taken are those with the largest
+    bound on the rank of the matrix, its smallest cut between rows and columns; then those with the largest product
+    of the `min(m_k, n_k)`, the rank that generic cores have even at TT rank 1; then those with the larger row modes
+    first. A mode of a pair may be 1; both are only where `rows` and `cols` are.
+
+    Args:
+        rows: Number of rows, at least 1.
+        cols: Number of columns, at least 1.
+        rank: Largest rank of a bond, at least 1; `capped_ranks` of the products says which rank each bond has.
+        num_cores: Number of cores; None leaves it free. A single core is the dense matrix.
+
+    Returns:
+        The row modes, with product `rows`, and as many column modes, with product `cols`.
+
+    Raises:
+        TTTypeError: If an argument is not an integer.
+        TTValueError: If a size or the rank is below 1, or the matrix cannot be split into `num_cores` pairs.
+
+    Example:
+        >>> choose_paired_modes(768, 64, rank=5)
+        ((8, 2, 2, 2, 3, 4), (2, 2, 2, 2, 1, 4))
+        >>> choose_paired_modes(768, 64, rank=5, num_cores=3)
+        ((16, 6, 8), (4, 2, 8))
+    """
+    rows = _positive("rows", rows)
+    cols = _positive("cols", cols)
+    rank = _positive("rank", rank)
+    if num_cores is not None:
+        num_cores = _positive("num_cores", num_cores)
+    return _choose_paired_modes(rows, cols, rank, num_cores)
 
 
 def capped_ranks(modes: Sequence[int], rank: int) -> tuple[int, ...]:
@@ -141,6 +185,51 @@ def _choose_modes(
         ),
     )
     return in_modes, out_modes[::-1]
+
+
+@cache
+def _choose_paired_modes(
+    rows: int, cols: int, rank: int, num_cores: int | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    trains = _cheapest_sides(rows * cols, 1, rank)
+    if num_cores is not None and num_cores > len(trains):
+        raise TTValueError(
+            f"num_cores is {num_cores}; expected 1 to {len(trains)} for a {rows} x {cols} matrix, at most one core for "
+            "each prime factor of its two sides."
+        )
+    _, products = min(trains if num_cores is None else [trains[num_cores - 1]], key=lambda train: train[0])
+    row_modes = _split_pairs(products, rows, cols, rank)
+    return row_modes, tuple(product // m for product, m in zip(products, row_modes, strict=True))
+
+
+def _split_pairs(products: tuple[int, ...], rows: int, cols: int, rank: int) -> tuple[int, ...]:
+    """Take the row modes out of the products, so that generic cores give a matrix of a high rank.
+
+    A cut puts every core on the side of the rows or on that of the columns. It goes through the column modes of the
+    former, the row modes of the latter and the bonds between the two, and the product of their sizes bounds the
+    rank of the matrix.
+    """
+    most = min(rows, cols)
+    # Level k maps the product of the first k row modes and the smallest cuts of these cores, that with core k on the
+    # side of the rows and that with it on the side of the columns, to the best choice of them. A cut of `most` or
+    # more bounds nothing, and may count as `most`.
+    level: dict[tuple[int, int, int], _Split] = {(1, 1, 1): (1, ())}
+    for product, bond in zip(products, capped_ranks(products, rank), strict=False):
+        longer: dict[tuple[int, int, int], _Split] = {}
+        for (before, with_rows, with_cols), (least, modes) in level.items():
+            for m in _divisors(product):
+                if rows % (before * m) == 0:
+                    n = product // m
+                    key = (
+                        before * m,
+                        min(most, n * min(with_rows, bond * with_cols)),
+                        min(most, m * min(with_cols, bond * with_rows)),
+                    )
+                    split = (least * min(m, n), (*modes, m))
+                    longer[key] = max(split, longer.get(key, split))
+        level = longer
+    *_, row_modes = max((min(cuts), *split) for (size, *cuts), split in level.items() if size == rows)
+    return row_modes
 
 
 def _cheapest_sides(size: int, other_size: int, rank: int) -> list[_Side]:
