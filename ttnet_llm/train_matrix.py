@@ -273,7 +273,11 @@ class TrainMatrix(nn.Module):
             if self._right_plan is None:
                 cores[-1] = cores[-1] * v[:, 0]
             else:
-                mirrored = _side((sigma[:, None] * v).mT, modes[:s:-1], ranks[-2 : s + 1 : -1])
+                # From the outer end to the cut, as the left side is.
+                columns = (sigma[:, None] * v).reshape(t, *modes[s + 1 :])
+                mirrored = _side(
+                    columns.permute(*reversed(range(columns.ndim))).reshape(-1, t), modes[:s:-1], ranks[-2 : s + 1 : -1]
+                )
                 cores[-1], mirrored[-1] = cores[-1] * root, mirrored[-1] * root
                 cores += [core.permute(2, 1, 0) for core in reversed(mirrored)]
         load_cores(self.cores, cores)
@@ -294,21 +298,24 @@ def _side(
 def load_cores(parameters: Sequence[nn.Parameter], cores: Sequence[Tensor]) -> None:
     """Set parameters to the cores of a train whose ranks are at most theirs, with equal norms.
 
+    Where a bond has room to spare, the core before it is filled up at random and the one after it with zeros: the
+    train stays what it is, and can learn to use the room.
+
     Args:
         parameters: The cores to set, in place.
         cores: As many cores, each at most as large in every dimension.
 
     Example:
         >>> parameters = nn.ParameterList([nn.Parameter(torch.empty(1, 2, 2)), nn.Parameter(torch.empty(2, 2, 1))])
-        >>> load_cores(parameters, [torch.ones(1, 2, 1), torch.zeros(1, 2, 1)])
-        >>> parameters[0].data
-        tensor([[[1., 0.],
-                 [1., 0.]]])
+        >>> load_cores(parameters, [torch.ones(1, 2, 1), torch.ones(1, 2, 1)])
+        >>> torch.tensordot(*parameters, dims=1).flatten().tolist()
+        [1.0, 1.0, 1.0, 1.0]
     """
     norms = [float(torch.linalg.vector_norm(core)) for core in cores]
     mean = math.exp(sum(map(math.log, norms)) / len(norms)) if all(norms) else 0.0
     with torch.no_grad():
         for parameter, core, norm in zip(parameters, cores, norms, strict=True):
-            parameter.zero_()
+            parameter.normal_(0, (mean or 1.0) / core.numel() ** 0.5)
+            parameter[core.shape[0] :] = 0
             room = parameter[tuple(slice(size) for size in core.shape)]
             room.copy_(core * (mean / norm) if mean else core)

@@ -18,7 +18,7 @@ from tests.ttnet_llm.models import logits
 from ttnet.errors import TTValueError
 from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, apply_loretta
 from ttnet_llm.loretta_adp.config import TARGET_MODULES
-from ttnet_llm.networks.loretta_rep import TARGET_MODULES as REP_TARGET_MODULES
+from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import peft_type, register
 
 ROBERTA_BASE = tf.RobertaConfig(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)
@@ -157,7 +157,7 @@ def test_every_architecture_known_to_peft_has_bottleneck_targets() -> None:
 def test_default_targets_exist_in_their_architecture(config: tf.PretrainedConfig) -> None:
     """The same number of modules is adapted in every layer."""
     for config_cls in (LorettaAdpConfig, LorettaRepConfig):
-        if config_cls is LorettaRepConfig and config.model_type not in REP_TARGET_MODULES:
+        if config_cls is LorettaRepConfig and config.model_type not in QUERY_VALUE:
             continue  # PEFT has no query and value projections for it
         adapted = get_peft_model(on_meta(config), config_cls()).base_model.targeted_module_names
         layers = getattr(config, "num_hidden_layers", 2)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttnet.errors import TTValueError
-from ttnet_llm.train_matrix import PAPER_MODES, TrainLayout, TrainMatrix, thinnest_product
+from ttnet_llm.thin import thinnest_product
+from ttnet_llm.train_matrix import PAPER_MODES, TrainLayout, TrainMatrix
 
 SIZES = st.integers(1, 60)
 RANKS = st.integers(1, 7)
@@ -137,3 +138,48 @@ def test_published_modes_of_another_size_are_refused() -> None:
 def test_a_boundary_that_does_not_divide_a_mode_is_refused() -> None:
     with pytest.raises(TTValueError, match="which no boundary inside the modes"):
         TrainLayout((4, 6), (1, 2, 1), rows=5)
+
+
+@given(rows=SIZES, cols=SIZES, rank=RANKS, k=RANKS, seed=st.integers(0, 2**16))
+def test_fit_is_as_near_as_the_ranks_allow(rows: int, cols: int, rank: int, k: int, seed: int) -> None:
+    """Within the quasi-optimality factor of the best train of those ranks, which a truncated SVD at each bond bounds."""
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.randn(rows, k, generator=generator, dtype=torch.float64)
+    right = torch.randn(k, cols, generator=generator, dtype=torch.float64)
+    matrix = make(rows, cols, rank)
+    matrix.fit(left, right)
+    target = left @ right
+    layout, bound, before = matrix.layout, 0.0, 1
+    for mode, bond in zip(layout.modes[:-1], layout.ranks[1:-1], strict=True):
+        before *= mode
+        bound += float(torch.linalg.svdvals(target.reshape(before, -1))[bond:].square().sum())
+    error = float((dense(matrix).detach() - target).square().sum())
+    assert error <= 1.01 * bound + 1e-10 * float(target.square().sum())
+
+
+@pytest.mark.parametrize(("size", "modes"), PAPER_MODES.items())
+def test_fit_of_the_published_modes_is_exact_where_ranks_suffice(size: tuple[int, int], modes: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    source, matrix = make(*size, 3, "paper"), make(*size, 3, "paper")
+    matrix.fit(*source.factors())
+    torch.testing.assert_close(dense(matrix), dense(source), rtol=1e-4, atol=1e-4)
+
+
+def test_given_modes_and_ranks() -> None:
+    layout = TrainLayout.choose(12, 6, rank=(2, 3, 4), modes=((4, 3), (3, 2)))
+    assert (layout.modes, layout.ranks, layout.rows, layout.split_modes) == (
+        (4, 3, 3, 2),
+        (1, 2, 3, 4, 1),
+        12,
+        [[4, 3], [3, 2]],
+    )
+    with pytest.raises(TTValueError, match=r"has 3 inner bonds; give one rank for each"):
+        TrainLayout.choose(12, 6, rank=(2, 3), modes=((4, 3), (3, 2)))
+    with pytest.raises(TTValueError, match="give the modes as well"):
+        TrainLayout.choose(12, 6, rank=(2, 3), modes="auto")
+
+
+def test_recorded_modes_make_the_same_layout() -> None:
+    for rows, cols, rank in itertools.product((1, 7, 48, 768), (1, 8, 64), (1, 5)):
+        layout = TrainLayout.choose(rows, cols, rank=rank, modes="auto")
+        assert TrainLayout.choose(rows, cols, rank=rank, modes=layout.split_modes) == layout

@@ -77,7 +77,9 @@ class MetaTTTrain(nn.Module):
         config: The method's config.
     """
 
-    def __init__(self, in_features: int, out_features: int, layers: int, projections: int, config: MetaTTConfig) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, layers: int, projections: int, config: MetaTTConfig
+    ) -> None:
         super().__init__()
         r = config.r
         self.inputs = nn.Parameter(torch.empty(in_features, r))
@@ -148,6 +150,9 @@ def set_task(model: nn.Module, task: int, adapter_name: str = "default") -> None
         check_task(task, None if train.tasks is None else len(train.tasks))
         train.task = task
         layer.drop_factors()
+    config = getattr(model, "peft_config", {}).get(adapter_name)
+    if config is not None:
+        config.task = task  # so that it is saved with the adapter
 
 
 register("metatt", MetaTTConfig, MetaTTModel)

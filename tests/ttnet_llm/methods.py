@@ -1,0 +1,66 @@
+"""Every method that the tests run over: a new one is one more entry here."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from ttnet_llm import (
+    LorettaAdpConfig,
+    LorettaRepConfig,
+    LortaConfig,
+    LotrConfig,
+    MeloraConfig,
+    MetaTTConfig,
+    TTLoraConfig,
+)
+from ttnet_llm.linear import SharedConfig
+from ttnet_llm.trains import TrainConfig
+from ttnet_llm.tuner import AdapterConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with the options that it is tested with; calling it makes a config."""
+
+    name: str
+    config_cls: type[AdapterConfig]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, **options: Any) -> AdapterConfig:
+        return self.config_cls(**(self.options | options))
+
+    @property
+    def method(self) -> str:
+        return self.config_cls.method
+
+    @property
+    def merges(self) -> bool:
+        return self.config_cls is not LorettaAdpConfig
+
+    @property
+    def has_trains(self) -> bool:
+        return issubclass(self.config_cls, TrainConfig)
+
+    @property
+    def shares(self) -> bool:
+        return issubclass(self.config_cls, SharedConfig)
+
+
+METHODS = [
+    Method("loretta_rep", LorettaRepConfig, {"tt_rank": 3}),
+    Method("loretta_rep interleaved", LorettaRepConfig, {"tt_rank": 3, "layout": "interleaved"}),
+    Method("loretta_adp", LorettaAdpConfig, {"tt_rank": 3}),
+    Method("loretta_adp interleaved", LorettaAdpConfig, {"tt_rank": 3, "layout": "interleaved"}),
+    Method("tt_lora", TTLoraConfig, {"tt_rank": 3}),
+    Method("lorta", LortaConfig),
+    Method("lotr", LotrConfig),
+    Method("metatt", MetaTTConfig),
+    Method("melora", MeloraConfig, {"r": 2, "n": 3}),
+]
+
+
+def each(condition: str | None = None) -> pytest.MarkDecorator:
+    """Run a test over all methods, or over those with a property, as its argument `make_config`."""
+    chosen = [method for method in METHODS if condition is None or getattr(method, condition)]
+    return pytest.mark.parametrize("config_cls", chosen, ids=[method.name for method in chosen])
