@@ -123,7 +123,8 @@ def export_lora(
     for name, layer in layers.items():
         left, right = layer.factors(adapter_name)
         _check_finite(name, left, right)
-        *factors[name], errors[name] = smallest_factors(left, right * layer.scalings[adapter_name], bound, rank)
+        left, right, errors[name] = smallest_factors(left, right * layer.scalings[adapter_name], bound, rank)
+        factors[name] = left, right
     ranks = {name: left.shape[1] for name, (left, _) in factors.items()}
     if pad_to is not None:
         width = max(ranks.values()) if pad_to == "uniform" else pad_to
@@ -168,7 +169,7 @@ def linear_layers(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, Li
         >>> [name for name, _ in linear_layers(model, "default")]
         ['0']
     """
-    configs = getattr(model, "peft_config", {})
+    configs = _configs(model)
     if adapter_name not in configs:
         there = f"the model has {', '.join(map(repr, configs))}" if configs else "the model has no adapter"
         raise TTValueError(f"adapter_name is {adapter_name!r}, but {there}.")
@@ -226,6 +227,10 @@ def smallest_factors(
     return (u[:, :rank] * root).to(dtype), (root[:, None] * v[:rank]).to(dtype), tails[rank] / tails[0]
 
 
+def _configs(model: nn.Module) -> dict[str, Any]:
+    return getattr(model, "peft_config", {})
+
+
 def _check_finite(name: str, *factors: Tensor) -> None:
     if any(factor.is_meta for factor in factors):
         raise TTValueError(f"The adapter's weights in {name!r} are on the meta device; load them first.")
@@ -246,7 +251,7 @@ def _padded(name: str, left: Tensor, right: Tensor, width: int) -> tuple[Tensor,
 
 def _config(model: nn.Module, adapter_name: str, layers: dict[str, LinearAdapterLayer]) -> LoraConfig:
     """Say in LoRA's terms what the adapter's config says, but for the ranks."""
-    config = model.peft_config[adapter_name]
+    config = _configs(model)[adapter_name]
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     auto_mapping = config.auto_mapping
     if config.task_type is None and auto_mapping is None:
