@@ -280,7 +280,7 @@ class TrainMatrix(nn.Module):
                 )
                 cores[-1], mirrored[-1] = cores[-1] * root, mirrored[-1] * root
                 cores += [core.permute(2, 1, 0) for core in reversed(mirrored)]
-        load_cores(self.cores, cores)
+        load_cores(list(self.cores), cores)
 
 
 def _side(

@@ -1,10 +1,8 @@
 """The hidden dense layer of a classification head as a tensor train."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
@@ -37,7 +35,8 @@ class TrainDense(nn.Module):
         self.weight_train = config.matrix(dense.in_features, dense.out_features)
         self.weight_train.reset_parameters(1 / (3 * dense.in_features))
         self.bias = None if dense.bias is None else nn.Parameter(dense.bias.detach().clone().float())
-        self.to(dense.weight.device)
+        if not any(parameter.is_meta for parameter in self.parameters()):  # there they are about to be loaded
+            self.to(dense.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:  # (*batch, in_features) -> (*batch, out_features)
         """Multiply by the factors of the weight, and add the bias."""
@@ -124,8 +123,7 @@ class TTHeadModel(AdapterModel):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
         if config.tt_head:
-            with init_empty_weights() if kwargs.get("low_cpu_mem_usage") else nullcontext():
-                use_trains(self.model, adapter_name, config)
+            use_trains(self.model, adapter_name, config)
 
     def _prepare_adapter_config(self, peft_config: TrainConfig, model_config: dict[str, Any]) -> TrainConfig:
         peft_config = super()._prepare_adapter_config(peft_config, model_config)

@@ -142,7 +142,7 @@ def test_a_boundary_that_does_not_divide_a_mode_is_refused() -> None:
 
 @given(rows=SIZES, cols=SIZES, rank=RANKS, k=RANKS, seed=st.integers(0, 2**16))
 def test_fit_is_as_near_as_the_ranks_allow(rows: int, cols: int, rank: int, k: int, seed: int) -> None:
-    """Within the quasi-optimality factor of the best train of those ranks, which a truncated SVD at each bond bounds."""
+    """Within the bound of TT-SVD: what a truncated SVD at each bond would leave out."""
     generator = torch.Generator().manual_seed(seed)
     left = torch.randn(rows, k, generator=generator, dtype=torch.float64)
     right = torch.randn(k, cols, generator=generator, dtype=torch.float64)

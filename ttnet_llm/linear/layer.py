@@ -59,7 +59,9 @@ class LinearAdapterLayer(AdapterLayer):
         """Contract every adapter's factors once and for all, until the next `train()` or `drop_factors()`."""
         self.drop_factors()
         with torch.no_grad():
-            self._held = {adapter: self.factors(adapter) for adapter in self.networks}
+            for adapter in self.networks:
+                left, right = self.factors(adapter)
+                self._held[adapter] = left.detach().clone(), right.detach().clone()  # some are the weights themselves
 
     def drop_factors(self) -> None:
         """Contract the factors in every forward pass again."""

@@ -66,8 +66,7 @@ class LinearModel(AdapterModel):
         head_size = _head_size(self.get_model_config(self.model))
         for (in_features, out_features), members in groups.items():
             places = [_place(name) for name, _ in members]
-            layers = list(dict.fromkeys(layer for layer, _ in places))
-            projections = list(dict.fromkeys(projection for _, projection in places))
+            layers, projections = (list(dict.fromkeys(names)) for names in zip(*places, strict=True))
             view_cls = cast(type[SharedView], self.tuner_layer_cls.network_cls)
             shared = view_cls.make_shared(
                 in_features,
@@ -77,9 +76,9 @@ class LinearModel(AdapterModel):
                 head_size if head_size and out_features % head_size == 0 else out_features,
                 config,
             )
-            for k, ((_, member), (layer, projection)) in enumerate(zip(members, places, strict=True)):
+            for k, ((_, member), place) in enumerate(zip(members, places, strict=True)):
                 view = cast(SharedView, member.networks[adapter_name])
-                view.connect(shared, layers.index(layer), projections.index(projection), owner=k == 0)
+                view.connect(shared, layers.index(place[0]), projections.index(place[1]), owner=k == 0)
             owner = members[0][1]
             owner._move_adapter_to_device_of_base_layer(adapter_name)
             shared.requires_grad_(adapter_name in owner.active_adapters and not config.inference_mode)

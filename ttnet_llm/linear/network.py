@@ -1,7 +1,7 @@
 """What a linear method's network is: something that answers with two thin factors."""
 
 import copy
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ class SharedView(FactorNetwork):
         raise NotImplementedError
 
     @property
-    def shared(self) -> nn.Module:
+    def shared(self) -> Any:
         """The common part."""
         return self._shared[0]
 

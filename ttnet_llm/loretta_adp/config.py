@@ -39,8 +39,8 @@ TARGET_MODULES = {architecture: names for names, architectures in _NAMES for arc
 class LorettaAdpConfig(TrainConfig):
     """Configuration of LoRETTA_adp: `h + scaling * up(act(down(h)))` around frozen linear layers.
 
-    All fields of `AdapterConfig` and `TrainConfig` apply too. By default the attention and feed-forward outputs are adapted in
-    encoders of the BERT family, and the feed-forward layers in decoders.
+    All fields of `AdapterConfig` and `TrainConfig` apply too. By default the attention and feed-forward outputs are
+    adapted in encoders of the BERT family, and the feed-forward layers in decoders.
 
     Args:
         bottleneck: Size between `down` and `up`, at least 1.

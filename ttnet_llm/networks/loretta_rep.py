@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, LinearModel
 from ttnet_llm.networks.targets import QUERY_VALUE
@@ -33,8 +33,8 @@ class LorettaRepConfig(TrainConfig, LinearConfig):
         TTValueError: If a value is outside its range.
 
     Example:
-        >>> import torch
         >>> from peft import get_peft_model
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(768, 768))
         >>> model = get_peft_model(model, LorettaRepConfig(target_modules=["0"]))
         >>> model.get_nb_trainable_parameters()

@@ -1,7 +1,7 @@
 """MetaTT: the updates of a whole model, and of several tasks, as one tensor train (arXiv:2506.09105)."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +146,7 @@ def set_task(model: nn.Module, task: int, adapter_name: str = "default") -> None
     if not layers:
         raise TTValueError(f"adapter_name is {adapter_name!r}, but the model has no MetaTT adapter of that name.")
     for layer in layers:
-        train = layer.networks[adapter_name].shared
+        train = cast(MetaTTView, layer.networks[adapter_name]).shared
         check_task(task, None if train.tasks is None else len(train.tasks))
         train.task = task
         layer.drop_factors()

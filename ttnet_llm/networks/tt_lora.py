@@ -1,14 +1,15 @@
 """TT-LoRA: the update itself is one tensor train, input modes then output modes (arXiv:2408.01008)."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ttnet.errors import TTValueError
 from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearModel
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
+from ttnet_llm.train_matrix import TrainMatrix
 from ttnet_llm.trains import TrainConfig
 from ttnet_llm.tt_head import TTHeadModel
 
@@ -31,6 +32,7 @@ class TTLoraConfig(TrainConfig):
 
     Example:
         >>> from peft import get_peft_model
+        >>> from torch import nn
         >>> modes = {"2048x512": [[16, 16, 4, 2], [2, 16, 16]]}
         >>> model = nn.Sequential(nn.Linear(2048, 512))
         >>> model = get_peft_model(model, TTLoraConfig(tt_rank=5, modes=modes, target_modules=["0"]))
@@ -70,7 +72,7 @@ class TTLoraNetwork(FactorNetwork):
 
     def __init__(self, in_features: int, out_features: int, config: TTLoraConfig) -> None:
         super().__init__(in_features, out_features, config)
-        self.delta = config.matrix(in_features, out_features)
+        self.delta = cast(TrainMatrix, config.matrix(in_features, out_features))  # the layout is always aligned
         config.draw(self.delta, 1 / (3 * in_features), zero=True)
 
     def factors(self) -> tuple[Tensor, Tensor]:
