@@ -1,21 +1,19 @@
-"""The command `ttnet-llm`: fine-tune, evaluate, count parameters."""
+"""The command `ttnet-llm`: fine-tune, evaluate, count parameters; the others live in `ttnet_llm.commands`."""
 
 from __future__ import annotations
 
 import ast
-import errno
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ttnet.errors import MissingExtraError, TTError, TTValueError, import_extra
+from ttnet.errors import MissingExtraError, TTValueError
 
 try:
-    typer = import_extra("typer", extra="cli")
-    Console = import_extra("rich.console", extra="cli").Console
+    from ttnet_llm.commands import add_commands
+    from ttnet_llm.console import Console, make_table, plain, typer
+    from ttnet_llm.console import one_sentence_errors as one_sentence_errors
 except MissingExtraError as _error:  # the command is installed with or without its extra
     sys.exit(str(_error))
 
@@ -35,33 +33,6 @@ Option = typer.Option
 MethodOption = Annotated[
     list[str] | None, Option("--method-option", help="A field of the method's config, KEY=VALUE; repeat for several.")
 ]
-
-
-@contextmanager
-def one_sentence_errors() -> Iterator[None]:
-    """Turn what a user can mend into one sentence and exit code 1; other errors keep their traceback."""
-    from peft.utils.error import NoMatchingPeftModuleError
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (TTError, NoMatchingPeftModuleError) as error:
-        sentence = str(error)
-    except KeyboardInterrupt:
-        sentence = "Interrupted; say --resume to go on from the last checkpoint."
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch and safetensors write files in compiled code, and put the system's message into theirs.
-        full = getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC).lower() in str(error).lower()
-        if full:
-            sentence = "The disk is full; free some space, then say --resume to go on from the last checkpoint."
-        elif isinstance(error, PermissionError):
-            sentence = f"No permission for {error.filename!r}; name another folder or change its rights."
-        else:
-            raise
-    else:
-        return
-    Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/] {_plain(sentence)}", highlight=False)
-    raise typer.Exit(1)
 
 
 @app.command(name="finetune")
@@ -143,7 +114,7 @@ def evaluate_command(
             found = evaluate(adapter, data, model=model, batch_size=batch_size)
         if predictions:
             write_predictions(found, predictions)
-        table = _table("measure", "value")
+        table = make_table("measure", "value")
         for name, value in found.measures.items():
             table.add_row(name, f"{value:.4f}")
         table.add_row("texts", f"{len(found.labels):,}")
@@ -170,7 +141,7 @@ def params_command(
         options = parse_options(method_option or [])
         config = load_config(model, **({} if classify is None else {"num_labels": classify}))
         task_type = None if classify is None else "SEQ_CLS"
-        table = _table("method", "adapter", "norms", "head", "trainable", "share of all")
+        table = make_table("method", "adapter", "norms", "head", "trainable", "share of all")
         for name, chosen in {method: options, "lora": options if method == "lora" else {}}.items():
             budget = count_parameters(config, make_config(name, chosen, task_type))
             counts = (budget.adapter, budget.norms, budget.head, budget.trainable)
@@ -204,6 +175,9 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
+add_commands(app)
+
+
 def main() -> None:
     """Run the command."""
     app()
@@ -222,7 +196,7 @@ def _literal(value: str) -> Any:
 def _print_result(result: FinetuneResult) -> None:
     from ttnet_llm.training.report import seconds, size
 
-    table = _table("", "")
+    table = make_table("", "")
     parameters = result.parameters
     table.add_row("trainable parameters", f"{parameters.trainable:,} ({parameters.share:.3%})")
     table.add_row("adapter / norms / head", f"{parameters.adapter:,} / {parameters.norms:,} / {parameters.head:,}")
@@ -231,19 +205,7 @@ def _print_result(result: FinetuneResult) -> None:
         table.add_row(f"validation {name}", f"{result.before[name]:.4f} → {value:.4f}")
     table.add_row("time per step, median", seconds(result.seconds_per_step))
     Console().print(table)
-    Console(soft_wrap=True).print(f"Saved in {_plain(result.settings.output)}: {Path(result.adapter).name}, report.md")
-
-
-def _table(*columns: str) -> Any:
-    table = import_extra("rich.table", extra="cli").Table(show_header=any(columns))
-    for k, name in enumerate(columns):
-        table.add_column(name, justify="right" if k else "left")
-    return table
-
-
-def _plain(text: str) -> str:
-    """Text in which rich finds no markup, on one line."""
-    return import_extra("rich.markup", extra="cli").escape(" ".join(text.split()))
+    Console(soft_wrap=True).print(f"Saved in {plain(result.settings.output)}: {Path(result.adapter).name}, report.md")
 
 
 if __name__ == "__main__":

@@ -217,14 +217,38 @@ def smallest_factors(
     """
     dtype = torch.promote_types(left.dtype, torch.float32)
     u, s, v = thin_svd(left.cpu(), right.cpu())
-    tails = [float(torch.linalg.vector_norm(s[k:])) for k in range(len(s))] + [0.0]
-    noise = torch.finfo(dtype).eps * (8 + 2 * math.sqrt(len(s)))
-    rank = next(k for k, tail in enumerate(tails) if tail <= max(eps, noise) * tails[0])
+    rank = needed_rank(s, eps, dtype)
+    if rank == 0 and s[0] == 0:
+        return u[:, :1].to(dtype), torch.zeros_like(v[:1], dtype=dtype), 0.0
     rank = max(1, min(rank, max_rank or rank))
     root = s[:rank].sqrt()
-    if tails[0] == 0:
-        return u[:, :1].to(dtype), torch.zeros_like(v[:1], dtype=dtype), 0.0
-    return (u[:, :rank] * root).to(dtype), (root[:, None] * v[:rank]).to(dtype), tails[rank] / tails[0]
+    error = float(torch.linalg.vector_norm(s[rank:]) / torch.linalg.vector_norm(s))
+    return (u[:, :rank] * root).to(dtype), (root[:, None] * v[:rank]).to(dtype), error
+
+
+def needed_rank(
+    s: Tensor,  # (t,), descending
+    eps: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+) -> int:
+    """Count the leading singular values that an error bound needs.
+
+    Args:
+        s: Shape `(t,)`, descending.
+        eps: Bound on the relative Frobenius error, at least 0; never taken to be below the rounding noise.
+        dtype: The dtype of the factors that they belong to, which sets the noise.
+
+    Returns:
+        The smallest number that leaves no more than the bound to the others; 0 if all are zero.
+
+    Example:
+        >>> s = torch.tensor([4.0, 3.0, 1e-9])
+        >>> needed_rank(s), needed_rank(s, eps=0.6), needed_rank(0 * s)
+        (2, 1, 0)
+    """
+    tails = s.double().square().flip(0).cumsum(0).flip(0).sqrt()
+    noise = torch.finfo(dtype).eps * (8 + 2 * math.sqrt(len(s)))
+    return int((tails > max(eps, noise) * tails[0]).sum())
 
 
 def _configs(model: nn.Module) -> dict[str, Any]:

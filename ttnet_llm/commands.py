@@ -1,0 +1,147 @@
+"""The commands for adapters that are done: export, compress, merge, inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm.console import Console, make_table, one_sentence_errors, plain, typer
+
+Option = typer.Option
+Base = Annotated[str | None, Option("--model", help="The base model; by default the one that the adapter names.")]
+
+
+def add_commands(app: Any) -> None:
+    """Add the commands to the command line.
+
+    Args:
+        app: The typer application.
+    """
+    for name, command in {"export": export, "compress": compress, "merge": merge, "inspect": inspect}.items():
+        app.command(name=name)(command)
+
+
+def export(
+    adapter: Annotated[str, Option(help="Folder of an adapter of any linear method.")],
+    output: Annotated[str, Option(help="Folder for the LoRA checkpoint.")],
+    model: Base = None,
+    pad_to: Annotated[str | None, Option(help="One rank for all modules: a number, or uniform.")] = None,
+    eps: Annotated[float | None, Option(help="Relative error that an update may have.")] = None,
+    rank: Annotated[int | None, Option(help="Largest rank of a module.")] = None,
+) -> None:
+    """Write an adapter as an ordinary LoRA checkpoint, exactly, for serving engines; needs no base weights."""
+    with one_sentence_errors(resumable=False):
+        from ttnet_llm.export import export_lora
+        from ttnet_llm.loading import load_adapter
+        from ttnet_llm.training.progress import quiet_libraries
+
+        quiet_libraries()
+        width: Any = int(pad_to) if pad_to is not None and pad_to.isdecimal() else pad_to
+        with Console(stderr=True).status("Exporting"):
+            report = export_lora(
+                load_adapter(adapter, model=model, weights=False), output, eps=eps, rank=rank, pad_to=width
+            )
+        table = make_table("module", "shape", "rank", "parameters", "error")
+        for module in report.modules:
+            size = "x".join(map(str, module.shape))
+            table.add_row(plain(module.name), size, f"{module.rank}", f"{module.parameters:,}", f"{module.error:.1e}")
+        Console().print(table)
+        Console(soft_wrap=True).print(
+            f"Saved in {plain(output)}: LoRA of rank {report.rank}, {report.parameters:,} parameters."
+        )
+
+
+def compress(
+    lora: Annotated[str, Option(help="Folder of a LoRA checkpoint.")],
+    output: Annotated[
+        str | None, Option(help="Folder for the new adapter; without it only the report is made.")
+    ] = None,
+    method: Annotated[str, Option(help="tt-lora or loretta-rep.")] = "tt-lora",
+    eps: Annotated[float | None, Option(help="Relative error that an update may have; by default none.")] = None,
+    max_rank: Annotated[int | None, Option(help="Largest rank of the trains.")] = None,
+    budget: Annotated[int | None, Option(help="Number of parameters of all trains; chooses the error.")] = None,
+) -> None:
+    """Turn a LoRA adapter into tensor trains, to a stated error or size; needs no base model."""
+    with one_sentence_errors(resumable=False):
+        from ttnet_llm.compress import compress_lora
+
+        with Console(stderr=True).status("Compressing"):
+            report = compress_lora(
+                lora, output, method=method.replace("-", "_"), eps=eps, max_rank=max_rank, budget=budget
+            )
+        table = make_table("module", "shape", "ranks", "parameters", "of LoRA", "error")
+        for module in report.modules:
+            table.add_row(
+                plain(module.name),
+                "x".join(map(str, module.shape)),
+                " ".join(map(str, module.ranks[1:-1])),
+                f"{module.parameters:,}",
+                f"{module.parameters / module.lora_parameters:.1%}",
+                f"{module.error:.1e}",
+            )
+        Console().print(table)
+        share = report.parameters / report.lora_parameters
+        sizes = f"{report.parameters:,} parameters, {share:.1%} of LoRA's, at an error of {report.error:.1e} at most"
+        Console(soft_wrap=True).print(f"Saved in {plain(output)}: {sizes}." if output else f"Not saved: {sizes}.")
+
+
+def merge(
+    adapter: Annotated[str, Option(help="Folder of an adapter that can be merged.")],
+    output: Annotated[str, Option(help="Folder for the merged model; new or empty.")],
+    model: Base = None,
+) -> None:
+    """Merge an adapter into its base model, and save that with its tokenizer."""
+    with one_sentence_errors(resumable=False):
+        from transformers import AutoTokenizer
+
+        from ttnet_llm.folders import atomic_folder
+        from ttnet_llm.loading import base_name, load_adapter
+        from ttnet_llm.training.progress import quiet_libraries
+
+        quiet_libraries()
+        with Console(stderr=True).status("Merging"), atomic_folder(output) as folder:
+            loaded = load_adapter(adapter, model=model)
+            if not hasattr(loaded.base_model, "merge_and_unload"):
+                raise TTTypeError(f"The adapter in {adapter!r} is of a method that cannot be merged.")
+            loaded.merge_and_unload(safe_merge=True).save_pretrained(folder)
+            try:
+                AutoTokenizer.from_pretrained(base_name(adapter, model)).save_pretrained(folder)
+                kept = "the model and its tokenizer"
+            except (OSError, ValueError, KeyError, ImportError):  # what transformers raises where there is none
+                kept = "the model; its base has no tokenizer that can be loaded"
+        Console(soft_wrap=True).print(f"Saved in {plain(output)}: {kept}.")
+
+
+def inspect(
+    adapter: Annotated[str, typer.Argument(help="Folder of an adapter, of this package or LoRA.")],
+    model: Base = None,
+    picture: Annotated[str | None, Option(help="A png, pdf or svg file for the singular values.")] = None,
+) -> None:
+    """Show what an adapter does to every module: sizes, ranks and the singular values of its update."""
+    with one_sentence_errors(resumable=False):
+        from ttnet_llm.spectra import adapter_spectra, draw_spectra
+        from ttnet_llm.training.progress import quiet_libraries
+
+        if picture is not None and Path(picture).suffix not in (".png", ".pdf", ".svg"):
+            raise TTValueError(f"--picture is {picture!r}; expected a png, pdf or svg file.")
+        quiet_libraries()
+        spectra = adapter_spectra(adapter, model=model)
+        table = make_table("module", "shape", "parameters", "train ranks", "rank", "largest", "effective rank")
+        for entry in spectra:
+            values = entry.singular_values
+            table.add_row(
+                plain(entry.name),
+                "x".join(map(str, entry.shape)),
+                f"{entry.parameters:,}",
+                ", ".join(" ".join(map(str, ranks[1:-1])) for ranks in entry.train_ranks),
+                *(("-",) * 3 if values is None else (f"{len(values)}", f"{max(values, default=0):.3g}")),
+                *(() if values is None else (f"{entry.effective_rank:.1f}",)),
+            )
+        Console().print(table)
+        parameters = sum(entry.parameters for entry in spectra)
+        Console(soft_wrap=True).print(f"{parameters:,} parameters in {len(spectra)} modules.")
+        if picture is not None:
+            subtitle = f"{parameters:,} parameters in {len(spectra)} modules; first layers light, last layers dark"
+            draw_spectra(spectra, picture, title=f"Updates of {Path(adapter).resolve().name}", subtitle=subtitle)
+            Console(soft_wrap=True).print(f"Drawn in {plain(picture)}.")

@@ -1,0 +1,73 @@
+"""What the commands have in common: errors told in one sentence, and tables."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ttnet.errors import TTError, import_extra
+
+typer = import_extra("typer", extra="cli")
+Console = import_extra("rich.console", extra="cli").Console
+
+
+@contextmanager
+def one_sentence_errors(resumable: bool = True) -> Iterator[None]:
+    """Turn what a user can mend into one sentence and exit code 1; other errors keep their traceback.
+
+    Args:
+        resumable: Whether what is done in the block can be gone on with by `--resume`.
+    """
+    from peft.utils.error import NoMatchingPeftModuleError
+    from safetensors import SafetensorError
+
+    advice = "say --resume to go on from the last checkpoint." if resumable else "run the command again."
+    try:
+        yield
+    except (TTError, NoMatchingPeftModuleError) as error:
+        sentence = str(error)
+    except KeyboardInterrupt:
+        sentence = f"Interrupted; {advice}"
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch and safetensors write files in compiled code, and put the system's message into theirs.
+        full = getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC).lower() in str(error).lower()
+        if full:
+            sentence = f"The disk is full; free some space, then {advice}"
+        elif isinstance(error, PermissionError):
+            sentence = f"No permission for {error.filename!r}; name another folder or change its rights."
+        else:
+            raise
+    else:
+        return
+    Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/] {plain(sentence)}", highlight=False)
+    raise typer.Exit(1)
+
+
+def make_table(*columns: str) -> Any:
+    """Begin a rich table whose first column is text, and the others numbers.
+
+    Args:
+        *columns: Their headings; without any, the table has no head.
+
+    Returns:
+        The table.
+    """
+    table = import_extra("rich.table", extra="cli").Table(show_header=any(columns))
+    for k, name in enumerate(columns):
+        table.add_column(name, justify="right" if k else "left")
+    return table
+
+
+def plain(text: str) -> str:
+    """Give a text in which rich finds no markup, on one line.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text to print.
+    """
+    return import_extra("rich.markup", extra="cli").escape(" ".join(text.split()))
