@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial
 
 from ttnet.errors import TTTypeError
 from ttnet_llm.tuner import AdapterConfig
@@ -124,6 +125,23 @@ class SharedView(FactorNetwork):
     def shared(self) -> Any:
         """The common part."""
         return self._shared[0]
+
+    def part(self, name: str) -> Tensor:
+        """Give a parameter of the common part.
+
+        Where FSDP2 shards the model by layers, it gathers the common part for the layer that holds it alone: in the
+        others it is gathered here, and the gradients of all of them are averaged as FSDP2's own are.
+
+        Args:
+            name: The parameter's name.
+
+        Returns:
+            The parameter, whole.
+        """
+        parameter = getattr(self.shared, name)
+        if isinstance(parameter, DTensor):
+            return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)
+        return parameter
 
     def connect(self, shared: nn.Module, layer: int, projection: int, owner: bool) -> Self:
         """Say what the view looks at.

@@ -82,10 +82,9 @@ class LortaView(SharedView):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the input factor, and the others multiplied together, of shape `(r, out_features)`."""
-        tensor = self.shared
-        weights = tensor.layers[self.layer] * tensor.projections[self.projection]  # (r,)
-        outputs = (tensor.heads * weights)[:, None, :] * tensor.outputs  # (heads, head_size, r)
-        return tensor.inputs, outputs.flatten(0, 1).T
+        weights = self.part("layers")[self.layer] * self.part("projections")[self.projection]  # (r,)
+        outputs = (self.part("heads") * weights)[:, None, :] * self.part("outputs")  # (heads, head_size, r)
+        return self.part("inputs"), outputs.flatten(0, 1).T
 
 
 class LortaLinear(LinearAdapterLayer, method="lorta", network=LortaView):

@@ -80,7 +80,7 @@ class LotrView(SharedView):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return U, of shape `(in_features, r)`, and `G @ V`, of shape `(r, out_features)`."""
-        return self.shared.U, self.core @ self.shared.V
+        return self.part("U"), self.core @ self.part("V")
 
 
 class LotrLinear(LinearAdapterLayer, method="lotr", network=LotrView):

@@ -106,11 +106,10 @@ class MetaTTView(SharedView):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the first core, of shape `(in_features, r)`, and the others contracted, `(r, out_features)`."""
-        train = self.shared
-        middle = train.layers[self.layer] @ train.projections[self.projection]
-        if train.tasks is not None:
-            middle = middle @ train.tasks[train.task]
-        return train.inputs, middle @ train.outputs
+        middle = self.part("layers")[self.layer] @ self.part("projections")[self.projection]
+        if self.shared.tasks is not None:
+            middle = middle @ self.part("tasks")[self.shared.task]
+        return self.part("inputs"), middle @ self.part("outputs")
 
 
 class MetaTTLinear(LinearAdapterLayer, method="metatt", network=MetaTTView):

@@ -1,0 +1,36 @@
+"""A step by two processes is the step by one, with DDP and with a base sharded by FSDP2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.ttnet_llm.methods import Method, each
+from tests.ttnet_llm.two_processes import IDS, make, step, trained
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("steps")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "tests.ttnet_llm.two_processes", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+@each()
+def test_a_step_of_two_processes_is_a_step_of_one(two_processes: Path, config_cls: Method, way: str) -> None:
+    model: nn.Module = make(config_cls)
+    before = trained(model)
+    step(model, IDS)
+    expected = trained(model)
+    found = torch.load(two_processes / f"{way}-{config_cls.name}.pt")
+    assert found.keys() == expected.keys()
+    assert any(not torch.equal(expected[name], before[name]) for name in expected)
+    for name, parameter in expected.items():
+        torch.testing.assert_close(found[name], parameter, rtol=1e-4, atol=1e-6)

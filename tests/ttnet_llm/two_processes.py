@@ -1,0 +1,66 @@
+"""One optimiser step by two processes, of every method, with DDP and with FSDP2; run by `test_distributed.py`.
+
+Run as `python -m torch.distributed.run --nproc-per-node 2 two_processes.py FOLDER`: writes for every method and
+way the trained parameters after the step to FOLDER.
+"""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from peft import get_peft_model
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from tests.ttnet_llm import models
+from tests.ttnet_llm.methods import METHODS, Method
+from tests.ttnet_llm.models import perturb
+
+RATE = 0.1
+IDS = torch.randint(64, (4, 6), generator=torch.Generator().manual_seed(0))
+
+
+def make(method: Method) -> nn.Module:
+    return perturb(get_peft_model(models.llama(), method()), spread=0.1).train()
+
+
+def step(model: nn.Module, ids: torch.Tensor) -> None:
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=RATE)
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+
+
+def trained(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix("module."): (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+
+
+def shard(model: nn.Module) -> nn.Module:
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.get_base_model().model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def main(folder: str) -> None:
+    ways = {"ddp": Accelerator(cpu=True).prepare_model, "fsdp2": shard}
+    rank = dist.get_rank()
+    for way, prepare in ways.items():
+        for method in METHODS:
+            model = prepare(make(method))
+            step(model, IDS[2 * rank : 2 * rank + 2])
+            result = trained(model)
+            if rank == 0:
+                torch.save(result, f"{folder}/{way}-{method.name}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
