@@ -4,6 +4,7 @@ Importing this package makes its methods known to PEFT; from then on PEFT's ordi
 """
 
 from ttnet_llm.apply import apply_loretta
+from ttnet_llm.linear import hold_factors
 from ttnet_llm.loretta_adp import LorettaAdpConfig, LorettaAdpModel
 from ttnet_llm.networks.loretta_rep import LorettaRepConfig, LorettaRepModel
 from ttnet_llm.networks.lorta import LortaConfig, LortaModel
@@ -28,5 +29,6 @@ __all__ = [
     "TTLoraConfig",
     "TTLoraModel",
     "apply_loretta",
+    "hold_factors",
     "set_task",
 ]

@@ -13,7 +13,7 @@ from tests.ttnet_llm import models
 from tests.ttnet_llm.methods import Method, each
 from tests.ttnet_llm.models import logits, perturb
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, MeloraConfig, TTLoraConfig
+from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, MeloraConfig, TTLoraConfig, hold_factors
 from ttnet_llm import trains as trains_module
 from ttnet_llm.thin import leading_factors, thin_svd
 from ttnet_llm.train_matrix import TrainLayout
@@ -28,7 +28,7 @@ def test_tt_svd_starts_in_the_weights_principal_directions(make: object, config_
     expected = logits(base)
     model = get_peft_model(base, config_cls(init_weights="tt_svd", tt_rank=8))
     torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
-    _, layer = next(model.base_model.layers("default"))
+    _, layer = next(model.base_model.layers_with("default"))
     network = layer.networks["default"]
     left, right = network.network.factors()
     held = layer.scalings["default"] * (left @ right).double()
@@ -104,7 +104,7 @@ def test_patterns_set_ranks_and_factors_of_single_modules() -> None:
             max(layer.networks["default"].A.layout.ranks),
             layer.scalings["default"],
         )
-        for name, layer in model.base_model.layers("default")
+        for name, layer in model.base_model.layers_with("default")
     }
     assert found == {
         "0.self_attn.q_proj": (4, 1, 4.0),
@@ -153,13 +153,16 @@ def _plain(name: str) -> str:
 def test_held_factors_change_nothing_until_training(config_cls: Method) -> None:
     model = perturb(get_peft_model(models.llama(), config_cls())).eval()
     expected = logits(model)
-    for _, layer in model.base_model.layers("default"):
-        layer.hold_factors()
+    hold_factors(model)
     assert torch.equal(logits(model), expected)
     perturb(model)
     assert torch.equal(logits(model), expected)  # still those held
     model.train().eval()
     assert not torch.equal(logits(model), expected)
+    with pytest.raises(TTValueError, match="call `eval\(\)` first"):
+        hold_factors(model.train())
+    with pytest.raises(TTValueError, match="has no adapter of a linear method"):
+        hold_factors(models.llama())
 
 
 @each("has_trains")

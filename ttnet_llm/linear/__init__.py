@@ -1,8 +1,8 @@
 """The one layer and tuner of every method whose update is `scaling * L @ R`."""
 
 from ttnet_llm.linear.config import LinearConfig, SharedConfig
-from ttnet_llm.linear.layer import LinearAdapterLayer
+from ttnet_llm.linear.layer import LinearAdapterLayer, hold_factors
 from ttnet_llm.linear.model import LinearModel
 from ttnet_llm.linear.network import FactorNetwork, SharedView
 
-__all__ = ["FactorNetwork", "LinearAdapterLayer", "LinearConfig", "LinearModel", "SharedConfig", "SharedView"]
+__all__ = ["FactorNetwork", "LinearAdapterLayer", "LinearConfig", "LinearModel", "SharedConfig", "SharedView", "hold_factors"]

@@ -46,7 +46,7 @@ class LinearModel(AdapterModel):
         elif config.init_weights == "lora":
             self._start_from_lora(adapter_name, config)
 
-    def layers(self, adapter_name: str) -> Iterator[tuple[str, LinearAdapterLayer]]:
+    def layers_with(self, adapter_name: str) -> Iterator[tuple[str, LinearAdapterLayer]]:
         """List the layers that have an adapter, with the full names of their modules.
 
         Args:
@@ -61,7 +61,7 @@ class LinearModel(AdapterModel):
 
     def _share(self, adapter_name: str, config: AdapterConfig) -> None:
         groups: dict[tuple[int, int], list[tuple[str, LinearAdapterLayer]]] = {}
-        for name, layer in self.layers(adapter_name):
+        for name, layer in self.layers_with(adapter_name):
             groups.setdefault((layer.in_features, layer.out_features), []).append((name, layer))
         head_size = _head_size(self.get_model_config(self.model))
         for (in_features, out_features), members in groups.items():
@@ -85,7 +85,7 @@ class LinearModel(AdapterModel):
 
     @torch.no_grad()
     def _start_from_weights(self, adapter_name: str) -> None:
-        for _, layer in self.layers(adapter_name):
+        for _, layer in self.layers_with(adapter_name):
             network = cast(FactorNetwork, layer.networks[adapter_name])
             if any(parameter.is_meta for parameter in network.parameters()):
                 continue  # about to be loaded
@@ -95,7 +95,7 @@ class LinearModel(AdapterModel):
     @torch.no_grad()
     def _start_from_lora(self, adapter_name: str, config: AdapterConfig) -> None:
         given = lora_factors(config.lora_path)
-        for name, layer in self.layers(adapter_name):
+        for name, layer in self.layers_with(adapter_name):
             network = cast(FactorNetwork, layer.networks[adapter_name])
             if name in given and not any(parameter.is_meta for parameter in network.parameters()):
                 left, right = given[name]

@@ -1,0 +1,151 @@
+"""Published parameter counts against those of this library, from configurations alone; writes docs/results/published.md.
+
+No weights are made or read: every model is built on PyTorch's meta device. Run as `python -m benchmarks.published`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers as tf
+from peft import LoraConfig, PeftConfig
+
+from ttnet_llm import (
+    LorettaAdpConfig,
+    LorettaRepConfig,
+    LortaConfig,
+    LotrConfig,
+    MeloraConfig,
+    MetaTTConfig,
+    TTLoraConfig,
+)
+from ttnet_llm.budget import count_parameters
+from ttnet_llm.training.files import write_text
+from ttnet_llm.training.report import markdown_table
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "published.md"
+
+ROBERTA = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+MODELS: dict[str, tf.PretrainedConfig] = {
+    "RoBERTa-base": tf.RobertaConfig(**ROBERTA, vocab_size=50265),
+    "DeBERTa-base": tf.DebertaConfig(**ROBERTA, vocab_size=50265, type_vocab_size=0),
+    "LLaMA-2-7B": tf.LlamaConfig(
+        hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008
+    ),
+    "Llama-3.2-1B": tf.LlamaConfig(
+        hidden_size=2048,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        intermediate_size=8192,
+    ),
+}
+TT_LORA_MODES = {"2048x2048": [[16, 8, 4, 4], [4, 4, 8, 16]], "2048x512": [[16, 16, 4, 2], [2, 16, 16]]}
+PAPER: dict[str, Any] = {"modes": "paper"}
+WHOLE: dict[str, Any] = {"modes": "paper", "train_norms": True}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A published number: what it counts, and the config that counts it here."""
+
+    method: str
+    model: str
+    config: PeftConfig
+    options: str
+    published: int | None  # of everything that is trained, the head included
+    source: str
+
+
+ROWS = [
+    Row("LoRA", "RoBERTa-base", LoraConfig(r=8), "r 8", 294_912, "2 r (in + out) L"),
+    Row("LoRETTA_rep", "RoBERTa-base", LorettaRepConfig(**PAPER), "r 8, TT rank 5", 27_840, "arXiv:2402.11417"),
+    Row("LoRETTA_rep", "LLaMA-2-7B", LorettaRepConfig(**PAPER), "r 8, TT rank 5", 102_400, "arXiv:2402.11417"),
+    Row(
+        "LoRETTA_rep",
+        "LLaMA-2-7B",
+        LorettaRepConfig(**WHOLE, tt_rank=8),
+        "r 8, TT rank 8, norms",
+        516_096,
+        "arXiv:2402.11417 (0.51 M)",
+    ),
+    Row("LoRETTA_adp", "RoBERTa-base", LorettaAdpConfig(**PAPER), "TT rank 5", 57_408, "arXiv:2402.11417"),
+    Row(
+        "LoRETTA_adp",
+        "DeBERTa-base",
+        LorettaAdpConfig(**WHOLE, tt_head=True, task_type="SEQ_CLS"),
+        "TT rank 5, norms, TT head",
+        99_194,
+        "arXiv:2402.11417 (0.10 M)",
+    ),
+    Row(
+        "LoRETTA_adp",
+        "LLaMA-2-7B",
+        LorettaAdpConfig(**WHOLE),
+        "TT rank 5, norms",
+        876_800,
+        "arXiv:2402.11417 (0.88 M)",
+    ),
+    Row(
+        "TT-LoRA",
+        "Llama-3.2-1B",
+        TTLoraConfig(modes=TT_LORA_MODES),
+        "TT rank 5, published modes",
+        33_920,
+        "arXiv:2408.01008",
+    ),
+    Row("LoRTA", "RoBERTa-base", LortaConfig(r=4), "r 4", 3_440, "arXiv:2410.04060"),
+    Row("LoRTA", "LLaMA-2-7B", LortaConfig(r=4), "r 4", 17_168, "arXiv:2410.04060"),
+    Row("LoTR", "RoBERTa-base", LotrConfig(r=2), "r 2", 3_168, "2 d r + 2 L r^2, arXiv:2402.01376"),
+    Row(
+        "MetaTT",
+        "RoBERTa-base",
+        MetaTTConfig(r=8),
+        "r 8",
+        2 * 768 * 8 + (12 + 2) * 8**2,
+        "2 d r + (L + P) r^2, arXiv:2506.09105",
+    ),
+    Row("MELoRA", "RoBERTa-base", MeloraConfig(r=8, n=4), "r 8, n 4", 294_912, "2 r (in + out) L, arXiv:2402.17263"),
+    Row("LoRETTA_rep", "RoBERTa-base", LorettaRepConfig(), "r 8, TT rank 5, automatic modes", None, ""),
+    Row("LoRETTA_rep", "LLaMA-2-7B", LorettaRepConfig(), "r 8, TT rank 5, automatic modes", None, ""),
+    Row(
+        "LoRETTA_rep",
+        "RoBERTa-base",
+        LorettaRepConfig(layout="interleaved"),
+        "r 8, TT rank 5, interleaved",
+        None,
+        "",
+    ),
+    Row("LoRETTA_adp", "RoBERTa-base", LorettaAdpConfig(), "TT rank 5, automatic modes", None, ""),
+    Row("LoRETTA_adp", "LLaMA-2-7B", LorettaAdpConfig(), "TT rank 5, automatic modes", None, ""),
+    Row("TT-LoRA", "Llama-3.2-1B", TTLoraConfig(), "TT rank 5, automatic modes", None, ""),
+]
+
+
+def cells(row: Row) -> list[str]:
+    counted = count_parameters(MODELS[row.model], row.config).trainable
+    published = "" if row.published is None else f"{row.published:,}"
+    return [row.method, row.model, row.options, published, f"{counted:,}", row.source]
+
+
+def main() -> None:
+    table = markdown_table(["method", "model", "options", "published", "counted", "source"], [cells(row) for row in ROWS])
+    write_text(
+        RESULTS,
+        f"""# Published and counted parameters
+
+Everything that is trained, counted on the models' own configurations, without weights. Where the papers give a
+formula or a layout, the number is what it comes to; those in brackets are the papers' rounded ones.
+
+{table}
+
+Made by `python -m benchmarks.published`.
+""",
+    )
+
+
+if __name__ == "__main__":
+    main()
