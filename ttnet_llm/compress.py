@@ -212,7 +212,7 @@ class _Trains:
 
     def rounded(self, eps: float) -> dict[str, TensorTrain]:
         """Round all updates to a relative error, over the modes with which they then have the fewest parameters."""
-        bound = max(eps - ROUNDING / 2, ROUNDING / 2)
+        bound = eps if eps >= 1 else max(eps - ROUNDING / 2, ROUNDING / 2)  # from 1 on, all ranks are 1
         choices = (
             {name: train.round(eps=bound, max_rank=self._max_rank) for name, train in trains.items()}
             for trains in self._exact

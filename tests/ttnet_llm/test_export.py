@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import AutoPeftModelForSequenceClassification, LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForSequenceClassification, LoraConfig, PeftMixedModel, PeftModel, get_peft_model
+from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file
 from torch import nn
 
@@ -321,3 +322,16 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(TTFileError, match="is a file; name a folder"):
         export_lora(model, tmp_path / "mine.txt")
     assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def test_what_peft_does_for_lora_alone_is_had_by_exporting(tmp_path: Path) -> None:
+    """Hot-swapping one adapter for another of the same ranks, and models that mix methods."""
+    first = perturb(get_peft_model(models.llama(), MetaTTConfig(r=3)), seed=1)
+    second = perturb(get_peft_model(models.llama(), TTLoraConfig(tt_rank=3)), seed=2)
+    export_lora(first, tmp_path / "first", pad_to=4)
+    export_lora(second, tmp_path / "second", pad_to=4)
+    model = plain_lora(models.llama(), tmp_path / "first")
+    hotswap_adapter(model, tmp_path / "second", adapter_name="default")
+    torch.testing.assert_close(logits(model), logits(second), rtol=1e-5, atol=1e-5)
+    mixed = PeftMixedModel.from_pretrained(models.llama(), tmp_path / "first").eval()
+    torch.testing.assert_close(logits(mixed), logits(first), rtol=1e-5, atol=1e-5)
