@@ -91,11 +91,9 @@ class AdapterModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        if isinstance(child, AuxiliaryTrainingWrapper):
-            # PEFT would go on to set `weight`, which a head of several layers does not have.
-            setattr(parent, child_name, new_module)
-        else:
-            super()._replace_module(parent, child_name, new_module, child)
+        # The new module has the old one's weight already, on its device. PEFT would set and move it once more, which
+        # fails for a head of several layers, that has no `weight`, and for buffers that are yet to be loaded.
+        setattr(parent, child_name, new_module)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         if not autocast_adapter_dtype:
