@@ -42,7 +42,7 @@ def adapted(config: object) -> nn.Module:
 
 def deltas(model: nn.Module) -> dict[str, torch.Tensor]:
     """The dense update of every module, `(in, out)`."""
-    return {name: layer.get_delta_weight("default").T for name, layer in model.base_model.layers("default")}
+    return {name: layer.get_delta_weight("default").T for name, layer in model.base_model.layers_with("default")}
 
 
 @pytest.mark.parametrize("base", [nn.Linear(12, 20), Conv1D(20, 12), nn.Embedding(12, 20)])
@@ -99,7 +99,7 @@ def test_melora_reaches_n_times_the_rank() -> None:
 
 def test_lotr_is_tucker_2() -> None:
     model = adapted(LotrConfig(r=3, alpha=6, target_modules=["q", "o", "v"]))
-    for name, layer in model.base_model.layers("default"):
+    for name, layer in model.base_model.layers_with("default"):
         view = layer.networks["default"]
         expected = 2 * torch.einsum("ia,ab,bj->ij", view.shared.U, view.core, view.shared.V)
         torch.testing.assert_close(deltas(model)[name], expected)
@@ -107,8 +107,8 @@ def test_lotr_is_tucker_2() -> None:
 
 def test_lorta_is_a_cp_tensor() -> None:
     model = adapted(LortaConfig(r=3, alpha=6, target_modules=["q", "o", "v"]))
-    model.base_model.layers("default")
-    for name, layer in model.base_model.layers("default"):
+    model.base_model.layers_with("default")
+    for name, layer in model.base_model.layers_with("default"):
         view, tensor = layer.networks["default"], layer.networks["default"].shared
         full = 2 * torch.einsum(
             "ir,hr,jr,lr,pr->lpihj", tensor.inputs, tensor.heads, tensor.outputs, tensor.layers, tensor.projections
@@ -122,7 +122,7 @@ def test_metatt_is_a_train_over_the_model(num_tasks: int | None) -> None:
     model = adapted(MetaTTConfig(r=3, alpha=6, num_tasks=num_tasks, target_modules=["q", "o", "v"]))
     for task in range(num_tasks or 1):
         set_task(model, task)
-        for name, layer in model.base_model.layers("default"):
+        for name, layer in model.base_model.layers_with("default"):
             view, train = layer.networks["default"], layer.networks["default"].shared
             cores = [train.inputs[None], train.layers.permute(1, 0, 2), train.projections.permute(1, 0, 2)]
             if num_tasks:
@@ -151,7 +151,7 @@ def test_tasks_of_metatt_are_told_apart_and_remembered(tmp_path: object) -> None
 @each("shares")
 def test_modules_of_a_shape_share_and_others_do_not(config_cls: Method) -> None:
     model = get_peft_model(Layers(), config_cls(target_modules=["q", "o", "v"]))
-    views = {name: layer.networks["default"] for name, layer in model.base_model.layers("default")}
+    views = {name: layer.networks["default"] for name, layer in model.base_model.layers_with("default")}
     square = {id(view.shared) for name, view in views.items() if not name.endswith("v")}
     narrow = {id(view.shared) for name, view in views.items() if name.endswith("v")}
     assert len(square) == len(narrow) == 1
@@ -167,7 +167,7 @@ def test_every_adapter_shares_within_itself(config_cls: Method) -> None:
     model = get_peft_model(models.llama(), config_cls(), adapter_name="one")
     model.add_adapter("two", config_cls())
     shared = {
-        adapter: {id(layer.networks[adapter].shared) for _, layer in model.base_model.layers(adapter)}
+        adapter: {id(layer.networks[adapter].shared) for _, layer in model.base_model.layers_with(adapter)}
         for adapter in ("one", "two")
     }
     assert shared["one"].isdisjoint(shared["two"])
