@@ -152,11 +152,11 @@ def test_the_random_numbers_of_others_stay_as_they_are(tmp_path: Path) -> None:
     k=st.integers(1, 6),
     rank=st.integers(0, 6),
     decay=st.floats(0.05, 1),
-    eps=st.sampled_from([0.0, 1e-5, 1e-3, 0.05, 0.3, 0.9, 2.0]),
+    eps=st.sampled_from([0.0, 1e-5, 2.0]) | st.floats(0.01, 1),
     method=st.sampled_from(METHODS),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_error_is_guaranteed(
     m: int,
     n: int,
