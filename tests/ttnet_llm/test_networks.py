@@ -63,6 +63,18 @@ def test_forward_is_the_dense_formula(config_cls: Method, base: nn.Module) -> No
     torch.testing.assert_close(model.merge_and_unload()(x), expected)
 
 
+@each("merges")
+def test_the_update_of_an_embedding_starts_as_large_whatever_its_number_of_rows(config_cls: Method) -> None:
+    def start(base: nn.Module) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = get_peft_model(nn.Sequential(base), config_cls(target_modules=["0"], init_weights=False))
+        return model.base_model.model[0].get_delta_weight("default")
+
+    added_up = 48 / getattr(config_cls(), "n", 1)  # a block of MELoRA has its own inputs
+    expected = start(nn.Linear(48, 20)).T * added_up**0.5
+    torch.testing.assert_close(start(nn.Embedding(48, 20)), expected)
+
+
 @settings(max_examples=25, deadline=None)
 @given(rows=SIZES, cols=SIZES, rank=st.integers(1, 4))
 def test_tt_lora_is_a_train(rows: int, cols: int, rank: int) -> None:

@@ -5,4 +5,12 @@ from ttnet_llm.linear.layer import LinearAdapterLayer, hold_factors
 from ttnet_llm.linear.model import LinearModel
 from ttnet_llm.linear.network import FactorNetwork, SharedView
 
-__all__ = ["FactorNetwork", "LinearAdapterLayer", "LinearConfig", "LinearModel", "SharedConfig", "SharedView", "hold_factors"]
+__all__ = [
+    "FactorNetwork",
+    "LinearAdapterLayer",
+    "LinearConfig",
+    "LinearModel",
+    "SharedConfig",
+    "SharedView",
+    "hold_factors",
+]

@@ -40,7 +40,7 @@ class LinearAdapterLayer(AdapterLayer):
 
     def make_network(self, config: AdapterConfig) -> FactorNetwork:
         """Build the network of one adapter; one that starts from the layer's weight counts from its start."""
-        network = self.network_cls(self.in_features, self.out_features, config)
+        network = self.network_cls(self.in_features, self.out_features, config, self.fan_in)
         return Anchored(network) if config.init_weights == "tt_svd" else network
 
     def factors(self, adapter: str) -> tuple[Tensor, Tensor]:
@@ -81,6 +81,11 @@ class LinearAdapterLayer(AdapterLayer):
     @property
     def _is_embedding(self) -> bool:
         return isinstance(self.get_base_layer(), nn.Embedding)
+
+    @property
+    def fan_in(self) -> int:
+        """How many inputs an output adds up: all of them, but one row only of an embedding."""
+        return 1 if self._is_embedding else self.in_features
 
     def adapt_output(self, adapter: str, x: Tensor, result: Tensor) -> Tensor:
         """Add the update's contribution, as two skinny products.

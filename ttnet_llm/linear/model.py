@@ -60,17 +60,18 @@ class LinearModel(AdapterModel):
                 yield name, module
 
     def _share(self, adapter_name: str, config: AdapterConfig) -> None:
-        groups: dict[tuple[int, int], list[tuple[str, LinearAdapterLayer]]] = {}
+        groups: dict[tuple[int, int, int], list[tuple[str, LinearAdapterLayer]]] = {}
         for name, layer in self.layers_with(adapter_name):
-            groups.setdefault((layer.in_features, layer.out_features), []).append((name, layer))
+            groups.setdefault((layer.in_features, layer.out_features, layer.fan_in), []).append((name, layer))
         head_size = _head_size(self.get_model_config(self.model))
-        for (in_features, out_features), members in groups.items():
+        for (in_features, out_features, fan_in), members in groups.items():
             places = [_place(name) for name, _ in members]
             layers, projections = (list(dict.fromkeys(names)) for names in zip(*places, strict=True))
             view_cls = cast(type[SharedView], self.tuner_layer_cls.network_cls)
             shared = view_cls.make_shared(
                 in_features,
                 out_features,
+                fan_in,
                 len(layers),
                 len(projections),
                 head_size if head_size and out_features % head_size == 0 else out_features,

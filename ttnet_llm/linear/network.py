@@ -18,11 +18,13 @@ class FactorNetwork(nn.Module):
         in_features: The layer's input size.
         out_features: The layer's output size.
         config: The method's config, as it holds for the layer.
+        fan_in: How many inputs an output adds up, which the spread of fresh weights goes by; `None`: all of them.
     """
 
-    def __init__(self, in_features: int, out_features: int, config: AdapterConfig) -> None:
+    def __init__(self, in_features: int, out_features: int, config: AdapterConfig, fan_in: int | None = None) -> None:
         super().__init__()
         self.in_features = in_features
+        self.fan_in = in_features if fan_in is None else fan_in
         self.out_features = out_features
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -104,13 +106,21 @@ class SharedView(FactorNetwork):
 
     @classmethod
     def make_shared(
-        cls, in_features: int, out_features: int, layers: int, projections: int, head_size: int, config: AdapterConfig
+        cls,
+        in_features: int,
+        out_features: int,
+        fan_in: int,
+        layers: int,
+        projections: int,
+        head_size: int,
+        config: AdapterConfig,
     ) -> nn.Module:
         """Build what all modules of one shape have in common.
 
         Args:
             in_features: The modules' input size.
             out_features: The modules' output size.
+            fan_in: How many inputs an output adds up.
             layers: Number of layers that have such a module.
             projections: Number of such modules in a layer, by name.
             head_size: Size of an attention head, a divisor of `out_features`.

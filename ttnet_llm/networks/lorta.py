@@ -46,6 +46,7 @@ class LortaTensor(nn.Module):
 
     Args:
         in_features: The modules' input size.
+        fan_in: How many inputs an output adds up.
         head_size: Size of a head.
         heads: Number of heads.
         layers: Number of layers.
@@ -54,7 +55,14 @@ class LortaTensor(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, head_size: int, heads: int, layers: int, projections: int, config: LortaConfig
+        self,
+        in_features: int,
+        fan_in: int,
+        head_size: int,
+        heads: int,
+        layers: int,
+        projections: int,
+        config: LortaConfig,
     ) -> None:
         super().__init__()
         self.inputs = nn.Parameter(torch.empty(in_features, config.r))
@@ -63,7 +71,7 @@ class LortaTensor(nn.Module):
         self.layers = nn.Parameter(torch.empty(layers, config.r))
         self.projections = nn.Parameter(torch.empty(projections, config.r))
         # As LoRA draws A; signs and sizes of order 1 elsewhere keep the product of five at that spread.
-        nn.init.uniform_(self.inputs, -(in_features**-0.5), in_features**-0.5)
+        nn.init.uniform_(self.inputs, -(fan_in**-0.5), fan_in**-0.5)
         for factor in (self.heads, self.layers, self.projections):
             nn.init.normal_(factor)
         if config.init_weights is not True:
@@ -75,10 +83,17 @@ class LortaView(SharedView):
 
     @classmethod
     def make_shared(
-        cls, in_features: int, out_features: int, layers: int, projections: int, head_size: int, config: LortaConfig
+        cls,
+        in_features: int,
+        out_features: int,
+        fan_in: int,
+        layers: int,
+        projections: int,
+        head_size: int,
+        config: LortaConfig,
     ) -> LortaTensor:
         """Build the CP tensor."""
-        return LortaTensor(in_features, head_size, out_features // head_size, layers, projections, config)
+        return LortaTensor(in_features, fan_in, head_size, out_features // head_size, layers, projections, config)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the input factor, and the others multiplied together, of shape `(r, out_features)`."""

@@ -44,14 +44,15 @@ class LotrFactors(nn.Module):
     Args:
         in_features: The modules' input size.
         out_features: The modules' output size.
+        fan_in: How many inputs an output adds up.
         r: Their rank.
     """
 
-    def __init__(self, in_features: int, out_features: int, r: int) -> None:
+    def __init__(self, in_features: int, out_features: int, fan_in: int, r: int) -> None:
         super().__init__()
         self.U = nn.Parameter(torch.empty(in_features, r))
         self.V = nn.Parameter(torch.empty(r, out_features))
-        nn.init.uniform_(self.U, -(in_features**-0.5), in_features**-0.5)
+        nn.init.uniform_(self.U, -(fan_in**-0.5), fan_in**-0.5)
         nn.init.uniform_(self.V, -(r**-0.5), r**-0.5)
 
 
@@ -62,10 +63,11 @@ class LotrView(SharedView):
         in_features: The layer's input size.
         out_features: The layer's output size.
         config: The method's config.
+        fan_in: How many inputs an output adds up; `None`: all of them.
     """
 
-    def __init__(self, in_features: int, out_features: int, config: LotrConfig) -> None:
-        super().__init__(in_features, out_features, config)
+    def __init__(self, in_features: int, out_features: int, config: LotrConfig, fan_in: int | None = None) -> None:
+        super().__init__(in_features, out_features, config, fan_in)
         # Zero cores make the identity, and learn at once, as U and V are not zero.
         self.core = nn.Parameter(torch.zeros(config.r, config.r))
         if config.init_weights is not True:
@@ -73,10 +75,17 @@ class LotrView(SharedView):
 
     @classmethod
     def make_shared(
-        cls, in_features: int, out_features: int, layers: int, projections: int, head_size: int, config: LotrConfig
+        cls,
+        in_features: int,
+        out_features: int,
+        fan_in: int,
+        layers: int,
+        projections: int,
+        head_size: int,
+        config: LotrConfig,
     ) -> LotrFactors:
         """Build the outer factors."""
-        return LotrFactors(in_features, out_features, config.r)
+        return LotrFactors(in_features, out_features, fan_in, config.r)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return U, of shape `(in_features, r)`, and `G @ V`, of shape `(r, out_features)`."""

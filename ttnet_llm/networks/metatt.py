@@ -72,13 +72,14 @@ class MetaTTTrain(nn.Module):
     Args:
         in_features: The modules' input size.
         out_features: The modules' output size.
+        fan_in: How many inputs an output adds up.
         layers: Number of layers.
         projections: Number of projections in a layer.
         config: The method's config.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, layers: int, projections: int, config: MetaTTConfig
+        self, in_features: int, out_features: int, fan_in: int, layers: int, projections: int, config: MetaTTConfig
     ) -> None:
         super().__init__()
         r = config.r
@@ -89,7 +90,7 @@ class MetaTTTrain(nn.Module):
         self.outputs = nn.Parameter(torch.zeros(r, out_features))
         self.task = config.task
         # Identities inside make every module start as LoRA does; a zero last core makes the identity of the model.
-        nn.init.uniform_(self.inputs, -(in_features**-0.5), in_features**-0.5)
+        nn.init.uniform_(self.inputs, -(fan_in**-0.5), fan_in**-0.5)
         if config.init_weights is not True:
             nn.init.uniform_(self.outputs, -(r**-0.5), r**-0.5)
 
@@ -99,10 +100,17 @@ class MetaTTView(SharedView):
 
     @classmethod
     def make_shared(
-        cls, in_features: int, out_features: int, layers: int, projections: int, head_size: int, config: MetaTTConfig
+        cls,
+        in_features: int,
+        out_features: int,
+        fan_in: int,
+        layers: int,
+        projections: int,
+        head_size: int,
+        config: MetaTTConfig,
     ) -> MetaTTTrain:
         """Build the train."""
-        return MetaTTTrain(in_features, out_features, layers, projections, config)
+        return MetaTTTrain(in_features, out_features, fan_in, layers, projections, config)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the first core, of shape `(in_features, r)`, and the others contracted, `(r, out_features)`."""

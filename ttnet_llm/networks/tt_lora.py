@@ -68,12 +68,13 @@ class TTLoraNetwork(FactorNetwork):
         in_features: The layer's input size.
         out_features: The layer's output size.
         config: The method's config, as it holds for the layer.
+        fan_in: How many inputs an output adds up; `None`: all of them.
     """
 
-    def __init__(self, in_features: int, out_features: int, config: TTLoraConfig) -> None:
-        super().__init__(in_features, out_features, config)
+    def __init__(self, in_features: int, out_features: int, config: TTLoraConfig, fan_in: int | None = None) -> None:
+        super().__init__(in_features, out_features, config, fan_in)
         self.delta = cast(TrainMatrix, config.matrix(in_features, out_features))  # the layout is always aligned
-        config.draw(self.delta, 1 / (3 * in_features), zero=True)
+        config.draw(self.delta, 1 / (3 * self.fan_in), zero=True)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the parts of the train on either side of the cut."""
