@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 
 Option = typer.Option
+METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, lora, head or full."
 MethodOption = Annotated[
     list[str] | None, Option("--method-option", help="A field of the method's config, KEY=VALUE; repeat for several.")
 ]
@@ -44,7 +45,7 @@ def finetune_command(
     validation: Annotated[str | None, Option(help="A csv, jsonl or parquet file, with --train.")] = None,
     text_column: Annotated[list[str] | None, Option(help="Column of text; give two for sentence pairs.")] = None,
     label_column: Annotated[str | None, Option(help="Column of the label.")] = None,
-    method: Annotated[str, Option(help="loretta-adp, loretta-rep, lora, head or full.")] = "loretta-rep",
+    method: Annotated[str, Option(help=METHOD_HELP)] = "loretta-rep",
     method_option: MethodOption = None,
     epochs: Annotated[float, Option(help="Passes over the training data.")] = 3.0,
     lr: Annotated[float | None, Option(help="Peak learning rate; by default the method's own.")] = None,
@@ -124,7 +125,7 @@ def evaluate_command(
 @app.command(name="params")
 def params_command(
     model: Annotated[str, Option(help="Folder or hub id of a model, or its config.json.")],
-    method: Annotated[str, Option(help="loretta-adp, loretta-rep, lora, head or full.")] = "loretta-rep",
+    method: Annotated[str, Option(help=METHOD_HELP)] = "loretta-rep",
     method_option: MethodOption = None,
     classify: Annotated[int | None, Option(help="Count a classification head for so many classes, too.")] = None,
 ) -> None:

@@ -99,6 +99,41 @@ class TrainConfig(AdapterConfig):
             matrix.reset_parameters(variance, zero=zero and self.init_weights is True)
 
 
+@dataclass
+class FittedConfig(TrainConfig):
+    """Fields of a method whose trains can start from an update that there is already.
+
+    Args:
+        init_weights: Besides True and False: `"gaussian"` draws every core from a normal distribution; `"tt_svd"`
+            starts in the principal directions of the layer's weight, by TT-SVD, and counts from there, so that the
+            model's output is unchanged; `"lora"` takes over the LoRA adapter in `lora_path`, as nearly as the ranks
+            allow.
+        lora_path: Folder of a LoRA checkpoint of PEFT's, for `init_weights="lora"`.
+
+    Raises:
+        TTValueError: If one of the two is given without the other.
+    """
+
+    starts: ClassVar[tuple[str, ...]] = ("gaussian", "tt_svd", "lora")
+
+    lora_path: str | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.init_weights == "lora") != (self.lora_path is not None):
+            raise TTValueError(
+                f"init_weights is {self.init_weights!r} and lora_path is {self.lora_path!r}; give init_weights='lora' "
+                "and the folder of a LoRA checkpoint together, or neither."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as they are saved: once it has started, an adapter no longer needs the LoRA checkpoint."""
+        fields: dict[str, Any] = super().to_dict()
+        if fields["init_weights"] == "lora":
+            fields |= {"init_weights": True, "lora_path": None}
+        return fields
+
+
 def _matrix(paired: bool, rows: int, cols: int, rank: Rank, modes: Any) -> TrainMatrix | PairedMatrix:
     if paired:
         return PairedMatrix(PairedLayout.choose(rows, cols, rank=rank, modes=modes))

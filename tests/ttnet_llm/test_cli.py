@@ -59,7 +59,7 @@ def test_budgets_are_the_published_counts():
     ("changes", "sentence"),
     [
         (["--train", "nowhere.csv"], "nowhere.csv"),
-        (["--method", "lorretta"], "expected one of loretta-adp, loretta-rep, lora, head, full"),
+        (["--method", "lorretta"], "expected one of loretta-adp, loretta-rep, tt-lora"),
         (["--text-column", "sentence"], "sentence"),
         (["--label-column", "mark"], "mark"),
         (["--method-option", "target_modules=['qeury']"], "did you mean 'query'"),

@@ -2,8 +2,6 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -517,20 +515,3 @@ def test_config_errors_of_trains(config_cls: Method, options: dict[str, object],
 def test_paper_modes_refuse_other_sizes(config_cls: type) -> None:
     with pytest.raises(TTValueError, match="the published tables have no modes for a 20 x"):
         get_peft_model(nn.Sequential(nn.Linear(20, 20)), config_cls(target_modules=["0"], modes="paper"))
-
-
-def test_a_fresh_process_needs_only_the_import(tmp_path: Path) -> None:
-    """Another process loads a checkpoint by its folder alone, once the package is imported."""
-    base = nn.Sequential(nn.Linear(6, 6, bias=False))
-    nn.init.eye_(base[0].weight)
-    model = perturb(get_peft_model(base, LorettaRepConfig(target_modules=["0"])))
-    model.save_pretrained(tmp_path)
-    program = f"""
-import torch, ttnet_llm
-from peft import PeftModel
-base = torch.nn.Sequential(torch.nn.Linear(6, 6, bias=False))
-torch.nn.init.eye_(base[0].weight)
-torch.save(PeftModel.from_pretrained(base, {str(tmp_path)!r})(torch.eye(6)), {str(tmp_path / "out.pt")!r})
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    assert torch.equal(torch.load(tmp_path / "out.pt"), model(torch.eye(6)))

@@ -78,6 +78,13 @@ def test_lora_start_takes_over_the_adapter(make: object, config_cls: type, tmp_p
     options = {"init_weights": "lora", "lora_path": str(tmp_path), "tt_rank": 64}
     model = get_peft_model(make(), config_cls(**options)).eval()
     torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
+    model.save_pretrained(tmp_path / "ours")
+    (tmp_path / "adapter_model.safetensors").unlink()  # no longer needed
+    loaded = PeftModel.from_pretrained(make(), tmp_path / "ours").eval()
+    assert torch.equal(logits(loaded), logits(model))
+    for wrong in ({"init_weights": "lora"}, {"lora_path": "somewhere"}):
+        with pytest.raises(TTValueError, match="give init_weights='lora' and the folder of a LoRA checkpoint together"):
+            config_cls(**wrong)
 
 
 @each("merges")

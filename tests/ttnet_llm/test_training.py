@@ -164,7 +164,7 @@ def test_sentence_pairs_and_limit(place, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "lroa"}, r"method is 'lroa'; expected one of loretta-adp, loretta-rep, lora, head, full"),
+        ({"method": "lroa"}, r"method is 'lroa'; expected one of loretta-adp, loretta-rep, tt-lora"),
         ({"epochs": 0}, "epochs is 0; expected a number above 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"batch_size": 0}, "batch_size is 0; expected an integer of at least 1"),

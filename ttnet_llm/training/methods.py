@@ -11,7 +11,15 @@ from peft import LoraConfig, PeftConfig, TaskType
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from ttnet.errors import TTValueError
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig
+from ttnet_llm import (
+    LorettaAdpConfig,
+    LorettaRepConfig,
+    LortaConfig,
+    LotrConfig,
+    MeloraConfig,
+    MetaTTConfig,
+    TTLoraConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,11 @@ class Method:
 METHODS: dict[str, Method] = {
     "loretta-adp": Method("LoRETTA_adp", 3e-3, LorettaAdpConfig),
     "loretta-rep": Method("LoRETTA_rep", 1e-2, LorettaRepConfig),
+    "tt-lora": Method("TT-LoRA", 1e-2, TTLoraConfig),
+    "lorta": Method("LoRTA", 1e-2, LortaConfig),
+    "lotr": Method("LoTR", 5e-3, LotrConfig),
+    "metatt": Method("MetaTT", 3e-3, MetaTTConfig),
+    "melora": Method("MELoRA", 2e-3, MeloraConfig),
     "lora": Method("LoRA", 1e-3, LoraConfig, {"r": 8, "lora_alpha": 16}),
     # No module of that name exists, which PEFT allows: only the head is trained, saved and loaded.
     "head": Method("Head only", 1e-2, LoraConfig, {"target_modules": DUMMY_TARGET_MODULES}),
