@@ -1,7 +1,7 @@
 """LoRETTA_rep: a LoRA-like update `A @ B` with both factors tensor trains (arXiv:2402.11417, section 3.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,23 +11,20 @@ from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, Li
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 from ttnet_llm.thin import thin_svd, thinnest_product
-from ttnet_llm.trains import TrainConfig
+from ttnet_llm.trains import FittedConfig
 from ttnet_llm.tt_head import TTHeadModel
 
 
 @dataclass
-class LorettaRepConfig(TrainConfig, LinearConfig):
+class LorettaRepConfig(FittedConfig, LinearConfig):
     """Configuration of LoRETTA_rep: `delta_W = (alpha / r) * A @ B`, both factors tensor trains.
 
-    All fields of `AdapterConfig` and `TrainConfig` apply too; by default the query and value projections are adapted.
+    All fields of `AdapterConfig` and `FittedConfig` apply too; by default the query and value projections are
+    adapted.
 
     Args:
         r: Inner size of `A @ B`, at least 1.
         alpha: The update is scaled by `alpha / r`.
-        init_weights: Besides True and False: `"gaussian"` draws every core from a normal distribution; `"tt_svd"`
-            starts in the principal directions of the layer's weight, and counts from there; `"lora"` takes over the
-            LoRA adapter in `lora_path`.
-        lora_path: Folder of a LoRA checkpoint, for `init_weights="lora"`.
 
     Raises:
         TTValueError: If a value is outside its range.
@@ -43,9 +40,6 @@ class LorettaRepConfig(TrainConfig, LinearConfig):
 
     method: ClassVar[str] = "loretta_rep"
     rank_field: ClassVar[str] = "r"
-    starts: ClassVar[tuple[str, ...]] = ("gaussian", "tt_svd", "lora")
-
-    lora_path: str | None = field(default=None)
 
 
 class LorettaRepNetwork(FactorNetwork):

@@ -10,22 +10,19 @@ from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearModel
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 from ttnet_llm.train_matrix import TrainMatrix
-from ttnet_llm.trains import TrainConfig
+from ttnet_llm.trains import FittedConfig
 from ttnet_llm.tt_head import TTHeadModel
 
 
 @dataclass
-class TTLoraConfig(TrainConfig):
+class TTLoraConfig(FittedConfig):
     """Configuration of TT-LoRA: `delta_W = alpha * train`, cut at the bond between its input and output modes.
 
-    All fields of `AdapterConfig` and `TrainConfig` apply too; by default the query and value projections are adapted.
+    All fields of `AdapterConfig` and `FittedConfig` apply too; by default the query and value projections are
+    adapted.
 
     Args:
         alpha: The factor on the update.
-        init_weights: Besides True and False: `"gaussian"` draws every core from a normal distribution; `"tt_svd"`
-            starts as the TT-SVD of the leading part of the layer's weight, and counts from there; `"lora"` takes over
-            the LoRA adapter in `lora_path`.
-        lora_path: Folder of a LoRA checkpoint, for `init_weights="lora"`.
 
     Raises:
         TTValueError: If a value is outside its range.
@@ -41,10 +38,8 @@ class TTLoraConfig(TrainConfig):
     """
 
     method: ClassVar[str] = "tt_lora"
-    starts: ClassVar[tuple[str, ...]] = ("gaussian", "tt_svd", "lora")
 
     alpha: float = field(default=4)
-    lora_path: str | None = field(default=None)
 
     @property
     def update_scale(self) -> float:
