@@ -4,6 +4,8 @@ Importing this package makes its methods known to PEFT; from then on PEFT's ordi
 """
 
 from ttnet_llm.apply import apply_loretta
+from ttnet_llm.compress import compress_lora
+from ttnet_llm.export import export_lora
 from ttnet_llm.linear import hold_factors
 from ttnet_llm.loretta_adp import LorettaAdpConfig, LorettaAdpModel
 from ttnet_llm.networks.loretta_rep import LorettaRepConfig, LorettaRepModel
@@ -29,6 +31,8 @@ __all__ = [
     "TTLoraConfig",
     "TTLoraModel",
     "apply_loretta",
+    "compress_lora",
+    "export_lora",
     "hold_factors",
     "set_task",
 ]
