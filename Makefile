@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
+CONFORMANCE_PART ?= quick
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help venv demo test test-slow lint bench docs clean
+.PHONY: help venv demo test test-slow conformance lint bench docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -28,6 +29,9 @@ test: venv ## the tests, without the slow ones
 
 test-slow: venv ## the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m slow
+
+conformance: venv ## PEFT's own tests on our methods (CONFORMANCE_PART=quick, lm, quant or compile)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance $(CONFORMANCE_PART) -n $(TEST_WORKERS)
 
 lint: venv ## style and types
 	$(BIN)/ruff check .

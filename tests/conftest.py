@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need the hub
 
+collect_ignore = ["conformance"]  # `make conformance` runs it, with PEFT's tests
+
 # No deadline: machines are shared, and a slow machine is not a wrong result.
 settings.register_profile("default", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")

@@ -22,7 +22,6 @@ def one_sentence_errors(resumable: bool = True) -> Iterator[None]:
         resumable: Whether what is done in the block can be gone on with by `--resume`.
     """
     from peft.utils.error import NoMatchingPeftModuleError
-    from safetensors import SafetensorError
 
     advice = "say --resume to go on from the last checkpoint." if resumable else "run the command again."
     try:
@@ -31,8 +30,9 @@ def one_sentence_errors(resumable: bool = True) -> Iterator[None]:
         sentence = str(error)
     except KeyboardInterrupt:
         sentence = f"Interrupted; {advice}"
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch and safetensors write files in compiled code, and put the system's message into theirs.
+    except Exception as error:
+        # torch, safetensors and tokenizers write files in compiled code, and put the system's message into theirs, the
+        # last of them into a bare Exception.
         full = getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC).lower() in str(error).lower()
         if full:
             sentence = f"The disk is full; free some space, then {advice}"

@@ -1,6 +1,9 @@
 """The command `ttnet-llm`, and the parameter budgets behind it."""
 
+import errno
+
 import pytest
+import typer
 from peft import LoraConfig
 from transformers import RobertaConfig
 from typer.testing import CliRunner
@@ -9,6 +12,7 @@ from tests.ttnet_llm.tiny import rows, save_model, save_rows
 from ttnet_llm import LorettaAdpConfig, LorettaRepConfig
 from ttnet_llm.budget import count_parameters
 from ttnet_llm.cli import app
+from ttnet_llm.console import one_sentence_errors
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,25 @@ def test_mistakes_get_a_sentence(place, tmp_path, changes, sentence):
     assert sentence in " ".join(output.split())
     assert "Traceback" not in output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "full"),
+        RuntimeError("I/O: No space left on device"),
+        Exception("No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_sentence(error, capsys):
+    with pytest.raises(typer.Exit), one_sentence_errors():
+        raise error
+    assert "The disk is full; free some space, then say --resume" in " ".join(capsys.readouterr().err.split())
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), one_sentence_errors():
+        raise ZeroDivisionError
 
 
 def test_an_output_that_is_not_empty_is_left_alone(place, tmp_path):
