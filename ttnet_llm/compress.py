@@ -340,7 +340,8 @@ def _networks(
     networks = {}
     with torch.random.fork_rng(devices=[]):  # their random start is not used
         for name, (left, right) in checkpoint.factors.items():
-            networks[name] = network_cls(left.shape[0], right.shape[1], config.for_module(name))
+            rows, cols = left.shape[0], right.shape[1]
+            networks[name] = network_cls(rows, cols, rows, config.for_module(name))
             fill(name, networks[name])
     return networks
 

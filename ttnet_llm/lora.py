@@ -214,7 +214,7 @@ def write_adapter(path: str | Path, config: PeftConfig, tensors: Mapping[str, Te
     Raises:
         TTFileError: If the folder holds something else than an adapter.
     """
-    with atomic_folder(path, replaces=(CONFIG, WEIGHTS)) as folder:
+    with atomic_folder(path, replaces=(CONFIG, WEIGHTS, "README.md")) as folder:
         config.save_pretrained(str(folder))
         # The format knows neither views nor tensors that share memory.
         copies = {key: t.detach().cpu().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}

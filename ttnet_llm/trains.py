@@ -19,7 +19,8 @@ class TrainConfig(AdapterConfig):
     """Fields of a method whose matrices are tensor trains.
 
     Args:
-        tt_rank: The largest rank of the trains, at least 1.
+        tt_rank: The largest rank of the trains, at least 1. In `rank_pattern`, for modes that are given, also a list
+            with a rank for every inner bond; for LoRETTA_rep two lists, for A and for B.
         modes: How dimensions are factored: `"auto"` takes the factors with the fewest parameters, any size;
             `"paper"` takes the tables of the LoRETTA paper, and only has the sizes in them; a dict gives the modes
             of rows and columns by the shape of the matrix, such as `{"768x8": [[8, 8, 12], [8]]}`, and shapes that
@@ -38,14 +39,19 @@ class TrainConfig(AdapterConfig):
     rank_field: ClassVar[str] = "tt_rank"
     starts: ClassVar[tuple[str, ...]] = ("gaussian",)
 
-    tt_rank: int = field(default=5)
+    tt_rank: Any = field(default=5)
     modes: str | dict[str, Any] = field(default="auto")
     layout: str = field(default="aligned")
     tt_head: bool = field(default=False)
     recorded_modes: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check_fields(self) -> None:
+        super()._check_fields()
+        if not all(isinstance(rank, int) and rank is not True and rank >= 1 for rank in _ranks(self.tt_rank)):
+            raise TTValueError(
+                f"tt_rank is {self.tt_rank!r}; expected an integer of at least 1, or for given modes a list of those, "
+                "one for each inner bond (for LoRETTA_rep two lists, for A and for B)."
+            )
         if isinstance(self.modes, dict):
             for shape, modes in self.modes.items():
                 _check_modes(shape, modes)
@@ -58,10 +64,10 @@ class TrainConfig(AdapterConfig):
                 "use modes='auto'."
             )
 
-    def _check_sizes(self) -> None:
-        super()._check_sizes()
-        if isinstance(self.tt_rank, int):
-            self._check_positive("tt_rank")
+    @property
+    def largest_rank(self) -> int:
+        """The largest of all ranks in `tt_rank`."""
+        return max(_ranks(self.tt_rank), default=1)
 
     def matrix(self, rows: int, cols: int, rank: Rank | None = None) -> TrainMatrix | PairedMatrix:
         """Make a trainable matrix, without setting its entries.
@@ -96,7 +102,7 @@ class TrainConfig(AdapterConfig):
         if self.init_weights == "gaussian":
             matrix.reset_parameters(variance, gaussian=True)
         else:
-            matrix.reset_parameters(variance, zero=zero and self.init_weights is True)
+            matrix.reset_parameters(variance, zero=zero and self.init_weights is not False)
 
 
 @dataclass
@@ -138,6 +144,11 @@ def _matrix(paired: bool, rows: int, cols: int, rank: Rank, modes: Any) -> Train
     if paired:
         return PairedMatrix(PairedLayout.choose(rows, cols, rank=rank, modes=modes))
     return TrainMatrix(TrainLayout.choose(rows, cols, rank=rank, modes=modes))
+
+
+def _ranks(rank: Any) -> list[Any]:
+    """All entries of nested lists; a train of one core has an empty one."""
+    return [entry for inner in rank for entry in _ranks(inner)] if isinstance(rank, list | tuple) else [rank]
 
 
 def _check_modes(shape: str, modes: Any) -> None:

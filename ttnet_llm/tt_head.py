@@ -32,7 +32,8 @@ class TrainDense(nn.Module):
     def __init__(self, dense: nn.Linear, config: TrainConfig) -> None:
         super().__init__()
         self.in_features, self.out_features = dense.in_features, dense.out_features
-        self.weight_train = config.matrix(dense.in_features, dense.out_features)
+        self.dense_dtype = dense.weight.dtype
+        self.weight_train = config.matrix(dense.in_features, dense.out_features, config.largest_rank)
         self.weight_train.reset_parameters(1 / (3 * dense.in_features))
         self.bias = None if dense.bias is None else nn.Parameter(dense.bias.detach().clone().float())
         if not any(parameter.is_meta for parameter in self.parameters()):  # there they are about to be loaded
@@ -47,14 +48,14 @@ class TrainDense(nn.Module):
         return (x if self.bias is None else x + self.bias).to(dtype)
 
     def to_dense(self) -> nn.Linear:
-        """Give the layer as an `nn.Linear`."""
+        """Give the layer as an `nn.Linear`, of the dtype of the one that it stands for."""
         left, right = self.weight_train.factors()
         dense = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device=left.device)
         with torch.no_grad():
             dense.weight.copy_((left @ right).T)
             if self.bias is not None:
                 dense.bias.copy_(self.bias)
-        return dense
+        return dense.to(self.dense_dtype)
 
 
 def hidden_layers(model: nn.Module) -> list[str]:
@@ -72,11 +73,19 @@ def hidden_layers(model: nn.Module) -> list[str]:
         >>> hidden_layers(RobertaForSequenceClassification(config))
         ['classifier.dense']
     """
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and any(f".{name}".endswith(f".{end}") for end in HIDDEN_LAYERS)
-    ]
+    names = []
+    for name, module in model.named_modules():
+        if ".modules_to_save." in name:  # the copy of an earlier adapter
+            continue
+        name = ".".join(part for part in name.split(".") if part != "original_module")
+        if isinstance(module, nn.Linear) and is_hidden(name):
+            names.append(name)
+    return names
+
+
+def is_hidden(name: str) -> bool:
+    """Tell by its full name whether a module is a hidden layer of a head."""
+    return any(f".{name}".endswith(f".{ending}") for ending in HIDDEN_LAYERS)
 
 
 def use_trains(model: nn.Module, adapter_name: str, config: TrainConfig) -> None:
@@ -92,7 +101,7 @@ def use_trains(model: nn.Module, adapter_name: str, config: TrainConfig) -> None
             continue
         copies = wrapper.modules_to_save
         for inner, module in list(copies[adapter_name].named_modules(prefix=name)):
-            if not isinstance(module, nn.Linear) or not any(f".{inner}".endswith(f".{e}") for e in HIDDEN_LAYERS):
+            if not isinstance(module, nn.Linear) or not is_hidden(inner):
                 continue
             train = TrainDense(module, config)
             train.requires_grad_(module.weight.requires_grad)

@@ -14,7 +14,7 @@ from tests.ttnet_llm.models import perturb
 from ttnet import TensorTrain
 from ttnet.errors import TTValueError
 from ttnet_llm import LortaConfig, LotrConfig, MeloraConfig, MetaTTConfig, TTLoraConfig, set_task
-from ttnet_llm.linear.model import _place
+from ttnet_llm.linear.sharing import place
 
 SIZES = st.integers(1, 12)
 
@@ -158,6 +158,9 @@ def test_tasks_of_metatt_are_told_apart_and_remembered(tmp_path: object) -> None
         set_task(model, 2)
     with pytest.raises(TTValueError, match="no MetaTT adapter of that name"):
         set_task(model, 0, "other")
+    model.merge_adapter()
+    with pytest.raises(TTValueError, match="is merged with the task in use; call `unmerge_adapter"):
+        set_task(model, 0)
 
 
 @each("shares")
@@ -198,4 +201,4 @@ def test_every_adapter_shares_within_itself(config_cls: Method) -> None:
     ],
 )
 def test_places_in_a_model(name: str, expected: tuple[str, str]) -> None:
-    assert _place(name) == expected
+    assert place(name) == expected

@@ -166,7 +166,7 @@ def test_held_factors_change_nothing_until_training(config_cls: Method) -> None:
     assert torch.equal(logits(model), expected)  # still those held
     model.train().eval()
     assert not torch.equal(logits(model), expected)
-    with pytest.raises(TTValueError, match="call `eval\(\)` first"):
+    with pytest.raises(TTValueError, match=r"call `eval\(\)` first"):
         hold_factors(model.train())
     with pytest.raises(TTValueError, match="has no adapter of a linear method"):
         hold_factors(models.llama())

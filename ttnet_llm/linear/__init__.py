@@ -3,10 +3,12 @@
 from ttnet_llm.linear.config import LinearConfig, SharedConfig
 from ttnet_llm.linear.layer import LinearAdapterLayer, hold_factors
 from ttnet_llm.linear.model import LinearModel
-from ttnet_llm.linear.network import FactorNetwork, SharedView
+from ttnet_llm.linear.network import FactorNetwork
+from ttnet_llm.linear.sharing import Group, SharedView
 
 __all__ = [
     "FactorNetwork",
+    "Group",
     "LinearAdapterLayer",
     "LinearConfig",
     "LinearModel",

@@ -29,8 +29,8 @@ class LinearConfig(AdapterConfig):
         """The factor on the update, `alpha / r`."""
         return self.alpha / self.r
 
-    def _check_sizes(self) -> None:
-        super()._check_sizes()
+    def _check_fields(self) -> None:
+        super()._check_fields()
         self._check_positive("r")
 
 

@@ -35,12 +35,13 @@ class LinearAdapterLayer(AdapterLayer):
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **quantization: Any) -> None:
         self._held: dict[str, tuple[Tensor, Tensor]] = {}  # factors while the weights do not change
-        self._unmerged: dict[str, Tensor] = {}  # weights as they were before safe merging, by adapter
+        # Weights before and after safe merging, by adapter.
+        self._safely_merged: dict[str, tuple[Tensor, Tensor]] = {}
         super().__init__(base_layer, adapter_name, config, **quantization)
 
     def make_network(self, config: AdapterConfig) -> FactorNetwork:
         """Build the network of one adapter; one that starts from the layer's weight counts from its start."""
-        network = self.network_cls(self.in_features, self.out_features, config, self.fan_in)
+        network = self.network_cls(self.in_features, self.out_features, self.fan_in, config)
         return Anchored(network) if config.init_weights == "tt_svd" else network
 
     def factors(self, adapter: str) -> tuple[Tensor, Tensor]:
@@ -72,6 +73,15 @@ class LinearAdapterLayer(AdapterLayer):
         if mode:
             self.drop_factors()
         return super().train(mode)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove one adapter from the layer."""
+        self._held.pop(adapter_name, None)
+        super().delete_adapter(adapter_name)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.drop_factors()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def update_layer(self, adapter_name: str, config: AdapterConfig) -> None:
         """Add one adapter to the layer, on the base layer's device."""
@@ -159,8 +169,8 @@ class LinearAdapterLayer(AdapterLayer):
                     "the base weights were left as they were."
                 )
             if safe_merge and self.quantization_backend is None:
-                self._unmerged[adapter] = self.get_base_weight()  # merging sets a new tensor, this one stays
-            self.set_base_weight(weight)
+                self._safely_merged[adapter] = self.get_base_weight(), weight
+            self.set_base_weight(weight)  # a new tensor; the one before stays as it is
             self.merged_adapters.append(adapter)
 
     @torch.no_grad()
@@ -168,9 +178,10 @@ class LinearAdapterLayer(AdapterLayer):
         """Take the updates of all merged adapters out of the base layer's weight."""
         while self.merged_adapters:
             adapter = self.merged_adapters.pop()
-            before = self._unmerged.pop(adapter, None)
-            if before is not None:
-                self.set_base_weight(before)
+            safe = self._safely_merged.pop(adapter, None)
+            # Not where the weight has become another in the meantime, by a change of dtype or through a tied layer.
+            if safe is not None and self.get_base_weight().data_ptr() == safe[1].data_ptr():
+                self.set_base_weight(safe[0])
             elif adapter in self.networks:
                 self.set_base_weight(self._shifted_weight(adapter, -1))
 

@@ -1,16 +1,18 @@
 """The tuner of every linear method: shares networks between modules, and starts adapters where they are told to."""
 
-import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
+from peft.tuners.tuners_utils import BaseTunerLayer, onload_layer
 from torch import nn
 
+from ttnet.errors import TTValueError
 from ttnet_llm.linear.layer import LinearAdapterLayer
-from ttnet_llm.linear.network import FactorNetwork, SharedView
+from ttnet_llm.linear.network import FactorNetwork
+from ttnet_llm.linear.sharing import Group, SharedView, head_size, place
 from ttnet_llm.lora import lora_factors
 from ttnet_llm.thin import leading_factors
 from ttnet_llm.tuner import AdapterConfig, AdapterModel
@@ -30,6 +32,12 @@ class LinearModel(AdapterModel):
         **kwargs: Any,
     ) -> None:
         """Put an adapter into the model, connect the networks that modules share, and set their start."""
+        shares = issubclass(self.tuner_layer_cls.network_cls, SharedView)
+        if shares and kwargs.get("state_dict") is not None:
+            raise TTValueError(
+                f"{self.method_name} cannot be injected by a state_dict, which does not name the modules that share a "
+                "network; give the config's target_modules instead."
+            )
         super().inject_adapter(
             model,
             adapter_name,
@@ -38,7 +46,7 @@ class LinearModel(AdapterModel):
             **kwargs,
         )
         config = self.peft_config[adapter_name]
-        if issubclass(self.tuner_layer_cls.network_cls, SharedView):
+        if shares:
             with init_empty_weights() if low_cpu_mem_usage else nullcontext():
                 self._share(adapter_name, config)
         if config.init_weights == "tt_svd":
@@ -59,28 +67,31 @@ class LinearModel(AdapterModel):
             if isinstance(module, self.tuner_layer_cls) and adapter_name in module.networks:
                 yield name, module
 
+    def unmerge_adapter(self) -> None:
+        """Take all merged adapters out again, the last first, so that tied weights come back as they were."""
+        for module in reversed(list(self.model.modules())):
+            if isinstance(module, BaseTunerLayer):
+                with onload_layer(module):
+                    module.unmerge()
+
     def _share(self, adapter_name: str, config: AdapterConfig) -> None:
-        groups: dict[tuple[int, int, int], list[tuple[str, LinearAdapterLayer]]] = {}
+        shapes: dict[tuple[int, int, int], list[tuple[str, LinearAdapterLayer]]] = {}
         for name, layer in self.layers_with(adapter_name):
-            groups.setdefault((layer.in_features, layer.out_features, layer.fan_in), []).append((name, layer))
-        head_size = _head_size(self.get_model_config(self.model))
-        for (in_features, out_features, fan_in), members in groups.items():
-            places = [_place(name) for name, _ in members]
-            layers, projections = (list(dict.fromkeys(names)) for names in zip(*places, strict=True))
-            view_cls = cast(type[SharedView], self.tuner_layer_cls.network_cls)
-            shared = view_cls.make_shared(
-                in_features,
-                out_features,
-                fan_in,
-                len(layers),
-                len(projections),
-                head_size if head_size and out_features % head_size == 0 else out_features,
-                config,
-            )
-            for k, ((_, member), place) in enumerate(zip(members, places, strict=True)):
-                view = cast(SharedView, member.networks[adapter_name])
-                view.connect(shared, layers.index(place[0]), projections.index(place[1]), owner=k == 0)
+            shapes.setdefault((layer.in_features, layer.out_features, layer.fan_in), []).append((name, layer))
+        for shape, members in shapes.items():
+            group = Group.of([name for name, _ in members], *shape, head_size(self.get_model_config(self.model)))
+            views = [cast(SharedView, layer.networks[adapter_name]) for _, layer in members]
+            shared = type(views[0]).common_cls(group, config)
+            for view, (name, _) in zip(views, members, strict=True):
+                layer_name, projection = place(name)
+                view.connect(
+                    shared,
+                    group.layers.index(layer_name),
+                    group.projections.index(projection),
+                    owner=view is views[0],
+                )
             owner = members[0][1]
+            owner.check_adapter_name(adapter_name)
             owner._move_adapter_to_device_of_base_layer(adapter_name)
             shared.requires_grad_(adapter_name in owner.active_adapters and not config.inference_mode)
 
@@ -96,31 +107,15 @@ class LinearModel(AdapterModel):
     @torch.no_grad()
     def _start_from_lora(self, adapter_name: str, config: AdapterConfig) -> None:
         given = lora_factors(config.lora_path)
+        names = [name for name, _ in self.layers_with(adapter_name)]
+        if given.keys().isdisjoint(names):
+            raise TTValueError(
+                "the LoRA checkpoint in lora_path adapts none of the modules that are adapted here: it has "
+                f"{next(iter(given), 'none')} and the like, and here they are {names[0]} and the like; check "
+                "target_modules and the model's class."
+            )
         for name, layer in self.layers_with(adapter_name):
             network = cast(FactorNetwork, layer.networks[adapter_name])
             if name in given and not any(parameter.is_meta for parameter in network.parameters()):
                 left, right = given[name]
                 network.fit(left / layer.scalings[adapter_name], right)
-
-
-def _place(name: str) -> tuple[str, str]:
-    """Take a module's name apart into its layer and its place in it.
-
-    Example:
-        >>> _place("encoder.layer.3.attention.self.query")
-        ('encoder.layer.3', 'attention.self.query')
-        >>> _place("score")
-        ('', 'score')
-    """
-    found = re.fullmatch(r"((?:.*?\.)?\d+)\.(.+)", name)
-    return (found[1], found[2]) if found else ("", name)
-
-
-def _head_size(config: dict[str, Any]) -> int | None:
-    """Read the size of an attention head off a transformers config."""
-
-    def first(*names: str) -> Any:
-        return next((config[name] for name in names if config.get(name)), None)
-
-    size, heads = first("hidden_size", "n_embd", "d_model"), first("num_attention_heads", "n_head", "num_heads")
-    return first("head_dim", "d_kv") or (size // heads if size and heads else None)

@@ -1,11 +1,9 @@
 """What a linear method's network is: something that answers with two thin factors."""
 
 import copy
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Partial
 
 from ttnet.errors import TTTypeError
 from ttnet_llm.tuner import AdapterConfig
@@ -17,15 +15,14 @@ class FactorNetwork(nn.Module):
     Args:
         in_features: The layer's input size.
         out_features: The layer's output size.
+        fan_in: How many inputs an output adds up, which the spread of fresh weights goes by: all of a linear layer's,
+            one row of an embedding.
         config: The method's config, as it holds for the layer.
-        fan_in: How many inputs an output adds up, which the spread of fresh weights goes by; `None`: all of them.
     """
 
-    def __init__(self, in_features: int, out_features: int, config: AdapterConfig, fan_in: int | None = None) -> None:
+    def __init__(self, in_features: int, out_features: int, fan_in: int, config: AdapterConfig) -> None:
         super().__init__()
-        self.in_features = in_features
-        self.fan_in = in_features if fan_in is None else fan_in
-        self.out_features = out_features
+        self.in_features, self.out_features = in_features, out_features
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return `L` of shape `(in_features, t)` and `R` of shape `(t, out_features)`."""
@@ -91,82 +88,3 @@ def _frozen(network: FactorNetwork) -> FactorNetwork:
                 delattr(module, name)
                 module.register_buffer(name, parameter.detach())
     return network
-
-
-class SharedView(FactorNetwork):
-    """One module's view of a network that all modules of a shape have in common.
-
-    The common part is held by the first module's view alone, so that it is counted, moved and saved once. The
-    others keep a reference that torch does not look into.
-    """
-
-    layer: int
-    projection: int
-    _shared: tuple[nn.Module, ...] = ()
-
-    @classmethod
-    def make_shared(
-        cls,
-        in_features: int,
-        out_features: int,
-        fan_in: int,
-        layers: int,
-        projections: int,
-        head_size: int,
-        config: AdapterConfig,
-    ) -> nn.Module:
-        """Build what all modules of one shape have in common.
-
-        Args:
-            in_features: The modules' input size.
-            out_features: The modules' output size.
-            fan_in: How many inputs an output adds up.
-            layers: Number of layers that have such a module.
-            projections: Number of such modules in a layer, by name.
-            head_size: Size of an attention head, a divisor of `out_features`.
-            config: The method's config.
-
-        Returns:
-            The common part.
-        """
-        raise NotImplementedError
-
-    @property
-    def shared(self) -> Any:
-        """The common part."""
-        return self._shared[0]
-
-    def part(self, name: str) -> Tensor:
-        """Give a parameter of the common part.
-
-        Where FSDP2 shards the model by layers, it gathers the common part for the layer that holds it alone: in the
-        others it is gathered here, and the gradients of all of them are averaged as FSDP2's own are.
-
-        Args:
-            name: The parameter's name.
-
-        Returns:
-            The parameter, whole.
-        """
-        parameter = getattr(self.shared, name)
-        if isinstance(parameter, DTensor):
-            return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)
-        return parameter
-
-    def connect(self, shared: nn.Module, layer: int, projection: int, owner: bool) -> Self:
-        """Say what the view looks at.
-
-        Args:
-            shared: The common part.
-            layer: The module's layer, counted among those that have such a module.
-            projection: The module's place in its layer.
-            owner: Whether this view holds the common part for all.
-
-        Returns:
-            The view.
-        """
-        self._shared = (shared,)
-        self.layer, self.projection = layer, projection
-        if owner:
-            self.common = shared  # registered with torch
-        return self

@@ -70,8 +70,14 @@ class LorettaAdpConfig(TrainConfig):
     scaling: float = field(default=1.0)
     position: str = field(default="auto")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @property
+    def update_scale(self) -> float:
+        """The factor on the adapter's contribution."""
+        return self.scaling
+
+    def _check_fields(self) -> None:
+        super()._check_fields()
+        self._check_positive("bottleneck")
         self._check_choice("position", POSITIONS)
         if self.non_linearity not in ACT2FN:
             close = difflib.get_close_matches(str(self.non_linearity), list(ACT2FN), n=3) or sorted(ACT2FN)
@@ -79,12 +85,3 @@ class LorettaAdpConfig(TrainConfig):
                 f"non_linearity is {self.non_linearity!r}, which transformers' ACT2FN does not have; expected a "
                 f"name like {', '.join(map(repr, close))}."
             )
-
-    @property
-    def update_scale(self) -> float:
-        """The factor on the adapter's contribution."""
-        return self.scaling
-
-    def _check_sizes(self) -> None:
-        super()._check_sizes()
-        self._check_positive("bottleneck")

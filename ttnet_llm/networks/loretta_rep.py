@@ -50,20 +50,18 @@ class LorettaRepNetwork(FactorNetwork):
     Args:
         in_features: The layer's input size.
         out_features: The layer's output size.
+        fan_in: How many inputs an output adds up.
         config: The method's config, as it holds for the layer.
-        fan_in: How many inputs an output adds up; `None`: all of them.
     """
 
-    def __init__(
-        self, in_features: int, out_features: int, config: LorettaRepConfig, fan_in: int | None = None
-    ) -> None:
-        super().__init__(in_features, out_features, config, fan_in)
+    def __init__(self, in_features: int, out_features: int, fan_in: int, config: LorettaRepConfig) -> None:
+        super().__init__(in_features, out_features, fan_in, config)
         rank = config.tt_rank
         a_rank, b_rank = rank if isinstance(rank, Sequence) else (rank, rank)
         self.A = config.matrix(in_features, config.r, a_rank)
         self.B = config.matrix(out_features, config.r, b_rank)
         # The spreads of `nn.Linear(in, r)` and `nn.Linear(r, out)`, as in LoRA; a zero B makes the identity.
-        config.draw(self.A, 1 / (3 * self.fan_in))
+        config.draw(self.A, 1 / (3 * fan_in))
         config.draw(self.B, 1 / (3 * config.r), zero=True)
 
     def factors(self) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ttnet_llm.linear import LinearAdapterLayer, LinearModel, SharedConfig, SharedView
+from ttnet_llm.linear import Group, LinearAdapterLayer, LinearModel, SharedConfig, SharedView
 from ttnet_llm.networks.targets import ATTENTION
 from ttnet_llm.registry import register
 
@@ -45,31 +45,18 @@ class LortaTensor(nn.Module):
     """The factors of the CP tensor of all modules of one shape, each with a column for every term.
 
     Args:
-        in_features: The modules' input size.
-        fan_in: How many inputs an output adds up.
-        head_size: Size of a head.
-        heads: Number of heads.
-        layers: Number of layers.
-        projections: Number of projections in a layer.
+        group: The modules.
         config: The method's config.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        fan_in: int,
-        head_size: int,
-        heads: int,
-        layers: int,
-        projections: int,
-        config: LortaConfig,
-    ) -> None:
+    def __init__(self, group: Group, config: LortaConfig) -> None:
         super().__init__()
-        self.inputs = nn.Parameter(torch.empty(in_features, config.r))
-        self.outputs = nn.Parameter(torch.zeros(head_size, config.r))
-        self.heads = nn.Parameter(torch.empty(heads, config.r))
-        self.layers = nn.Parameter(torch.empty(layers, config.r))
-        self.projections = nn.Parameter(torch.empty(projections, config.r))
+        fan_in, r = group.fan_in, config.r
+        self.inputs = nn.Parameter(torch.empty(group.in_features, r))
+        self.outputs = nn.Parameter(torch.zeros(group.head_size, r))
+        self.heads = nn.Parameter(torch.empty(group.out_features // group.head_size, r))
+        self.layers = nn.Parameter(torch.empty(len(group.layers), r))
+        self.projections = nn.Parameter(torch.empty(len(group.projections), r))
         # As LoRA draws A; signs and sizes of order 1 elsewhere keep the product of five at that spread.
         nn.init.uniform_(self.inputs, -(fan_in**-0.5), fan_in**-0.5)
         for factor in (self.heads, self.layers, self.projections):
@@ -81,19 +68,7 @@ class LortaTensor(nn.Module):
 class LortaView(SharedView):
     """The slice of the CP tensor that belongs to one module."""
 
-    @classmethod
-    def make_shared(
-        cls,
-        in_features: int,
-        out_features: int,
-        fan_in: int,
-        layers: int,
-        projections: int,
-        head_size: int,
-        config: LortaConfig,
-    ) -> LortaTensor:
-        """Build the CP tensor."""
-        return LortaTensor(in_features, fan_in, head_size, out_features // head_size, layers, projections, config)
+    common_cls = LortaTensor
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the input factor, and the others multiplied together, of shape `(r, out_features)`."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ttnet_llm.linear import LinearAdapterLayer, LinearModel, SharedConfig, SharedView
+from ttnet_llm.linear import Group, LinearAdapterLayer, LinearModel, SharedConfig, SharedView
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 
@@ -42,18 +42,16 @@ class LotrFactors(nn.Module):
     """The outer factors of all modules of one shape.
 
     Args:
-        in_features: The modules' input size.
-        out_features: The modules' output size.
-        fan_in: How many inputs an output adds up.
-        r: Their rank.
+        group: The modules.
+        config: The method's config.
     """
 
-    def __init__(self, in_features: int, out_features: int, fan_in: int, r: int) -> None:
+    def __init__(self, group: Group, config: LotrConfig) -> None:
         super().__init__()
-        self.U = nn.Parameter(torch.empty(in_features, r))
-        self.V = nn.Parameter(torch.empty(r, out_features))
-        nn.init.uniform_(self.U, -(fan_in**-0.5), fan_in**-0.5)
-        nn.init.uniform_(self.V, -(r**-0.5), r**-0.5)
+        self.U = nn.Parameter(torch.empty(group.in_features, config.r))
+        self.V = nn.Parameter(torch.empty(config.r, group.out_features))
+        nn.init.uniform_(self.U, -(group.fan_in**-0.5), group.fan_in**-0.5)
+        nn.init.uniform_(self.V, -(config.r**-0.5), config.r**-0.5)
 
 
 class LotrView(SharedView):
@@ -62,34 +60,23 @@ class LotrView(SharedView):
     Args:
         in_features: The layer's input size.
         out_features: The layer's output size.
+        fan_in: How many inputs an output adds up.
         config: The method's config.
-        fan_in: How many inputs an output adds up; `None`: all of them.
     """
 
-    def __init__(self, in_features: int, out_features: int, config: LotrConfig, fan_in: int | None = None) -> None:
-        super().__init__(in_features, out_features, config, fan_in)
+    common_cls = LotrFactors
+
+    def __init__(self, in_features: int, out_features: int, fan_in: int, config: LotrConfig) -> None:
+        super().__init__(in_features, out_features, fan_in, config)
         # Zero cores make the identity, and learn at once, as U and V are not zero.
         self.core = nn.Parameter(torch.zeros(config.r, config.r))
         if config.init_weights is not True:
             nn.init.uniform_(self.core, -(config.r**-0.5), config.r**-0.5)
 
-    @classmethod
-    def make_shared(
-        cls,
-        in_features: int,
-        out_features: int,
-        fan_in: int,
-        layers: int,
-        projections: int,
-        head_size: int,
-        config: LotrConfig,
-    ) -> LotrFactors:
-        """Build the outer factors."""
-        return LotrFactors(in_features, out_features, fan_in, config.r)
-
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return U, of shape `(in_features, r)`, and `G @ V`, of shape `(r, out_features)`."""
-        return self.part("U"), self.core @ self.part("V")
+        right = self.part("V")
+        return self.part("U"), self.core.to(right.device) @ right
 
 
 class LotrLinear(LinearAdapterLayer, method="lotr", network=LotrView):

@@ -38,8 +38,8 @@ class MeloraConfig(LinearConfig):
 
     n: int = field(default=2)
 
-    def _check_sizes(self) -> None:
-        super()._check_sizes()
+    def _check_fields(self) -> None:
+        super()._check_fields()
         self._check_positive("n")
 
 
@@ -49,17 +49,17 @@ class MeloraNetwork(FactorNetwork):
     Args:
         in_features: The layer's input size.
         out_features: The layer's output size.
+        fan_in: How many inputs an output adds up.
         config: The method's config, as it holds for the layer.
-        fan_in: How many inputs an output adds up; `None`: all of them.
     """
 
-    def __init__(self, in_features: int, out_features: int, config: MeloraConfig, fan_in: int | None = None) -> None:
-        super().__init__(in_features, out_features, config, fan_in)
+    def __init__(self, in_features: int, out_features: int, fan_in: int, config: MeloraConfig) -> None:
+        super().__init__(in_features, out_features, fan_in, config)
         self.n = min(config.n, in_features, out_features)
         self.A = nn.Parameter(torch.empty(in_features, config.r))
         self.B = nn.Parameter(torch.zeros(config.r, out_features))
         # Every block is drawn as a LoRA of its own size; a zero B makes the identity.
-        spread = max(self.fan_in / self.n, 1) ** -0.5
+        spread = max(fan_in / self.n, 1) ** -0.5
         nn.init.uniform_(self.A, -spread, spread)
         if config.init_weights is not True:
             nn.init.uniform_(self.B, -(config.r**-0.5), config.r**-0.5)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ttnet.errors import TTValueError
-from ttnet_llm.linear import LinearAdapterLayer, LinearModel, SharedConfig, SharedView
+from ttnet_llm.linear import Group, LinearAdapterLayer, LinearModel, SharedConfig, SharedView
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 
@@ -41,8 +41,8 @@ class MetaTTConfig(SharedConfig):
     num_tasks: int | None = field(default=None)
     task: int = field(default=0)
 
-    def _check_sizes(self) -> None:
-        super()._check_sizes()
+    def _check_fields(self) -> None:
+        super()._check_fields()
         if self.num_tasks is not None:
             self._check_positive("num_tasks")
         check_task(self.task, self.num_tasks)
@@ -70,24 +70,18 @@ class MetaTTTrain(nn.Module):
     """The cores of the train of all modules of one shape.
 
     Args:
-        in_features: The modules' input size.
-        out_features: The modules' output size.
-        fan_in: How many inputs an output adds up.
-        layers: Number of layers.
-        projections: Number of projections in a layer.
+        group: The modules.
         config: The method's config.
     """
 
-    def __init__(
-        self, in_features: int, out_features: int, fan_in: int, layers: int, projections: int, config: MetaTTConfig
-    ) -> None:
+    def __init__(self, group: Group, config: MetaTTConfig) -> None:
         super().__init__()
-        r = config.r
-        self.inputs = nn.Parameter(torch.empty(in_features, r))
-        self.layers = nn.Parameter(torch.eye(r).repeat(layers, 1, 1))
-        self.projections = nn.Parameter(torch.eye(r).repeat(projections, 1, 1))
+        fan_in, r = group.fan_in, config.r
+        self.inputs = nn.Parameter(torch.empty(group.in_features, r))
+        self.layers = nn.Parameter(torch.eye(r).repeat(len(group.layers), 1, 1))
+        self.projections = nn.Parameter(torch.eye(r).repeat(len(group.projections), 1, 1))
         self.tasks = nn.Parameter(torch.eye(r).repeat(config.num_tasks, 1, 1)) if config.num_tasks else None
-        self.outputs = nn.Parameter(torch.zeros(r, out_features))
+        self.outputs = nn.Parameter(torch.zeros(r, group.out_features))
         self.task = config.task
         # Identities inside make every module start as LoRA does; a zero last core makes the identity of the model.
         nn.init.uniform_(self.inputs, -(fan_in**-0.5), fan_in**-0.5)
@@ -98,19 +92,7 @@ class MetaTTTrain(nn.Module):
 class MetaTTView(SharedView):
     """The slice of the train that belongs to one module."""
 
-    @classmethod
-    def make_shared(
-        cls,
-        in_features: int,
-        out_features: int,
-        fan_in: int,
-        layers: int,
-        projections: int,
-        head_size: int,
-        config: MetaTTConfig,
-    ) -> MetaTTTrain:
-        """Build the train."""
-        return MetaTTTrain(in_features, out_features, fan_in, layers, projections, config)
+    common_cls = MetaTTTrain
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the first core, of shape `(in_features, r)`, and the others contracted, `(r, out_features)`."""
@@ -141,7 +123,7 @@ def set_task(model: nn.Module, task: int, adapter_name: str = "default") -> None
         adapter_name: The adapter.
 
     Raises:
-        TTValueError: If there is no such task, or no such adapter.
+        TTValueError: If there is no such task or adapter, or the adapter is merged.
 
     Example:
         >>> from peft import get_peft_model
@@ -152,6 +134,8 @@ def set_task(model: nn.Module, task: int, adapter_name: str = "default") -> None
     layers = [m for m in model.modules() if isinstance(m, MetaTTLinear) and adapter_name in m.networks]
     if not layers:
         raise TTValueError(f"adapter_name is {adapter_name!r}, but the model has no MetaTT adapter of that name.")
+    if any(adapter_name in layer.merged_adapters for layer in layers):
+        raise TTValueError(f"adapter {adapter_name!r} is merged with the task in use; call `unmerge_adapter()` first.")
     for layer in layers:
         train = cast(MetaTTView, layer.networks[adapter_name]).shared
         check_task(task, None if train.tasks is None else len(train.tasks))

@@ -46,8 +46,8 @@ class TTLoraConfig(FittedConfig):
         """The factor on the update."""
         return self.alpha
 
-    def _check_sizes(self) -> None:
-        super()._check_sizes()
+    def _check_fields(self) -> None:
+        super()._check_fields()
         if self.layout != "aligned" or self.modes == "paper":
             name: Any = "layout" if self.layout != "aligned" else "modes"
             raise TTValueError(
@@ -62,14 +62,14 @@ class TTLoraNetwork(FactorNetwork):
     Args:
         in_features: The layer's input size.
         out_features: The layer's output size.
+        fan_in: How many inputs an output adds up.
         config: The method's config, as it holds for the layer.
-        fan_in: How many inputs an output adds up; `None`: all of them.
     """
 
-    def __init__(self, in_features: int, out_features: int, config: TTLoraConfig, fan_in: int | None = None) -> None:
-        super().__init__(in_features, out_features, config, fan_in)
+    def __init__(self, in_features: int, out_features: int, fan_in: int, config: TTLoraConfig) -> None:
+        super().__init__(in_features, out_features, fan_in, config)
         self.delta = cast(TrainMatrix, config.matrix(in_features, out_features))  # the layout is always aligned
-        config.draw(self.delta, 1 / (3 * self.fan_in), zero=True)
+        config.draw(self.delta, 1 / (3 * fan_in), zero=True)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the parts of the train on either side of the cut."""

@@ -1,6 +1,7 @@
 """The config fields that every method has, with PEFT's names where PEFT has the thing."""
 
 import copy
+import math
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -88,7 +89,7 @@ class AdapterConfig(PeftConfig):
             self._check_choice("init_weights", (True, False, *self.starts))
         if not 0.0 <= self.dropout < 1.0:
             raise TTValueError(f"dropout is {self.dropout!r}; expected a probability in [0, 1).")
-        self._check_sizes()
+        self._check_fields()
         self._check_patterns()
 
     @property
@@ -121,11 +122,12 @@ class AdapterConfig(PeftConfig):
         config = copy.copy(self)  # shares what it records with this one
         for key, value in changes.items():
             setattr(config, key, value)
-        config._check_sizes()
+        config._check_fields()
         return config
 
-    def _check_sizes(self) -> None:
-        """Check the fields that `rank_pattern` may change; a method with ranks extends it."""
+    def _check_fields(self) -> None:
+        """Check the method's own fields, which patterns may change for single modules; methods extend it."""
+        self._check_number(self.scale_field, zero=self.init_weights not in ("tt_svd", "lora"))
 
     def _check_patterns(self) -> None:
         known = set(self.__dataclass_fields__) - set(AdapterConfig.__dataclass_fields__)
@@ -137,6 +139,13 @@ class AdapterConfig(PeftConfig):
                     f"it has {', '.join(sorted(known))}."
                 )
             self._changed(changes)
+
+    def _check_number(self, name: str, zero: bool = True) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise TTValueError(f"{name} is {value!r}; expected a finite number.")
+        if value == 0 and not zero:
+            raise TTValueError(f"{name} is 0, and init_weights {self.init_weights!r} divides by it; give another.")
 
     def _check_choice(self, name: str, choices: tuple[Any, ...]) -> None:
         value = getattr(self, name)

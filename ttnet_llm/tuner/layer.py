@@ -114,12 +114,34 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             config: Its config.
         """
         self.networks[adapter_name] = self.make_network(config)
+        self.check_adapter_name(adapter_name)
         self.dropouts[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.scalings[adapter_name] = config.update_scale
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
+    def check_adapter_name(self, adapter_name: str) -> None:
+        """Refuse a name under which an adapter would not be saved whole.
+
+        PEFT tells adapters apart by their names in checkpoint keys, and leaves out every key with the name of another.
+
+        Args:
+            adapter_name: Name of an adapter of the layer.
+
+        Raises:
+            TTValueError: If a part of the network is called like that.
+        """
+        parts = {part for key in self.networks[adapter_name].state_dict() for part in key.split(".")}
+        if adapter_name in parts:
+            del self.networks[adapter_name]
+            raise TTValueError(
+                f"adapter_name is {adapter_name!r}, which is also the name of a part of a {self.method} network, so "
+                "that checkpoints could not tell them apart; choose another name."
+            )
+
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        if adapter_name not in self.networks:  # PEFT asks every layer, also those that the adapter leaves alone
+            return
         network = self.networks[adapter_name]
         if any(parameter.is_meta for parameter in network.parameters()):
             return

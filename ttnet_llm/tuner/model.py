@@ -161,10 +161,10 @@ def near_misses(model: nn.Module, target_modules: Any) -> str:
         "No module matches 'q_porj': did you mean 'q_proj'?"
     """
     targets = [target_modules] if isinstance(target_modules, str) else sorted(target_modules or ())
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if _is_adaptable(module)}
+    names = linear_names(model)
     hints = []
     for target in targets:
-        close = difflib.get_close_matches(target.rpartition(".")[2], sorted(names), n=3, cutoff=0.5)
+        close = difflib.get_close_matches(target.rpartition(".")[2], names, n=3, cutoff=0.5)
         if close:
             hints.append(f"No module matches {target!r}: did you mean {' or '.join(map(repr, close))}?")
     if not hints and names:
@@ -179,7 +179,8 @@ def linear_names(model: nn.Module) -> list[str]:
         >>> linear_names(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)))
         ['0', '2']
     """
-    return list(dict.fromkeys(n.rpartition(".")[2] for n, m in model.named_modules() if _is_adaptable(m)))
+    names = (n.removesuffix(".base_layer") for n, m in model.named_modules() if _is_adaptable(m))
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
 
 
 def norm_names(model: nn.Module, skip: list[str]) -> list[str]:

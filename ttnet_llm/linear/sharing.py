@@ -1,0 +1,144 @@
+"""Networks that all modules of a shape have in common: one for the model, a view of it for each module."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial
+
+from ttnet_llm.linear.network import FactorNetwork
+
+
+@dataclass(frozen=True)
+class Group:
+    """The modules of one shape, seen as a grid of layers and projections.
+
+    Args:
+        in_features: Their input size.
+        out_features: Their output size.
+        fan_in: How many inputs an output adds up: `in_features`, or 1 for an embedding.
+        layers: The layers that have such a module, by name.
+        projections: The modules' names within their layers.
+        head_size: Size of an attention head, a divisor of `out_features`.
+
+    Example:
+        >>> names = ["layer.0.q", "layer.0.v", "layer.1.q", "layer.1.v"]
+        >>> Group.of(names, 8, 8, 8, head_size=4).projections
+        ('q', 'v')
+    """
+
+    in_features: int
+    out_features: int
+    fan_in: int
+    layers: tuple[str, ...]
+    projections: tuple[str, ...]
+    head_size: int
+
+    @classmethod
+    def of(cls, names: list[str], in_features: int, out_features: int, fan_in: int, head_size: int | None) -> "Group":
+        """Arrange modules by their names.
+
+        Args:
+            names: Their full names.
+            in_features: Their input size.
+            out_features: Their output size.
+            fan_in: How many inputs an output adds up.
+            head_size: The model's size of a head; where it does not divide the output, that counts as one head.
+
+        Returns:
+            The group.
+        """
+        layers, projections = (tuple(dict.fromkeys(part)) for part in zip(*map(place, names), strict=True))
+        if not head_size or out_features % head_size:
+            head_size = out_features
+        return cls(in_features, out_features, fan_in, layers, projections, head_size)
+
+
+class SharedView(FactorNetwork):
+    """One module's view of a network that all modules of a shape have in common.
+
+    The network is held by the first module's view alone, so that it is counted, moved and saved once. The others keep
+    a reference that torch does not look into.
+    """
+
+    common_cls: ClassVar[Any]  # of the common network; made from a group and a config
+    layer: int
+    projection: int
+    _reference: tuple[nn.Module, ...] = ()  # in a tuple, so that torch does not register it
+
+    @property
+    def shared(self) -> Any:
+        """The common network."""
+        return self._reference[0]
+
+    def part(self, name: str) -> Tensor:
+        """Give a parameter of the common network.
+
+        Where FSDP2 shards the model by layers, it gathers the common network for the layer that holds it alone: in the
+        others it is gathered here, and the gradients of all of them are averaged as FSDP2's own are.
+
+        Args:
+            name: The parameter's name.
+
+        Returns:
+            The parameter, whole.
+        """
+        parameter = getattr(self.shared, name)
+        if isinstance(parameter, DTensor):
+            return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)
+        return parameter
+
+    def connect(self, shared: nn.Module, layer: int, projection: int, owner: bool) -> None:
+        """Say what the view looks at.
+
+        Args:
+            shared: The common network.
+            layer: The module's layer, counted among those of the group.
+            projection: The module's place in its layer.
+            owner: Whether this view holds the common network for all.
+        """
+        self._reference = (shared,)
+        self.layer, self.projection = layer, projection
+        if owner:
+            self.common = shared  # registered with torch
+
+
+def place(name: str) -> tuple[str, str]:
+    """Take a module's name apart into its layer and its place in it.
+
+    Args:
+        name: The full name; the first number in it is the layer's.
+
+    Returns:
+        The layer's name, empty for a module outside all layers, and the rest.
+
+    Example:
+        >>> place("encoder.layer.3.attention.self.query")
+        ('encoder.layer.3', 'attention.self.query')
+        >>> place("score")
+        ('', 'score')
+    """
+    found = re.fullmatch(r"((?:.*?\.)?\d+)\.(.+)", name)
+    return (found[1], found[2]) if found else ("", name)
+
+
+def head_size(config: dict[str, Any]) -> int | None:
+    """Read the size of an attention head off a transformers config.
+
+    Args:
+        config: The config as a dict.
+
+    Returns:
+        The size; `None` where it does not say.
+
+    Example:
+        >>> head_size({"hidden_size": 768, "num_attention_heads": 12})
+        64
+    """
+
+    def first(*names: str) -> Any:
+        return next((config[name] for name in names if config.get(name)), None)
+
+    size, heads = first("hidden_size", "n_embd", "d_model"), first("num_attention_heads", "n_head", "num_heads")
+    return first("head_dim", "d_kv") or (size // heads if size and heads else None)
