@@ -12,6 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -76,7 +77,7 @@ def main() -> None:
                 ours.eval(), theirs.eval()
                 ttnet_llm.hold_factors(ours)
             with torch.inference_mode(tokens == 1):
-                seconds = measure({"ours": lambda m=ours: m(x), "lora": lambda m=theirs: m(x)}, args.rounds)
+                seconds = measure({"ours": partial(ours, x), "lora": partial(theirs, x)}, args.rounds)
             ratios = [a / b for a, b in zip(seconds["ours"], seconds["lora"], strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
             rows.append(

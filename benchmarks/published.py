@@ -1,6 +1,7 @@
-"""Published parameter counts against those of this library, from configurations alone; writes docs/results/published.md.
+"""Published parameter counts against those of this library, from configurations alone.
 
-No weights are made or read: every model is built on PyTorch's meta device. Run as `python -m benchmarks.published`.
+No weights are made or read: every model is built on PyTorch's meta device. `python -m benchmarks.published` writes
+docs/results/published.md.
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ def cells(row: Row) -> list[str]:
 
 
 def main() -> None:
-    table = markdown_table(["method", "model", "options", "published", "counted", "source"], [cells(row) for row in ROWS])
+    header = ["method", "model", "options", "published", "counted", "source"]
+    table = markdown_table(header, [cells(row) for row in ROWS])
     write_text(
         RESULTS,
         f"""# Published and counted parameters

@@ -118,7 +118,8 @@ and `after` training are accuracies on the validation texts. A step is a batch o
 ## How
 
 Seed {first.settings.seed}, {first.settings.epochs:g} epochs, AdamW with a linear schedule, the new head at
-{HEAD_LEARNING_RATE:g} for every method. The LoRETTA methods train the normalisation layers too, as their paper does. Learning rates of the adapters: {rates}. {TUNING}
+{HEAD_LEARNING_RATE:g} for every method. The LoRETTA methods train the normalisation layers too, as their paper does.
+Learning rates of the adapters: {rates}. {TUNING}
 The whole demo took {total_seconds / 60:.1f} minutes. Versions: {versions}.
 """
     write_text(folder / "report.md", text)
