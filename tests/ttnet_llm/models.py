@@ -80,7 +80,17 @@ def qwen2(seed: int = 0) -> nn.Module:
     return tf.Qwen2ForCausalLM(tf.Qwen2Config(**DECODER)).eval()
 
 
-ALL = [bert, roberta, deberta, llama, qwen2, gpt2, opt, t5]
+def mistral(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return tf.MistralForCausalLM(tf.MistralConfig(**DECODER)).eval()
+
+
+def gemma(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return tf.GemmaForCausalLM(tf.GemmaConfig(**DECODER, head_dim=8)).eval()
+
+
+ALL = [bert, roberta, deberta, llama, mistral, qwen2, gemma, gpt2, opt, t5]
 IDS = torch.tensor([[5, 9, 11, 3, 7, 2], [8, 1, 4, 6, 2, 2], [12, 13, 14, 15, 16, 2]])
 
 
