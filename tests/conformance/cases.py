@@ -71,7 +71,7 @@ def custom_models() -> list[Row]:
     both_model, both, factor = PLACES[3]
     rows = []
     for method in FIRST:
-        options = [*OPTIONS[method.method], {"dropout": 0.1}]
+        options = [*OPTIONS.get(method.method, []), {"dropout": 0.1}]
         rows += custom_rows(method, PLACES + (EMBEDDINGS if method.merges else []))
         rows += custom_rows(method, [(both_model, both | option, factor) for option in options])
     for method in VARIANTS:
