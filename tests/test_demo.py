@@ -95,6 +95,17 @@ def test_a_short_run(tmp_path):
     assert results["after"].keys() == {"accuracy"}
 
 
+@pytest.mark.slow
+def test_a_short_run_of_all_methods(tmp_path):
+    command = [sys.executable, "-m", "demo", "--quick", "--output", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "run" / "report.md").read_text()
+    for title in ("LoRETTA_adp", "LoRETTA_rep", "LoRA", "Head only"):
+        assert f"| {title} |" in report
+    assert report.count("identical, bit for bit") == 4
+
+
 def test_an_unknown_method_is_one_sentence(tmp_path):
     command = [sys.executable, "-m", "demo", "--quick", "--methods", "loretto", "--output", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
