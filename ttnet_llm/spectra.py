@@ -132,7 +132,7 @@ def draw_spectra(spectra: Sequence[ModuleSpectrum], path: str | Path, *, title: 
         TTValueError: If no module has singular values.
     """
     from ttnet_llm.training.files import atomic
-    from ttnet_llm.training.pictures import FAINT, INK
+    from ttnet_llm.training.pictures import STYLE
 
     kinds: dict[str, list[ModuleSpectrum]] = {}
     for spectrum in spectra:
@@ -144,24 +144,7 @@ def draw_spectra(spectra: Sequence[ModuleSpectrum], path: str | Path, *, title: 
     colours = import_extra("matplotlib.colors", extra="plot").LinearSegmentedColormap.from_list(
         "depth", ["#9CC9E8", "#0072B2", "#0B2E4A"]
     )
-    style = {
-        "font.family": "sans-serif",
-        "font.size": 10.5,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.spines.left": False,
-        "axes.edgecolor": "#C9CDD2",
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "#ECEEF0",
-        "xtick.color": FAINT,
-        "ytick.color": FAINT,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE | {"axes.spines.left": False}):
         columns = 3 if len(kinds) in (5, 6) else min(len(kinds), 4)
         rows = -(-len(kinds) // columns)
         figure = import_extra("matplotlib.figure", extra="plot").Figure(

@@ -16,6 +16,22 @@ from ttnet_llm.training.files import atomic
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#7F7F7F", "#CC79A7", "#E69F00")
 INK = "#22262B"
 FAINT = "#8A9099"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#C9CDD2",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ECEEF0",
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
 
 
 @dataclass(frozen=True)
@@ -47,23 +63,7 @@ def draw_curves(curves: Sequence[Curve], path: str | Path, *, measure: str, titl
     """
     matplotlib = import_extra("matplotlib", extra="plot")
     figure_cls = import_extra("matplotlib.figure", extra="plot").Figure
-    style = {
-        "font.family": "sans-serif",
-        "font.size": 10.5,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": "#C9CDD2",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "#ECEEF0",
-        "xtick.color": FAINT,
-        "ytick.color": FAINT,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         panels = 3 if len(curves) > 1 else 2
         figure = figure_cls(figsize=(4.9 * panels, 4.6), dpi=160, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08, wspace=0.04, rect=(0, 0, 1, 0.86))
