@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet_llm.console import Console, make_table, one_sentence_errors, plain, typer
+from ttnet_llm.console import Console, make_table, one_sentence_errors, plain, runs, short_names, typer
 
 Option = typer.Option
 Base = Annotated[str | None, Option("--model", help="The base model; by default the one that the adapter names.")]
@@ -43,9 +43,12 @@ def export(
                 load_adapter(adapter, model=model, weights=False), output, eps=eps, rank=rank, pad_to=width
             )
         table = make_table("module", "shape", "rank", "parameters", "error")
+        names = short_names([module.name for module in report.modules])
         for module in report.modules:
             size = "x".join(map(str, module.shape))
-            table.add_row(plain(module.name), size, f"{module.rank}", f"{module.parameters:,}", f"{module.error:.1e}")
+            table.add_row(
+                plain(names[module.name]), size, f"{module.rank}", f"{module.parameters:,}", f"{module.error:.1e}"
+            )
         Console().print(table)
         Console(soft_wrap=True).print(
             f"Saved in {plain(output)}: LoRA of rank {report.rank}, {report.parameters:,} parameters."
@@ -71,11 +74,12 @@ def compress(
                 lora, output, method=method.replace("-", "_"), eps=eps, max_rank=max_rank, budget=budget
             )
         table = make_table("module", "shape", "ranks", "parameters", "of LoRA", "error")
+        names = short_names([module.name for module in report.modules])
         for module in report.modules:
             table.add_row(
-                plain(module.name),
+                plain(names[module.name]),
                 "x".join(map(str, module.shape)),
-                " ".join(map(str, module.ranks[1:-1])),
+                runs(module.ranks[1:-1]),
                 f"{module.parameters:,}",
                 f"{module.parameters / module.lora_parameters:.1%}",
                 f"{module.error:.1e}",
@@ -128,13 +132,14 @@ def inspect(
         quiet_libraries()
         spectra = adapter_spectra(adapter, model=model)
         table = make_table("module", "shape", "parameters", "train ranks", "rank", "largest", "effective rank")
+        names = short_names([entry.name for entry in spectra])
         for entry in spectra:
             values = entry.singular_values
             table.add_row(
-                plain(entry.name),
+                plain(names[entry.name]),
                 "x".join(map(str, entry.shape)),
                 f"{entry.parameters:,}",
-                ", ".join(" ".join(map(str, ranks[1:-1])) for ranks in entry.train_ranks),
+                ", ".join(runs(ranks[1:-1]) for ranks in entry.train_ranks),
                 *(("-",) * 3 if values is None else (f"{len(values)}", f"{max(values, default=0):.3g}")),
                 *(() if values is None else (f"{entry.effective_rank:.1f}",)),
             )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby, takewhile
 from typing import Any
 
 from ttnet.errors import TTError, import_extra
@@ -55,10 +56,49 @@ def make_table(*columns: str) -> Any:
     Returns:
         The table.
     """
-    table = import_extra("rich.table", extra="cli").Table(show_header=any(columns))
+    table = import_extra("rich.table", extra="cli").Table(
+        show_header=any(columns), box=import_extra("rich.box", extra="cli").SIMPLE, pad_edge=False
+    )
     for k, name in enumerate(columns):
-        table.add_column(name, justify="right" if k else "left")
+        table.add_column(name, justify="right" if k else "left", no_wrap=k == 0)  # names are of no use in part
     return table
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Leave out what all modules' names begin with, so that the parts that tell them apart fit into a table.
+
+    Args:
+        names: Full names.
+
+    Returns:
+        The short names by the full ones; the last part of a name always stays.
+
+    Example:
+        >>> list(short_names(["encoder.layer.0.query", "encoder.layer.1.query"]).values())
+        ['0.query', '1.query']
+        >>> list(short_names(["encoder.query"]).values())
+        ['query']
+    """
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    common = sum(1 for _ in takewhile(lambda part: len(set(part)) == 1, parts))
+    return {name: ".".join(name.split(".")[common:]) for name in names}
+
+
+def runs(values: Iterable[int]) -> str:
+    """Write numbers with repetitions counted, so that long trains fit into a table.
+
+    Args:
+        values: The numbers, such as the inner ranks of a train.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> runs([4, 5, 5, 5])
+        '4 5x3'
+    """
+    groups = ((value, sum(1 for _ in group)) for value, group in groupby(values))
+    return " ".join(str(value) if count == 1 else f"{value}x{count}" for value, count in groups)
 
 
 def plain(text: str) -> str:
