@@ -90,6 +90,14 @@ def gemma(seed: int = 0) -> nn.Module:
     return tf.GemmaForCausalLM(tf.GemmaConfig(**DECODER, head_dim=8)).eval()
 
 
+def vit(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    config = tf.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=16, patch_size=8
+    )
+    return tf.ViTForImageClassification(config).eval()
+
+
 ALL = [bert, roberta, deberta, llama, mistral, qwen2, gemma, gpt2, opt, t5]
 IDS = torch.tensor([[5, 9, 11, 3, 7, 2], [8, 1, 4, 6, 2, 2], [12, 13, 14, 15, 16, 2]])
 

@@ -20,27 +20,15 @@ from tests.ttnet_llm.models import logits, perturb
 
 @each()
 def test_vision_transformers(config_cls: Method, tmp_path: Path) -> None:
-    def make() -> nn.Module:
-        torch.manual_seed(0)
-        config = tf.ViTConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=48,
-            image_size=16,
-            patch_size=8,
-        )
-        return tf.ViTForImageClassification(config).eval()
-
     images = torch.randn(2, 3, 16, 16)
-    base = make()
+    base = models.vit()
     expected = base(images).logits
     model = get_peft_model(base, config_cls(modules_to_save=["classifier"]))
     assert torch.equal(model(images).logits, expected)
     trained = perturb(model)(images).logits
     assert not torch.allclose(trained, expected)
     model.save_pretrained(tmp_path)
-    assert torch.equal(PeftModel.from_pretrained(make(), tmp_path).eval()(images).logits, trained)
+    assert torch.equal(PeftModel.from_pretrained(models.vit(), tmp_path).eval()(images).logits, trained)
 
 
 @each()
