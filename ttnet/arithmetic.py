@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTValueError, spell_count
-from ttnet.linalg import compute_dtype, r_factor, split_scale, split_scales, times_power_of_two
+from ttnet.linalg import r_factor
+from ttnet.scales import compute_dtype, split_scale, split_scales, times_power_of_two
 
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None  # bytes
 

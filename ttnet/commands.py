@@ -19,7 +19,7 @@ from ttnet.chain import shorten
 from ttnet.decomposition import as_dense, tt_svd
 from ttnet.errors import TTError, TTFileError, TTValueError, spell_count
 from ttnet.io import load, write_atomically
-from ttnet.linalg import split_scale, times_power_of_two
+from ttnet.scales import split_scale, times_power_of_two
 from ttnet.tensor_train import TensorTrain
 from ttnet.tt_matrix import TTMatrix
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTIndexError, TTTypeError
-from ttnet.linalg import join_scale, split_scale
+from ttnet.scales import join_scale, split_scale
 
 
 def index(

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet.linalg import compute_dtype, count_nonfinite, join_scale, qr, split_scale, split_scales
+from ttnet.linalg import qr
+from ttnet.scales import compute_dtype, count_nonfinite, join_scale, split_scale, split_scales
 from ttnet.tensor_train import TensorTrain
 from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_method
+
+METHODS = ("auto", "svd")
 
 
 def round(
@@ -56,7 +59,7 @@ def round(
     """
     if not isinstance(tt, TensorTrain):
         raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TensorTrain.")
-    check_method(method)
+    check_method(method, METHODS)
     bound = check_eps(eps)
     max_ranks = check_max_rank(max_rank, max(0, tt.ndim - 1))
     for k, core in enumerate(tt.cores):

@@ -10,25 +10,25 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.linalg import compute_dtype, truncated_svd
+from ttnet.linalg import truncated_svd
+from ttnet.scales import compute_dtype
 
-METHODS = ("auto", "svd")
 
-
-def check_method(method: str) -> None:
+def check_method(method: str, methods: Sequence[str]) -> None:
     """Refuse a method that does not exist.
 
     Args:
-        method: "auto" or "svd".
+        method: What the user asked for.
+        methods: The names of those that exist.
 
     Raises:
         TTValueError: For any other value.
 
     Example:
-        >>> check_method("svd")
+        >>> check_method("svd", ("auto", "svd"))
     """
-    if method not in METHODS:
-        choices = " or ".join(repr(name) for name in METHODS)
+    if method not in methods:
+        choices = " or ".join(repr(name) for name in methods)
         raise TTValueError(f"method is {method!r}; expected {choices}.")
 
 
@@ -177,9 +177,38 @@ class ErrorBudget:
             >>> budget.cut(torch.ones(4, 5) / 20**0.5)[0].shape
             torch.Size([4, 1])
         """
+        allowed, max_rank = self.allowance(min(matrix.shape))
+        u, w, tail = truncated_svd(matrix, allowed, max_rank)
+        self.spend(tail)
+        return u, w
+
+    def allowance(self, size: int) -> tuple[float, int | None]:
+        """Say how far the next bond may be cut.
+
+        Args:
+            size: The shorter side of the unfolding there.
+
+        Returns:
+            The largest Frobenius norm of what is cut off, and the largest rank or None.
+
+        Example:
+            >>> ErrorBudget(norm=2.0, eps=0.5, max_ranks=[3], dtype=torch.float64).allowance(4)
+            (0.99..., 3)
+        """
         share = math.sqrt(self._left / (len(self._max_ranks) - self._bond))
-        allowed = max(share, self._noise(min(matrix.shape)) * self._norm)
-        u, w, tail = truncated_svd(matrix, allowed, self._max_ranks[self._bond])
+        return max(share, self._noise(size) * self._norm), self._max_ranks[self._bond]
+
+    def spend(self, tail: float) -> None:
+        """Note what the next bond was cut by, and go on to the one after it.
+
+        Args:
+            tail: The Frobenius norm of what was cut off.
+
+        Example:
+            >>> budget = ErrorBudget(norm=2.0, eps=0.5, max_ranks=[3, 3], dtype=torch.float64)
+            >>> budget.spend(0.0)
+            >>> budget.allowance(4)
+            (0.99..., 3)
+        """
         self._left = max(0.0, self._left - tail**2)
         self._bond += 1
-        return u, w

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.linalg import compute_dtype, count_nonfinite, join_scale, split_scale
+from ttnet.scales import compute_dtype, count_nonfinite, join_scale, split_scale
 from ttnet.tensor_train import TensorTrain
 from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_method
+
+METHODS = ("auto", "svd")
 
 
 def tt_svd(
@@ -58,7 +60,7 @@ def tt_svd(
         ((1, 2, 2, 1), True)
     """
     x = as_dense(x)
-    check_method(method)
+    check_method(method, METHODS)
     bound = check_eps(eps)
     max_ranks = check_max_rank(max_rank, max(0, x.ndim - 1))
     if 0 in x.shape:
