@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
 TEST_WORKERS ?= 2
 CONFORMANCE_PART ?= quick
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help venv demo test test-slow conformance lint bench docs clean
+.PHONY: help venv demo test test-slow conformance lint bench peers docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -41,9 +42,17 @@ lint: venv ## style and types
 bench: venv ## measure, and rewrite the tables in benchmarks/
 	$(BIN)/python -m benchmarks
 
+peers: $(PEERS)/.installed ## the libraries that `python -m benchmarks.behaviours` compares with, in .venv-peers
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -c $< torch numpy setuptools wheel ninja packaging
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -r $<
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
 docs: venv ## build the documentation into site/
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m mkdocs build --strict
 
 clean: ## remove everything that make created
-	rm -rf $(VENV) site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(PEERS) site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
