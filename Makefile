@@ -46,7 +46,7 @@ peers: $(PEERS)/.installed ## the libraries that `python -m benchmarks.behaviour
 $(PEERS)/.installed: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -c $< torch numpy setuptools wheel ninja packaging
-	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -r $<
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-cache-dir -r $<
 	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
