@@ -7,25 +7,14 @@ brings them down again. A scalar, a train of order 0, is one core of shape (1, 1
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ttnet.errors import TTValueError, spell_count
 from ttnet.linalg import r_factor
+from ttnet.memory import check_memory
 from ttnet.scales import compute_dtype, split_scale, split_scales, times_power_of_two
-
-_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None  # bytes
-
-
-def _check_memory(count: int, dtype: torch.dtype) -> None:
-    if _MEMORY is not None and count * dtype.itemsize > _MEMORY:
-        raise TTValueError(
-            f"the dense array has {spell_count(count)} entries, more than this machine's memory of "
-            f"{_MEMORY / 2**30:.0f} GiB can hold; take a part of the train by indexing, or work on the train itself."
-        )
 
 
 def full(
@@ -48,8 +37,13 @@ def full(
                 [3., 3.]])
     """
     shape = [size for core in cores for size in core.shape[1:-1]]
-    if cores[0].device.type == "cpu":  # other devices refuse by themselves; Linux kills the process
-        _check_memory(math.prod(shape), cores[0].dtype)
+    check_memory(
+        math.prod(shape),
+        cores[0].dtype,
+        cores[0].device,
+        what="the dense array",
+        advice="take a part of the train by indexing, or work on the train itself.",
+    )
     # Scales apart, so that large and small cores meet before anything overflows.
     result, exponent = split_scale(cores[0])
     for core in cores[1:]:
