@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from ttnet.drawing import draw_chain
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 
 
@@ -266,6 +267,13 @@ class CoreChain:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._cores,)
+
+    def __repr__(self) -> str:
+        line = draw_chain([core.shape for core in self._cores])
+        # What a line without its middle does not show.
+        hidden = f", order {len(self._cores)}, ranks <= {max(self.ranks)}" if "..." in line else ""
+        device = "" if self.device.type == "cpu" else f", {self.device}"
+        return f"{type(self).__name__}({line}{hidden}, {str(self.dtype).removeprefix('torch.')}{device})"
 
 
 def check_scalar(value: object) -> complex | Tensor | None:

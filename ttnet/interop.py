@@ -30,7 +30,7 @@ def from_numpy(cores: Sequence[npt.NDArray[Any]]) -> TensorTrain | TTMatrix:
 
     Example:
         >>> from_numpy([np.ones((1, 2, 3)), np.ones((3, 2, 1))])
-        TensorTrain(shape=(2, 2), ranks=(1, 3, 1), dtype=torch.float64)
+        TensorTrain([2]-3-[2], float64)
     """
     for k, core in enumerate(cores):
         if not isinstance(core, np.ndarray):
@@ -78,7 +78,7 @@ def from_tensorly(tt: Any) -> TensorTrain | TTMatrix:
     Example:
         >>> from tensorly.random import random_tt
         >>> from_tensorly(random_tt((2, 3), 2))
-        TensorTrain(shape=(2, 3), ranks=(1, 2, 1), dtype=torch.float64)
+        TensorTrain([2]-2-[3], float64)
     """
     import tensorly
     from tensorly.tt_matrix import TTMatrix as TensorlyTTMatrix

@@ -49,7 +49,7 @@ def save(value: CoreChain, path: str | os.PathLike[str]) -> None:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(ttnet.ones((2, 3)), f"{folder}/ones.safetensors")
         ...     load(f"{folder}/ones.safetensors")
-        TensorTrain(shape=(2, 3), ranks=(1, 1, 1), dtype=torch.float32)
+        TensorTrain([2]-1-[3], float32)
     """
     kind = type(value).__name__
     if kind not in _KINDS:

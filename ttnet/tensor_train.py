@@ -32,7 +32,7 @@ class TensorTrain(CoreChain):
         >>> import torch
         >>> x = TensorTrain([torch.ones(1, 2, 3), torch.ones(3, 4, 1)])
         >>> x
-        TensorTrain(shape=(2, 4), ranks=(1, 3, 1), dtype=torch.float32)
+        TensorTrain([2]-3-[4], float32)
         >>> x.full()
         tensor([[3., 3., 3., 3.],
                 [3., 3., 3., 3.]])
@@ -208,10 +208,3 @@ class TensorTrain(CoreChain):
         if not self.ndim:
             raise TTTypeError("a train of order 0 has no length.")
         return self.shape[0]
-
-    def __repr__(self) -> str:
-        device = "" if self.device.type == "cpu" else f", device='{self.device}'"
-        order = f"order={self.ndim}, " if self.ndim > 10 else ""
-        return (
-            f"TensorTrain({order}shape={shorten(self.shape)}, ranks={shorten(self.ranks)}, dtype={self.dtype}{device})"
-        )

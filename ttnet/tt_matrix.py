@@ -37,7 +37,7 @@ class TTMatrix(CoreChain):
     Example:
         >>> w = TTMatrix([torch.ones(1, 2, 3, 1), torch.ones(1, 2, 3, 1)])
         >>> w
-        TTMatrix(row_shape=(2, 2), col_shape=(3, 3), ranks=(1, 1, 1), dtype=torch.float32)
+        TTMatrix([2x3]-1-[2x3], float32)
         >>> w @ torch.ones(9)
         tensor([9., 9., 9., 9.])
     """
@@ -268,11 +268,6 @@ class TTMatrix(CoreChain):
         if scalar is None:
             return NotImplemented
         return TTMatrix._from_train(self._train() / scalar, self.row_shape, self.col_shape)
-
-    def __repr__(self) -> str:
-        device = "" if self.device.type == "cpu" else f", device='{self.device}'"
-        rows, cols, ranks = shorten(self.row_shape), shorten(self.col_shape), shorten(self.ranks)
-        return f"TTMatrix(row_shape={rows}, col_shape={cols}, ranks={ranks}, dtype={self.dtype}{device})"
 
 
 def _promoted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 import copy
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -177,12 +178,23 @@ def test_to_and_detach():
     assert torch.equal(core.grad, torch.ones(1, 3, 1))
 
 
-def test_repr_is_short_at_any_order():
-    assert repr(ttnet.ones((2, 3))) == "TensorTrain(shape=(2, 3), ranks=(1, 1, 1), dtype=torch.float32)"
-    assert repr(ttnet.ones(())) == "TensorTrain(shape=(), ranks=(1,), dtype=torch.float32)"
-    assert len(repr(ttnet.ones((2,) * 1000))) < 140
-    assert "order=1000" in repr(ttnet.ones((2,) * 1000))
-    assert "device='meta'" in repr(ttnet.ones((2,), device="meta"))
+def test_repr_draws_the_train():
+    assert repr(ttnet.random((4, 5, 6), [3, 2], dtype=torch.float64)) == "TensorTrain([4]-3-[5]-2-[6], float64)"
+    assert repr(ttnet.ones((7,))) == "TensorTrain([7], float32)"
+    assert repr(ttnet.ones(())) == "TensorTrain([], float32)"
+    assert repr(ttnet.ones((2,), device="meta")) == "TensorTrain([2], float32, meta)"
+
+
+@given(order=st.integers(1, 300), size=st.sampled_from([1, 9, 10**6, 10**9]), rank=st.sampled_from([1, 5000]))
+def test_repr_is_one_line_of_ascii_at_any_order(order, size, rank):
+    ranks = [1, *[rank] * (order - 1), 1]
+    cores = [torch.empty(r, size, s, device="meta") for r, s in pairwise(ranks)]
+    text = repr(TensorTrain(cores))
+    assert text.isascii()
+    assert "\n" not in text
+    assert len(text) <= 120
+    if "..." in text:
+        assert f"order {order}, ranks <= {rank}" in text
 
 
 def test_numel_is_exact_at_any_order():
