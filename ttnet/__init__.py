@@ -1,7 +1,7 @@
 """Tensor trains on PyTorch."""
 
 from ttnet import interop, modes
-from ttnet.construct import ones, random, zeros
+from ttnet.construct import arange, eye, meshgrid, ones, random, zeros
 from ttnet.contraction import ContractionPlan, contract, plan
 from ttnet.decomposition import tt_svd
 from ttnet.errors import (
@@ -14,6 +14,10 @@ from ttnet.errors import (
     TTValueError,
 )
 from ttnet.io import load
+from ttnet.joining import cat, diag, kron, outer, pad, stack
+from ttnet.permuting import permute
+from ttnet.quantized import dequantize, quantize
+from ttnet.reshaping import reshape
 from ttnet.rounding import round
 from ttnet.tensor_train import TensorTrain
 from ttnet.tt_matrix import TTMatrix
@@ -29,14 +33,27 @@ __all__ = [
     "TTTypeError",
     "TTValueError",
     "TensorTrain",
+    "arange",
+    "cat",
     "contract",
+    "dequantize",
+    "diag",
+    "eye",
     "interop",
+    "kron",
     "load",
+    "meshgrid",
     "modes",
     "ones",
+    "outer",
+    "pad",
+    "permute",
     "plan",
+    "quantize",
     "random",
+    "reshape",
     "round",
+    "stack",
     "tt_svd",
     "zeros",
 ]

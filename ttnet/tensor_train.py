@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from ttnet import arithmetic, indexing
+from ttnet import arithmetic, indexing, reductions
 from ttnet.chain import CoreChain, check_scalar, shorten
+from ttnet.dims import check_dim
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.scales import compute_dtype, join_scale, split_scale, split_scales
 
 
 class TensorTrain(CoreChain):
@@ -152,6 +155,135 @@ class TensorTrain(CoreChain):
 
         return rounding.round(self, eps=eps, max_rank=max_rank, method=method)
 
+    def sum(self, dim: int | Sequence[int] | None = None, *, keepdim: bool = False) -> TensorTrain | Tensor:
+        """Sum over all modes, or over some of them.
+
+        Args:
+            dim: A mode or several different ones, from -order to order - 1; None for all of them.
+            keepdim: Whether the modes stay, with size 1.
+
+        Returns:
+            A train, or a tensor of shape () if no mode is left.
+
+        Raises:
+            TTTypeError: If `dim` is of another type.
+            TTIndexError: If there is no such mode.
+            TTValueError: If `dim` is empty, or names a mode twice.
+
+        Example:
+            >>> import ttnet
+            >>> x = ttnet.arange((2, 3))
+            >>> x.sum(), x.sum(dim=0).full()
+            (tensor(15.), tensor([3., 5., 7.]))
+        """
+        return self._reduce(dim, keepdim=keepdim, mean=False)
+
+    def mean(self, dim: int | Sequence[int] | None = None, *, keepdim: bool = False) -> TensorTrain | Tensor:
+        """Take the mean over all modes, or over some of them; no count of entries is too large for it.
+
+        Args:
+            dim: A mode or several different ones, from -order to order - 1; None for all of them.
+            keepdim: Whether the modes stay, with size 1.
+
+        Returns:
+            A train, or a tensor of shape () if no mode is left.
+
+        Raises:
+            TTTypeError: If `dim` is of another type.
+            TTIndexError: If there is no such mode.
+            TTValueError: If `dim` is empty, or names a mode twice.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((7,) * 1000).mean()
+            tensor(1.)
+        """
+        return self._reduce(dim, keepdim=keepdim, mean=True)
+
+    def _reduce(self, dim: int | Sequence[int] | None, *, keepdim: bool, mean: bool) -> TensorTrain | Tensor:
+        dims = reductions.chosen_modes(dim, self.ndim)
+        train = TensorTrain(reductions.reduce(self._cores, dims, keepdim=keepdim, mean=mean))
+        return train if train.ndim else train.full()
+
+    def permute(
+        self, dims: Sequence[int], *, eps: float | None = None, max_rank: int | Sequence[int] | None = None
+    ) -> TensorTrain:
+        """Put the modes in another order; see `ttnet.permute`.
+
+        Args:
+            dims: For each mode of the result, which one of this train it is.
+            eps: Bound on the relative Frobenius error, at least 0; None for machine precision.
+            max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
+
+        Returns:
+            A train.
+
+        Raises:
+            TTValueError: If an argument is out of range, or a core has entries that are NaN or infinite.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((2, 3, 4)).permute((2, 0, 1)).shape
+            (4, 2, 3)
+        """
+        from ttnet import permuting  # here, since that module builds trains
+
+        return permuting.permute(self, dims, eps=eps, max_rank=max_rank)
+
+    def transpose(
+        self, dim0: int, dim1: int, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None
+    ) -> TensorTrain:
+        """Exchange two modes; see `ttnet.permute`.
+
+        Args:
+            dim0: A mode, from -order to order - 1.
+            dim1: Another mode.
+            eps: Bound on the relative Frobenius error, at least 0; None for machine precision.
+            max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
+
+        Returns:
+            A train.
+
+        Raises:
+            TTIndexError: If there is no such mode.
+            TTValueError: If an argument is out of range, or a core has entries that are NaN or infinite.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((2, 3, 4)).transpose(0, -1).shape
+            (4, 3, 2)
+        """
+        i, j = check_dim(dim0, self.ndim, "dim0"), check_dim(dim1, self.ndim, "dim1")
+        dims = list(range(self.ndim))
+        dims[i], dims[j] = j, i
+        return self.permute(dims, eps=eps, max_rank=max_rank)
+
+    def reshape(
+        self, shape: Sequence[int], *, eps: float | None = None, max_rank: int | Sequence[int] | None = None
+    ) -> TensorTrain:
+        """Merge and split neighbouring modes; see `ttnet.reshape`.
+
+        Args:
+            shape: The new mode sizes, of the same product; one of them may be -1.
+            eps: Bound on the relative Frobenius error, at least 0; None for machine precision.
+            max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
+
+        Returns:
+            A train.
+
+        Raises:
+            TTShapeError: If the numbers of entries differ.
+            TTValueError: If an argument is out of range, or a core has entries that are NaN or infinite.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((4, 6)).reshape((2, 2, -1)).shape
+            (2, 2, 6)
+        """
+        from ttnet import reshaping  # here, since that module builds trains
+
+        return reshaping.reshape(self, shape, eps=eps, max_rank=max_rank)
+
     def _check_alike(self, other: TensorTrain) -> None:
         if self.shape != other.shape:
             raise TTShapeError(
@@ -160,20 +292,23 @@ class TensorTrain(CoreChain):
         if self.device != other.device:
             raise TTValueError(f"the trains are on {self.device} and {other.device}; move them to one device.")
 
-    def _combine(
-        self, other: TensorTrain, function: Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
-    ) -> TensorTrain:
-        self._check_alike(other)
-        return TensorTrain(function(self._cores, other._cores))
-
-    def _scaled(self, core: Tensor) -> TensorTrain:
-        """Put `core`, a multiple of the last one, in its place; a scalar's dtype may promote the others."""
-        return TensorTrain([*(c.to(core.dtype) for c in self._cores[:-1]), core])
+    def _scaled(self, scalar: complex | Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> TensorTrain:
+        """Multiply or divide by a scalar of any size, which may promote the dtype."""
+        if isinstance(scalar, Tensor) and scalar.device != self.device and scalar.device.type != "cpu":
+            raise TTValueError(f"the train is on {self.device} and the scalar on {scalar.device}; move one of them.")
+        dtype = torch.result_type(self._cores[-1], scalar)
+        wide = torch.complex128 if dtype.is_complex else torch.float64
+        number, power = split_scale(torch.as_tensor(scalar, dtype=wide, device=self.device))
+        cores, exponent = split_scales(self._cores, compute_dtype(self.dtype))
+        cores[-1] = operation(cores[-1], number)
+        exponent = exponent + power if operation is torch.mul else exponent - power
+        return TensorTrain(join_scale(cores, exponent, dtype))
 
     def __add__(self, other: object) -> TensorTrain:
         if not isinstance(other, TensorTrain):
             return NotImplemented
-        return self._combine(other, arithmetic.add)
+        self._check_alike(other)
+        return TensorTrain(arithmetic.add(self._cores, other._cores))
 
     def __radd__(self, other: object) -> TensorTrain:
         # What `sum(trains)` begins with.
@@ -183,22 +318,30 @@ class TensorTrain(CoreChain):
         return self + -other if isinstance(other, TensorTrain) else NotImplemented
 
     def __neg__(self) -> TensorTrain:
-        return self._scaled(-self._cores[-1])
+        return TensorTrain([*self._cores[:-1], -self._cores[-1]])
 
     def __pos__(self) -> TensorTrain:
         return self
 
     def __mul__(self, other: object) -> TensorTrain:
         if isinstance(other, TensorTrain):
-            return self._combine(other, arithmetic.hadamard)
+            self._check_alike(other)
+            dtype = torch.promote_types(self.dtype, other.dtype)
+            (a, exponent_a), (b, exponent_b) = (split_scales(x._cores, compute_dtype(dtype)) for x in (self, other))
+            return TensorTrain(join_scale(arithmetic.hadamard(a, b), exponent_a + exponent_b, dtype))
         scalar = check_scalar(other)
-        return NotImplemented if scalar is None else self._scaled(self._cores[-1] * scalar)
+        return NotImplemented if scalar is None else self._scaled(scalar, torch.mul)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: object) -> TensorTrain:
         scalar = check_scalar(other)
-        return NotImplemented if scalar is None else self._scaled(self._cores[-1] / scalar)
+        if scalar is None:
+            return NotImplemented
+        if not isinstance(scalar, Tensor) and scalar == 0:
+            # Infinite cores are no train of infinite entries: products of theirs cancel to NaN.
+            raise TTValueError("a train cannot be divided by 0; expected another number.")
+        return self._scaled(scalar, torch.div)
 
     def __getitem__(self, key: Any) -> TensorTrain | Tensor:
         train = TensorTrain(indexing.index(self._cores, key))

@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ttnet import arithmetic
+from ttnet import arithmetic, reductions
 from ttnet.chain import CoreChain, check_scalar, check_shape, shorten
 from ttnet.decomposition import as_dense, tt_svd
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.scales import compute_dtype, join_scale, split_scales, times_power_of_two
 from ttnet.tensor_train import TensorTrain
 
 
@@ -93,16 +94,62 @@ class TTMatrix(CoreChain):
         pairs = [axis for k in range(order) for axis in (k, order + k)]  # m_1, n_1, m_2, n_2, ...
         sizes = [m * n for m, n in zip(rows, cols, strict=True)]
         train = tt_svd(w.reshape(*rows, *cols).permute(pairs).reshape(sizes), eps=eps, max_rank=max_rank, method=method)
-        return cls._from_train(train, rows, cols)
+        return cls.from_train(train, rows, cols)
 
     @classmethod
-    def _from_train(cls, train: TensorTrain, rows: Sequence[int], cols: Sequence[int]) -> Self:
-        """Take a train of modes m_k * n_k apart."""
-        return cls(c.unflatten(1, (m, n)) for c, m, n in zip(train.cores, rows, cols, strict=True))
+    def from_train(cls, train: TensorTrain, row_shape: Sequence[int], col_shape: Sequence[int]) -> Self:
+        """Take each mode of a train, of size `m_k * n_k`, for a row and a column mode: the inverse of `to_train`.
 
-    def _train(self) -> TensorTrain:
-        """Give the same numbers as a train of modes m_k * n_k."""
+        Args:
+            train: A train of order 1 or more.
+            row_shape: The mode sizes of the rows, as many as the train has modes.
+            col_shape: The mode sizes of the columns; `row_shape[k] * col_shape[k]` is the size of mode k.
+
+        Returns:
+            The TT-matrix, of the ranks of the train.
+
+        Raises:
+            TTTypeError: If an argument is of the wrong type.
+            TTShapeError: If the sizes do not fit.
+
+        Example:
+            >>> import ttnet
+            >>> TTMatrix.from_train(ttnet.random((6, 4), 3, seed=0), (2, 2), (3, 2))
+            TTMatrix([2x3]-3-[2x2], float32)
+        """
+        if not isinstance(train, TensorTrain):
+            raise TTTypeError(f"train is a {type(train).__name__}; expected a TensorTrain.")
+        rows, cols = check_shape(row_shape, "row_shape"), check_shape(col_shape, "col_shape")
+        if not rows or len(rows) != len(cols) or train.shape != tuple(m * n for m, n in zip(rows, cols, strict=True)):
+            raise TTShapeError(
+                f"the train has shape {shorten(train.shape)}, row_shape is {shorten(rows)} and col_shape is "
+                f"{shorten(cols)}; expected as many modes in each, and products row_shape[k] * col_shape[k] as sizes."
+            )
+        return cls(core.unflatten(1, (m, n)) for core, m, n in zip(train.cores, rows, cols, strict=True))
+
+    def to_train(self) -> TensorTrain:
+        """Give the same entries as a train of modes `m_k * n_k`, the column index fastest.
+
+        Returns:
+            The train, of the same ranks.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.eye((2, 2)).to_train().shape
+            (4, 4)
+        """
         return TensorTrain(core.flatten(1, 2) for core in self._cores)
+
+    def _like(self, train: TensorTrain) -> TTMatrix:
+        """Take a train apart into this one's modes."""
+        return TTMatrix.from_train(train, self.row_shape, self.col_shape)
+
+    def _check_alike(self, other: TTMatrix) -> None:
+        if (self.row_shape, self.col_shape) != (other.row_shape, other.col_shape):
+            raise TTShapeError(
+                f"the TT-matrices have modes {shorten(self.row_shape)} x {shorten(self.col_shape)} and "
+                f"{shorten(other.row_shape)} x {shorten(other.col_shape)}; expected the same."
+            )
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -123,6 +170,11 @@ class TTMatrix(CoreChain):
     def T(self) -> TTMatrix:
         """The transpose, without conjugation."""
         return TTMatrix(core.transpose(1, 2) for core in self._cores)
+
+    @property
+    def H(self) -> TTMatrix:
+        """The conjugate transpose."""
+        return self.T.conj()
 
     def full(self) -> Tensor:
         """Contract to the dense matrix.
@@ -152,7 +204,63 @@ class TTMatrix(CoreChain):
             >>> TTMatrix([torch.eye(4)[None, :, :, None]]).norm()
             tensor(2.0000)
         """
-        return self._train().norm()
+        return self.to_train().norm()
+
+    def log_norm(self) -> Tensor:
+        """Compute the natural logarithm of the Frobenius norm, for operators whose norm is no number of the dtype.
+
+        Returns:
+            A real tensor of shape (); minus infinity for a zero operator.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.eye((4,) * 1000).log_norm()
+            tensor(693.1472)
+        """
+        return self.to_train().log_norm()
+
+    def dot(self, other: TTMatrix) -> Tensor:
+        """Sum `conj(self) * other` over all entries: the trace of `self.H @ other`, at the cost of `TensorTrain.dot`.
+
+        Args:
+            other: A TT-matrix of the same modes, on the same device.
+
+        Returns:
+            A tensor of shape (), of the promoted dtype.
+
+        Raises:
+            TTTypeError: If `other` is not a TT-matrix.
+            TTShapeError: If the modes differ.
+            TTValueError: If the devices differ.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.eye((2, 3)).dot(ttnet.eye((2, 3)))
+            tensor(6.)
+        """
+        if not isinstance(other, TTMatrix):
+            raise TTTypeError(f"other is a {type(other).__name__}; expected a TTMatrix.")
+        self._check_alike(other)
+        return self.to_train().dot(other.to_train())
+
+    def trace(self) -> Tensor:
+        """Sum the diagonal, which `ttnet.diag` gives as a train.
+
+        Returns:
+            A tensor of shape ().
+
+        Raises:
+            TTShapeError: If a row mode and its column mode differ in size.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.eye((2, 3)).trace()
+            tensor(6.)
+        """
+        from ttnet import joining  # here, since that module builds TT-matrices
+
+        diagonal = joining.diag(self)
+        return TensorTrain(reductions.reduce(diagonal.cores, range(diagonal.ndim))).full()
 
     def round(
         self, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None, method: str = "auto"
@@ -175,8 +283,7 @@ class TTMatrix(CoreChain):
             >>> (w + w).round().ranks
             (1, 1, 1)
         """
-        train = self._train().round(eps=eps, max_rank=max_rank, method=method)
-        return TTMatrix._from_train(train, self.row_shape, self.col_shape)
+        return self._like(self.to_train().round(eps=eps, max_rank=max_rank, method=method))
 
     @overload
     def __matmul__(self, other: Tensor) -> Tensor: ...
@@ -198,11 +305,14 @@ class TTMatrix(CoreChain):
                 f"the left operand has col_shape {shorten(self.col_shape)} but the right one has {name} "
                 f"{shorten(inner)}; they must be equal."
             )
+        dtype = torch.promote_types(self.dtype, other.dtype)
+        (left, exponent_a), (right, exponent_b) = (split_scales(x.cores, compute_dtype(dtype)) for x in (self, other))
         cores = []
-        for a, b in zip(self._cores, other.cores, strict=True):
-            product = torch.tensordot(*_promoted(a, b), ([2], [1]))  # (r, m, r', s, [n], s')
+        for a, b in zip(left, right, strict=True):
+            product = torch.tensordot(a, b, ([2], [1]))  # (r, m, r', s, [n], s')
             order = (0, 3, 1, 2, 4) if b.ndim == 3 else (0, 3, 1, 4, 2, 5)
             cores.append(product.permute(order).flatten(-2, -1).flatten(0, 1))  # (r s, m, [n], r' s')
+        cores = join_scale(cores, exponent_a + exponent_b, dtype)
         return TTMatrix(cores) if isinstance(other, TTMatrix) else TensorTrain(cores)
 
     @overload
@@ -228,48 +338,45 @@ class TTMatrix(CoreChain):
             )
         if x.ndim == 1:
             return self._apply(x[:, None])[:, 0]
-        columns = x.movedim(-2, 0)  # (N, *batch, columns)
+        dtype = torch.promote_types(self.dtype, x.dtype)
+        cores, exponent = split_scales(self._cores, compute_dtype(dtype))
+        columns = x.to(compute_dtype(dtype)).movedim(-2, 0)  # (N, *batch, columns)
         y = columns.reshape(1, self.shape[1], -1)
-        for core in self._cores:
+        for core in cores:
             rank, _, n, _ = core.shape
             y = y.reshape(rank, n, -1)  # (r, n_k, n_{k+1} ... n_d * batch * m_1 ... m_{k-1})
-            y = torch.tensordot(*_promoted(core, y), ([0, 2], [0, 1]))  # (m_k, r', rest)
-            y = y.permute(1, 2, 0)
+            y = torch.tensordot(core, y, ([0, 2], [0, 1])).permute(1, 2, 0)  # (r', rest, m_k)
+        y = times_power_of_two(y, exponent).to(dtype)
         return y.reshape(*columns.shape[1:], self.shape[0]).movedim(-1, -2)
 
     def __add__(self, other: object) -> TTMatrix:
         if not isinstance(other, TTMatrix):
             return NotImplemented
-        if (self.row_shape, self.col_shape) != (other.row_shape, other.col_shape):
-            raise TTShapeError(
-                f"the TT-matrices have modes {shorten(self.row_shape)} x {shorten(self.col_shape)} and "
-                f"{shorten(other.row_shape)} x {shorten(other.col_shape)}; expected the same."
-            )
-        return TTMatrix._from_train(self._train() + other._train(), self.row_shape, self.col_shape)
+        self._check_alike(other)
+        return self._like(self.to_train() + other.to_train())
+
+    def __radd__(self, other: object) -> TTMatrix:
+        # What `sum(operators)` begins with.
+        return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __sub__(self, other: object) -> TTMatrix:
         return self + -other if isinstance(other, TTMatrix) else NotImplemented
 
     def __neg__(self) -> TTMatrix:
-        return self * -1
+        return self._like(-self.to_train())
+
+    def __pos__(self) -> TTMatrix:
+        return self
 
     def __mul__(self, other: object) -> TTMatrix:
         if isinstance(other, TTMatrix):
-            raise TTTypeError("`*` takes a TTMatrix times a scalar; for the matrix product write `a @ b`.")
+            self._check_alike(other)
+            return self._like(self.to_train() * other.to_train())
         scalar = check_scalar(other)
-        if scalar is None:
-            return NotImplemented
-        return TTMatrix._from_train(self._train() * scalar, self.row_shape, self.col_shape)
+        return NotImplemented if scalar is None else self._like(self.to_train() * scalar)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: object) -> TTMatrix:
         scalar = check_scalar(other)
-        if scalar is None:
-            return NotImplemented
-        return TTMatrix._from_train(self._train() / scalar, self.row_shape, self.col_shape)
-
-
-def _promoted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(a.dtype, b.dtype)
-    return a.to(dtype), b.to(dtype)
+        return NotImplemented if scalar is None else self._like(self.to_train() / scalar)

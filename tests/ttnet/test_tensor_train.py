@@ -104,6 +104,8 @@ def test_indexing_agrees_with_torch(x, data):
     try:
         expected = dense(x)[key]
     except IndexError:
+        expected = None
+    if expected is None or not expected.numel():  # no train has an empty mode
         with pytest.raises(TTIndexError):
             x[key]
         return

@@ -146,7 +146,7 @@ def test_errors():
         (lambda: w @ TTMatrix.from_dense(torch.eye(6), (3, 2), (2, 3)), TTShapeError, "row_shape \\(3, 2\\)"),
         (lambda: w @ torch.ones(6, device="meta"), TTValueError, "move them to one device"),
         (lambda: w + TTMatrix.from_dense(torch.eye(6), (3, 2), (2, 3)), TTShapeError, "expected the same"),
-        (lambda: w * w, TTTypeError, "write `a @ b`"),
+        (lambda: w * TTMatrix.from_dense(torch.eye(6), (6,), (6,)), TTShapeError, "modes \\(2, 3\\) x \\(2, 3\\) and"),
     ]:
         with pytest.raises(error, match=message):
             operation()

@@ -1,0 +1,158 @@
+"""Modes in another order: adjacent cores change places, and what does not fit on the new bond is cut off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ttnet.chain import shorten
+from ttnet.dims import check_dims
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet.memory import check_memory
+from ttnet.rounding import right_orthogonalise
+from ttnet.scales import compute_dtype, join_scale
+from ttnet.sweeps import carry_centre, check_finite, usable_eps
+from ttnet.tensor_train import TensorTrain
+from ttnet.truncation import ErrorBudget, check_eps, check_max_rank
+
+
+def permute(
+    tt: TensorTrain,
+    dims: Sequence[int],
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+) -> TensorTrain:
+    """Put the modes in another order, `||torch.permute(tt, dims) - result|| <= eps ||tt||`.
+
+    The order of the modes decides what ranks a tensor has, and these may grow by the factor of a mode's size with every
+    pair of neighbours that change places. As few of them as possible do, from the train or from its mirror image, which
+    is the same tensor with all modes reversed. Each change is a truncated SVD at the orthogonality centre, in sweeps to
+    and fro. Reversing all modes, and any order of a train of ranks 1, is exact and needs none.
+
+    Args:
+        tt: The train. Its cores may be of any scale, and its norm outside the range of its dtype.
+        dims: For each mode of the result, which one of `tt` it is: every int from 0 to order - 1 once, or counted from
+            the end, from -order to -1.
+        eps: Bound on the relative Frobenius error, at least 0. None or 0 cuts only what is rounding noise, as does any
+            bound below the precision of the dtype: some ten times its machine epsilon, growing with the number of
+            changes and the ranks' square roots.
+        max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`. It holds on the way too,
+            and so bounds the cost; a train that is of low rank only in its old and its new order suffers from it.
+
+    Returns:
+        A train of the same dtype and device. Gradients are as those of `ttnet.round`.
+
+    Raises:
+        TTTypeError: If an argument is of the wrong type.
+        TTIndexError: If there is no such mode.
+        TTShapeError: If `max_rank` has the wrong number of entries.
+        TTValueError: If `dims` is no permutation, another argument is out of range, a core has entries that are NaN or
+            infinite, or the ranks on the way are more than this machine's memory holds.
+
+    Example:
+        >>> import ttnet
+        >>> x = ttnet.random((2, 3, 4), 2, dtype=torch.float64, seed=0)
+        >>> y = permute(x, (1, 2, 0), eps=1e-12)
+        >>> y.shape, torch.allclose(y.full(), x.full().permute(1, 2, 0))
+        ((3, 4, 2), True)
+    """
+    if not isinstance(tt, TensorTrain):
+        raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TensorTrain.")
+    order = check_dims(dims, tt.ndim, "dims")
+    if len(order) != tt.ndim:
+        raise TTValueError(f"dims is {shorten(order)}; expected every mode of a train of order {tt.ndim} once.")
+    bound = check_eps(eps)
+    max_ranks = check_max_rank(max_rank, max(0, tt.ndim - 1))
+    if order == tuple(range(tt.ndim)):
+        result = tt
+    elif max(tt.ranks) == 1:
+        result = TensorTrain(tt.cores[k] for k in order)
+    else:
+        result = TensorTrain(_reorder(tt.cores, order, bound, max_ranks))
+    return result if max_rank is None else result.round(max_rank=max_rank)
+
+
+def _reorder(
+    cores: Sequence[Tensor],  # each (r, n, r')
+    order: Sequence[int],
+    eps: float,
+    max_ranks: Sequence[int | None],
+) -> Sequence[Tensor]:
+    places = [0] * len(order)  # places[k]: where mode k has to go
+    for place, k in enumerate(order):
+        places[k] = place
+    plan, mirrored = plan_swaps(places), plan_swaps(places[::-1])
+    if sum(map(len, mirrored)) < sum(map(len, plan)):
+        cores, plan = _mirror(cores), mirrored
+    if not plan:
+        return cores
+    check_finite(cores)
+    dtype = cores[0].dtype
+    cores, exponent = right_orthogonalise(cores)
+    norm = float(torch.linalg.vector_norm(cores[0].detach()))
+    eps = usable_eps(eps, len(cores), dtype)
+    # Squares add up within a sweep and errors among sweeps: so every swap may make the same error.
+    whole = sum(math.sqrt(len(swaps)) for swaps in plan)
+    for swaps in plan:
+        share = eps * math.sqrt(len(swaps)) / whole
+        caps = [max_ranks[k] for k in swaps]
+        _sweep(cores, set(swaps), ErrorBudget(norm=norm, eps=share, max_ranks=caps, dtype=compute_dtype(dtype)))
+        cores, max_ranks = _mirror(cores), max_ranks[::-1]
+    return join_scale(_mirror(cores) if len(plan) % 2 else cores, exponent, dtype)
+
+
+def plan_swaps(places: Sequence[int]) -> list[list[int]]:
+    """Sort modes by swaps of neighbours, in sweeps to and fro (a cocktail shaker sort): no way takes fewer swaps.
+
+    Args:
+        places: For each mode, where it has to go: a permutation of 0 to order - 1.
+
+    Returns:
+        For each sweep, the bonds at which neighbours are swapped, in order. Every sweep runs from left to right, and
+        the train is mirrored after each.
+
+    Example:
+        >>> plan_swaps([0, 1, 2]), plan_swaps([2, 0, 1]), plan_swaps([1, 2, 0])
+        ([], [[0, 1]], [[1], [1]])
+    """
+    places = list(places)
+    plan = []
+    while any(a > b for a, b in pairwise(places)):
+        swaps = []
+        for k in range(len(places) - 1):
+            if places[k] > places[k + 1]:
+                places[k], places[k + 1] = places[k + 1], places[k]
+                swaps.append(k)
+        plan.append(swaps)
+        places = [len(places) - 1 - place for place in reversed(places)]
+    return plan
+
+
+def _mirror(
+    cores: Sequence[Tensor],  # each (r, n, r')
+) -> list[Tensor]:
+    return [core.transpose(0, 2) for core in reversed(cores)]
+
+
+def _sweep(cores: list[Tensor], swaps: Collection[int], budget: ErrorBudget) -> None:
+    """Carry the centre from the first core to the last one, in place, and swap modes on the way."""
+    for k in range(len(cores) - 1):
+        if k not in swaps:
+            carry_centre(cores, k)
+            continue
+        (left, n, _), (_, m, right) = cores[k].shape, cores[k + 1].shape
+        check_memory(
+            left * n * m * right,
+            cores[k].dtype,
+            cores[k].device,
+            what="the pair of cores that changes places",
+            advice="allow a larger eps, or set max_rank.",
+        )
+        pair = torch.tensordot(cores[k], cores[k + 1], 1).transpose(1, 2)  # (r, m, n, r')
+        u, w = budget.cut(pair.reshape(left * m, n * right))
+        cores[k], cores[k + 1] = u.reshape(left, m, -1), w.reshape(-1, n, right)
