@@ -1,0 +1,71 @@
+"""tensorly: `TTTensor` and `TTMatrix`, in the arrays of its current backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ttnet.errors import TTTypeError
+from ttnet.interop._arrays import check_has_modes, from_numpy, to_numpy
+from ttnet.tensor_train import TensorTrain
+from ttnet.tt_matrix import TTMatrix
+
+
+def from_tensorly(tt: Any) -> TensorTrain | TTMatrix:
+    """Make a train or TT-matrix of tensorly's.
+
+    Args:
+        tt: A `TTTensor` or `TTMatrix` of tensorly, in the arrays of tensorly's current backend.
+
+    Returns:
+        A `TensorTrain` or a `TTMatrix`. Factors that are torch tensors are kept as they are, not copied.
+
+    Raises:
+        TTTypeError: If `tt` is of another type.
+
+    Example:
+        >>> from tensorly.random import random_tt
+        >>> from_tensorly(random_tt((2, 3), 2))
+        TensorTrain([2]-2-[3], float64)
+    """
+    import tensorly
+    from tensorly.tt_matrix import TTMatrix as TensorlyTTMatrix
+    from tensorly.tt_tensor import TTTensor as TensorlyTTTensor
+
+    if not isinstance(tt, TensorlyTTTensor | TensorlyTTMatrix):
+        raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TTTensor or a TTMatrix of tensorly.")
+    factors = list(tt.factors)
+    if not all(isinstance(core, torch.Tensor) for core in factors):
+        return from_numpy([tensorly.to_numpy(core) for core in factors])
+    return TTMatrix(factors) if isinstance(tt, TensorlyTTMatrix) else TensorTrain(factors)
+
+
+def to_tensorly(tt: TensorTrain | TTMatrix) -> Any:
+    """Give a train or TT-matrix to tensorly, in the arrays of its current backend.
+
+    Args:
+        tt: A train of order 1 or more, or a TT-matrix.
+
+    Returns:
+        A `TTTensor` or `TTMatrix` of tensorly: with the very cores if its backend is pytorch, with copies if it is
+        another.
+
+    Raises:
+        TTTypeError: If `tt` is of another type, or a train of order 0, which tensorly does not have.
+
+    Example:
+        >>> import ttnet
+        >>> to_tensorly(ttnet.ones((2, 3))).rank
+        (1, 1, 1)
+    """
+    import tensorly
+    from tensorly.tt_matrix import TTMatrix as TensorlyTTMatrix
+    from tensorly.tt_tensor import TTTensor as TensorlyTTTensor
+
+    check_has_modes(tt, "tensorly")
+    if tensorly.get_backend() == "pytorch":
+        factors: list[Any] = list(tt.cores)
+    else:
+        factors = [tensorly.tensor(core, dtype=getattr(tensorly, core.dtype.name)) for core in to_numpy(tt)]
+    return TensorlyTTMatrix(factors) if isinstance(tt, TTMatrix) else TensorlyTTTensor(factors)
