@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import safetensors
 import safetensors.torch
 import torch
 
 from ttnet.chain import CoreChain
-from ttnet.errors import TTError, TTFileError, TTTypeError
+from ttnet.errors import TTError, TTFileError, TTShapeError, TTTypeError, TTValueError
 from ttnet.tensor_train import TensorTrain
 from ttnet.tt_matrix import TTMatrix
 
 FORMAT = "ttnet"
 VERSION = 1
-_KINDS: dict[str, Callable[[Iterable[torch.Tensor]], TensorTrain | TTMatrix]] = {
+Builder = Callable[[Iterable[torch.Tensor]], TensorTrain | TTMatrix]
+_KINDS: dict[str, Builder] = {
     "TensorTrain": TensorTrain,
     "TTMatrix": TTMatrix,
 }
@@ -34,14 +37,15 @@ def save(value: CoreChain, path: str | os.PathLike[str]) -> None:
     """Write a train or TT-matrix to a safetensors file, whole or not at all.
 
     The bytes go to a second file in the same folder, which then takes the place of the first: neither a crash nor a
-    full disk harms an old file.
+    full disk harms an old file. A link is followed, and a replaced file's rights are kept.
 
     Args:
         value: A `TensorTrain` or `TTMatrix`, on any device.
         path: Where to write.
 
     Raises:
-        TTTypeError: If `value` is of another type.
+        TTTypeError: If an argument is of another type.
+        TTValueError: If `value` is on the meta device.
         TTFileError: If the file cannot be written.
 
     Example:
@@ -54,6 +58,8 @@ def save(value: CoreChain, path: str | os.PathLike[str]) -> None:
     kind = type(value).__name__
     if kind not in _KINDS:
         raise TTTypeError(f"value is a {kind}; expected a TensorTrain or a TTMatrix.")
+    if value.device.type == "meta":
+        raise TTValueError("value is on the meta device, where cores have no entries; expected another device.")
     tensors = {}
     for k, core in enumerate(value.cores):
         core = core.detach().cpu().resolve_conj().resolve_neg()
@@ -82,21 +88,26 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
         ...     Path(f"{folder}/a").read_bytes()
         b'text'
     """
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    target = Path(os.path.realpath(_as_path(path)))  # a link stays and leads to the new file
+    scratch = target.parent / f".ttnet-{secrets.token_hex(8)}.tmp"
     try:
+        _check_ordinary(target)
+        if exists := target.exists():
+            target.open("r+b").close()  # a file that must not be written is not to be replaced either
         with scratch.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if exists:
+            shutil.copymode(target, scratch)
         scratch.replace(target)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or isinstance(error, TTError):
+            raise
         reason = error.strerror or str(error)
         raise TTFileError(f"Cannot write '{target}': {reason}; check the folder, its rights and its space.") from error
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
 
 
 def load(path: str | os.PathLike[str]) -> TensorTrain | TTMatrix:
@@ -106,9 +117,10 @@ def load(path: str | os.PathLike[str]) -> TensorTrain | TTMatrix:
         path: The file.
 
     Returns:
-        The value, on the CPU.
+        The value, on the CPU, in memory of its own.
 
     Raises:
+        TTTypeError: If `path` is no path.
         TTFileError: If the file is missing, damaged, of another kind or from a newer version.
 
     Example:
@@ -119,39 +131,75 @@ def load(path: str | os.PathLike[str]) -> TensorTrain | TTMatrix:
         tensor([[1., 1., 1.],
                 [1., 1., 1.]])
     """
-    name = os.fspath(path)
-    if not Path(path).exists():
-        raise TTFileError(f"There is no file '{name}'; check the path.")
-    if Path(path).is_dir():
-        raise TTFileError(f"'{name}' is a folder; give the name of a file.")
+    path = _as_path(path)
     try:
-        with safetensors.safe_open(name, framework="pt") as file:
-            metadata = file.metadata() or {}
-            build = _check_metadata(metadata, name)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, safetensors.SafetensorError) as error:
+        _check_ordinary(path)
+        with path.open("rb"):
+            pass  # safetensors tells every reason as a file that is not there
+    except FileNotFoundError as error:
+        raise TTFileError(f"There is no file '{path}'; check the path.") from error
+    except OSError as error:
         if isinstance(error, TTError):
             raise
-        raise TTFileError(f"'{name}' is not a whole safetensors file: {error}.") from error
+        raise TTFileError(f"Cannot read '{path}': {error.strerror or error}; check the file and its rights.") from error
     try:
-        cores = [tensors.pop(f"cores.{k}") for k in range(len(tensors))]
-        if metadata["dtype"].startswith("complex"):
-            cores = [torch.view_as_complex(core) for core in cores]
-        value = build(cores)
-    except (KeyError, RuntimeError, TTError) as error:
-        raise TTFileError(f"'{name}' does not hold the cores of a {metadata['kind']}: {error}") from error
-    return value
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            kind, dtype = _check_metadata(metadata, path)
+            # Copies: the tensors it gives are windows on the file, and change when that is written to.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except safetensors.SafetensorError as error:
+        raise TTFileError(f"'{path}' is not a whole safetensors file: {error}.") from error
+    try:
+        return kind(_take_cores(tensors, dtype))
+    except TTError as error:
+        raise TTFileError(f"'{path}' does not hold the cores of a {metadata['kind']}: {error}") from error
 
 
-def _check_metadata(metadata: dict[str, Any], name: str) -> Callable[[Iterable[torch.Tensor]], TensorTrain | TTMatrix]:
+def _as_path(path: object) -> Path:
+    try:
+        name = os.fsdecode(path)  # type: ignore[arg-type]
+    except TypeError:
+        raise TTTypeError(f"path is a {type(path).__name__}; expected a str or a path.") from None
+    if not name or "\0" in name:
+        raise TTFileError(f"path is {name!r}; expected the name of a file.")
+    return Path(name)
+
+
+def _check_ordinary(path: Path) -> None:
+    """Refuse a folder, a pipe and a device, if there is such a thing of this name."""
+    if path.is_dir():
+        raise TTFileError(f"'{path}' is a folder; give the name of a file.")
+    if path.exists() and not path.is_file():
+        raise TTFileError(f"'{path}' is a pipe or a device; give the name of an ordinary file.")
+
+
+def _check_metadata(metadata: dict[str, str], path: Path) -> tuple[Builder, torch.dtype]:
+    """Give what to build of the cores, and their dtype."""
     if metadata.get("format") != FORMAT:
-        raise TTFileError(f"'{name}' is a safetensors file, but not one of ttnet's; expected what `save` writes.")
-    version = metadata.get("version", "")
-    if not version.isdecimal() or int(version) > VERSION:
+        raise TTFileError(f"'{path}' is a safetensors file, but not one of ttnet's; expected what `save` writes.")
+    version = metadata.get("version", "none")
+    if version not in {str(known) for known in range(1, VERSION + 1)}:
+        raise TTFileError(f"'{path}' has format version {version}; this ttnet reads up to {VERSION}: upgrade it.")
+    kind, dtype = metadata.get("kind"), getattr(torch, metadata.get("dtype", ""), None)
+    if kind not in _KINDS or not isinstance(dtype, torch.dtype):
         raise TTFileError(
-            f"'{name}' has format version {version or 'none'}; this ttnet reads up to {VERSION}: upgrade it."
+            f"'{path}' holds a value of kind {kind!r} and dtype {metadata.get('dtype')!r}; expected one of "
+            f"{', '.join(_KINDS)} of a dtype of torch."
         )
-    kind, dtype = metadata.get("kind", ""), metadata.get("dtype", "")
-    if kind not in _KINDS or not dtype:
-        raise TTFileError(f"'{name}' holds a value of kind {kind!r}; expected one of {', '.join(_KINDS)}.")
-    return _KINDS[kind]
+    return _KINDS[kind], dtype
+
+
+def _take_cores(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    names = [f"cores.{k}" for k in range(len(tensors))]
+    if set(names) != tensors.keys():
+        raise TTShapeError(f"it has the tensors {', '.join(sorted(tensors))}; expected cores.0, cores.1 and so on.")
+    stored = dtype.to_real() if dtype.is_complex else dtype
+    for name, core in tensors.items():
+        if core.dtype != stored or (dtype.is_complex and core.shape[-1:] != (2,)):
+            last = " and a last axis of size 2" if dtype.is_complex else ""
+            raise TTTypeError(
+                f"{name} has dtype {core.dtype} and shape {tuple(core.shape)}; expected dtype {stored}{last}."
+            )
+    cores = [tensors[name] for name in names]
+    return [torch.view_as_complex(core) for core in cores] if dtype.is_complex else cores
