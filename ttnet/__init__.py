@@ -16,6 +16,7 @@ from ttnet.errors import (
 from ttnet.io import load
 from ttnet.joining import cat, diag, kron, outer, pad, stack
 from ttnet.permuting import permute
+from ttnet.plotting import plot_compression, plot_ranks, plot_singular_values
 from ttnet.quantized import dequantize, quantize
 from ttnet.reshaping import reshape
 from ttnet.rounding import round
@@ -49,6 +50,9 @@ __all__ = [
     "pad",
     "permute",
     "plan",
+    "plot_compression",
+    "plot_ranks",
+    "plot_singular_values",
     "quantize",
     "random",
     "reshape",

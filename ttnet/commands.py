@@ -1,4 +1,4 @@
-"""The subcommands of `ttnet`: decompose, info, reconstruct."""
+"""The subcommands of `ttnet`: decompose, round, info, plot, reconstruct."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from rich.table import Table
 from ttnet.chain import shorten
 from ttnet.decomposition import as_dense, tt_svd
 from ttnet.errors import TTError, TTFileError, TTValueError, spell_count
+from ttnet.fidelity import relative_error
 from ttnet.io import load, write_atomically
-from ttnet.scales import split_scale, times_power_of_two
+from ttnet.plotting import draw_train
 from ttnet.tensor_train import TensorTrain
 from ttnet.tt_matrix import TTMatrix
 
@@ -31,17 +32,20 @@ app = typer.Typer(
 )
 
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+Eps = Annotated[float | None, typer.Option(help="Bound on the relative Frobenius error.")]
+MaxRank = Annotated[
+    str | None, typer.Option(metavar="INT[,INT...]", help="Bound on the ranks: one for all, or one per inner bond.")
+]
+TrainOutput = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The safetensors file to write.")]
 TrainFile = Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file that ttnet wrote.")]
 
 
 @app.command(help="Decompose a numpy array into a tensor train, and report its ranks, compression and error.")
 def decompose(
     file: Annotated[Path, typer.Argument(metavar="FILE.npy", help="A numpy array of any order.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The safetensors file to write.")],
-    eps: Annotated[float | None, typer.Option(help="Bound on the relative Frobenius error.")] = None,
-    max_rank: Annotated[
-        str | None, typer.Option(metavar="INT[,INT...]", help="Bound on the ranks: one for all, or one per inner bond.")
-    ] = None,
+    output: TrainOutput,
+    eps: Eps = None,
+    max_rank: MaxRank = None,
     force: Force = False,
 ) -> None:
     """Decompose a numpy array into a tensor train, and report its ranks, compression and error.
@@ -68,10 +72,86 @@ def decompose(
             step(f"Decomposing {x.numel():,} entries")
             tt = tt_svd(x, eps=eps, max_rank=ranks)
             step("Measuring the error")
-            error = _relative_error(x, tt)
+            error = relative_error(x, tt)
             step(f"Writing {output.name}")
             tt.save(output)
         _report(tt, {"relative error": f"{error:.3g}", "written to": str(output)})
+
+
+@app.command("round", help="Bring the ranks of a train or TT-matrix down to what an error bound needs.")
+def round_(
+    file: TrainFile,
+    output: TrainOutput,
+    eps: Eps = None,
+    max_rank: MaxRank = None,
+    force: Force = False,
+) -> None:
+    """Bring the ranks of a train or TT-matrix down to what an error bound needs.
+
+    Args:
+        file: A safetensors file that ttnet wrote.
+        output: The safetensors file to write, which may be the same with `force`.
+        eps: Bound on the relative Frobenius error, at least 0.
+        max_rank: One int, or one per inner bond with commas between.
+        force: Replace an old file.
+
+    Raises:
+        typer.Exit: With code 1, after a sentence on standard error.
+
+    Example:
+        ttnet round x.safetensors --eps 1e-3 -o y.safetensors
+    """
+    with _one_sentence():
+        ranks = _parse_ranks(max_rank)
+        _check_output(output, force)
+        with _progress() as step:
+            step(f"Reading {file.name}")
+            value = load(file)
+            step(f"Rounding {value.num_parameters:,} parameters")
+            rounded = value.round(eps=eps, max_rank=ranks)
+            step("Measuring the error")
+            error = relative_error(value, rounded)
+            step(f"Writing {output.name}")
+            rounded.save(output)
+        changes = {
+            "ranks": f"{shorten(value.ranks)} -> {shorten(rounded.ranks)}",
+            "parameters": f"{value.num_parameters:,} -> {rounded.num_parameters:,}",
+        }
+        _report(rounded, changes | {"relative error": f"{error:.3g}", "written to": str(output)})
+
+
+@app.command(help="Draw the ranks and the singular values of a train or TT-matrix.")
+def plot(
+    file: TrainFile,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.png", help="The png, svg or pdf to write.")],
+    force: Force = False,
+) -> None:
+    """Draw the ranks and the singular values of a train or TT-matrix.
+
+    Args:
+        file: A safetensors file that ttnet wrote.
+        output: The picture to write; its ending says of which kind.
+        force: Replace an old file.
+
+    Raises:
+        typer.Exit: With code 1, after a sentence on standard error.
+
+    Example:
+        ttnet plot x.safetensors -o x.png
+    """
+    with _one_sentence():
+        _check_output(output, force)
+        kind = output.suffix.removeprefix(".").lower()
+        if kind not in ("png", "svg", "pdf"):
+            raise TTValueError(f"--output is '{output}'; expected a name that ends in .png, .svg or .pdf.")
+        with _progress() as step:
+            step(f"Reading {file.name}")
+            value = load(file)
+            step("Computing the singular values")
+            figure = draw_train(value, file.name)
+            step(f"Writing {output.name}")
+            write_atomically(output, lambda stream: figure.savefig(stream, format=kind, facecolor="white"))
+        _report(value, {"written to": str(output)})
 
 
 @app.command(help="Show the shape, ranks and size of a train or TT-matrix.")
@@ -177,19 +257,8 @@ def _read_npy(path: Path) -> npt.NDArray[Any]:
     return array
 
 
-def _relative_error(
-    x: torch.Tensor,  # (n_1, ..., n_d)
-    tt: TensorTrain,
-) -> float:
-    """Compute ||x - tt|| / ||x|| in double precision, at any scale."""
-    double = torch.complex128 if x.is_complex() else torch.float64
-    scaled, exponent = split_scale(x.to(double))
-    difference = times_power_of_two(tt.to(double).full(), -exponent) - scaled
-    norm = float(torch.linalg.vector_norm(scaled))
-    return float(torch.linalg.vector_norm(difference)) / norm if norm else 0.0
-
-
 def _report(value: TensorTrain | TTMatrix, more: dict[str, str]) -> None:
+    """Print what a value is, with some lines more or put otherwise."""
     table = Table.grid(padding=(0, 2))
     size = f"{value.row_shape} x {value.col_shape}" if isinstance(value, TTMatrix) else shorten(value.shape)
     rows = {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError, TTValueError, import_extra
+from ttnet.plotting import DEPTHS, STYLE
 from ttnet_llm.export import needed_rank
 from ttnet_llm.linear import LinearAdapterLayer
 from ttnet_llm.loading import find_adapter, load_adapter
@@ -132,7 +133,6 @@ def draw_spectra(spectra: Sequence[ModuleSpectrum], path: str | Path, *, title: 
         TTValueError: If no module has singular values.
     """
     from ttnet_llm.training.files import atomic
-    from ttnet_llm.training.pictures import STYLE
 
     kinds: dict[str, list[ModuleSpectrum]] = {}
     for spectrum in spectra:
@@ -141,9 +141,7 @@ def draw_spectra(spectra: Sequence[ModuleSpectrum], path: str | Path, *, title: 
     if not kinds:
         raise TTValueError("No module has an update with singular values other than zero; there is nothing to draw.")
     matplotlib = import_extra("matplotlib", extra="plot")
-    colours = import_extra("matplotlib.colors", extra="plot").LinearSegmentedColormap.from_list(
-        "depth", ["#9CC9E8", "#0072B2", "#0B2E4A"]
-    )
+    colours = import_extra("matplotlib.colors", extra="plot").LinearSegmentedColormap.from_list("depth", DEPTHS)
     with matplotlib.rc_context(STYLE | {"axes.spines.left": False}):
         columns = 3 if len(kinds) in (5, 6) else min(len(kinds), 4)
         rows = -(-len(kinds) // columns)

@@ -37,6 +37,31 @@ def test_there_and_back(run, scale):
     assert relative_error(torch.tensor(np.load("y.npy") / scale), torch.tensor(sine())) < 1e-12
 
 
+def test_rounding(run):
+    x = ttnet.random((6, 6, 6), 3, dtype=torch.float64, seed=0)
+    (x + x).save("x")
+    result = run("round", "x", "--eps", "1e-9", "-o", "y")
+    assert result.exit_code == 0, result.output
+    for text in ["(1, 6, 6, 1) -> (1, 3, 3, 1)", "288 -> 90", "2.4x", "written to"]:
+        assert text in result.stdout
+    assert float(result.stdout.split("relative error")[1].split()[0]) < 1e-12
+    assert relative_error(ttnet.load("y").full(), 2 * x.full()) < 1e-12
+    assert "-> (1, 2, 1, 1)" in run("round", "x", "--max-rank", "2,1", "-o", "x", "--force").stdout
+    TTMatrix.from_dense(torch.eye(6), (2, 3), (2, 3)).save("w")
+    result = run("round", "w", "-o", "v")
+    assert "TTMatrix" in result.stdout
+    assert isinstance(ttnet.load("v"), TTMatrix)
+
+
+@pytest.mark.parametrize(("name", "start"), [("x.png", b"\x89PNG"), ("x.SVG", b"<?xml"), ("x.pdf", b"%PDF")])
+def test_pictures(run, tmp_path, name, start):
+    ttnet.random((6, 6, 6), 3, seed=0).save("x")
+    result = run("plot", "x", "-o", name)
+    assert result.exit_code == 0, result.output
+    assert "(1, 3, 3, 1)" in result.stdout
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
 def test_ranks_on_the_command_line(run):
     np.save("x.npy", sine())
     assert "(1, 1, 2, 1)" in run("decompose", "x.npy", "--max-rank", "1,2", "-o", "x").stdout
@@ -79,6 +104,15 @@ def test_vast_trains(run):
         ("info x.npy", "'x.npy' is not a whole safetensors file"),
         ("reconstruct x.npy -o y", "'x.npy' is not a whole safetensors file"),
         ("reconstruct x.npy -o x.npy", "'x.npy' exists"),
+        ("round one -o y --eps=-1", "eps is -1.0"),
+        ("round one -o y --max-rank a", "--max-rank is 'a'"),
+        ("round none -o y", "There is no file 'none'"),
+        ("round x.npy -o x.npy", "'x.npy' exists"),
+        ("plot one -o y.gif", "--output is 'y.gif'; expected a name that ends in .png, .svg or .pdf"),
+        ("plot one -o y", "--output is 'y'"),
+        ("plot one -o y.png", "tt has order 1; expected at least 2"),
+        ("plot zeros -o y.png", "tt is zero, and so are all its singular values"),
+        ("plot x.npy -o x.npy", "'x.npy' exists"),
     ],
 )
 def test_errors_are_one_sentence(run, tmp_path, arguments, message):
@@ -87,6 +121,8 @@ def test_errors_are_one_sentence(run, tmp_path, arguments, message):
     np.save("object.npy", np.array([{}], dtype=object))
     np.save("strings.npy", np.array(["a"]))
     np.savez("many.npz", x=sine())
+    ttnet.ones((3,)).save("one")
+    ttnet.zeros((3, 3)).save("zeros")
     (tmp_path / "text.npy").write_text("Not numbers.")
     (tmp_path / "short.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:500])
     result = run(*arguments.split())

@@ -10,28 +10,8 @@ from typing import Any
 import numpy as np
 
 from ttnet.errors import import_extra
+from ttnet.plotting import COLOURS, STYLE
 from ttnet_llm.training.files import atomic
-
-# Okabe and Ito's palette, told apart by every common kind of colour vision.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#7F7F7F", "#CC79A7", "#E69F00")
-INK = "#22262B"
-FAINT = "#8A9099"
-STYLE = {
-    "font.family": "sans-serif",
-    "font.size": 10.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": "#C9CDD2",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#ECEEF0",
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,352 @@
+"""Pictures of trains: their ranks, their singular values, and what compression costs.
+
+Every function draws on the axes it is given, or on those of a new figure of its own, and returns them. Nothing is
+shown and matplotlib's settings stay as they are: `axes.figure` is what a notebook displays, and
+`axes.figure.savefig("ranks.png")` writes a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ttnet.chain import CoreChain
+from ttnet.decomposition import as_dense, tt_svd
+from ttnet.errors import TTTypeError, TTValueError, import_extra
+from ttnet.fidelity import relative_error
+from ttnet.rounding import right_orthogonalise
+from ttnet.sweeps import carry_centre, check_finite
+from ttnet.tensor_train import TensorTrain
+from ttnet.truncation import check_eps, check_max_rank
+from ttnet.tt_matrix import TTMatrix
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart by every common kind of colour vision.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#7F7F7F", "#CC79A7", "#E69F00")
+# From light to dark, for what has an order.
+DEPTHS = ("#9CC9E8", "#0072B2", "#0B2E4A")
+INK = "#22262B"
+FAINT = "#8A9099"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#C9CDD2",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ECEEF0",
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+}
+
+
+def plot_ranks(
+    trains: TensorTrain | TTMatrix | Sequence[TensorTrain | TTMatrix] | Mapping[str, TensorTrain | TTMatrix],
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the ranks of one train or several along their bonds.
+
+    A dashed line gives the largest rank that any tensor of that shape needs, the smaller side of the unfolding.
+
+    Args:
+        trains: A train or TT-matrix of order 2 or more, a sequence of them, or a mapping from labels to them.
+        ax: The axes to draw on; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TTTypeError: If `trains` holds something else.
+        TTValueError: If there is none, or one has no inner bond.
+        MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> import ttnet
+        >>> x = ttnet.random((4, 4, 4), 3, seed=0)
+        >>> axes = plot_ranks({"sum": x + x, "rounded": ttnet.round(x + x)})
+        >>> axes.get_ylabel()
+        'rank'
+    """
+    labelled = _label(trains)
+    highest = max(max(train.ranks) for train in labelled.values())
+    shapes = {tuple(math.prod(core.shape[1:-1]) for core in train.cores) for train in labelled.values()}
+    with _drawing_on(ax) as ax:
+        for colour, (label, train) in zip(itertools.cycle(COLOURS), labelled.items(), strict=False):
+            bonds = range(1, len(train.cores))
+            marker = "o" if len(bonds) <= 40 else None
+            ax.plot(bonds, train.ranks[1:-1], color=colour, lw=2, marker=marker, ms=5, label=label, zorder=3)
+        for shape in shapes:
+            # No further than the picture reaches: they may be too large for any float.
+            bounds = [min(bound, 4 * highest) for bound in _unfolding_bounds(shape)]
+            ax.plot(range(1, len(shape)), bounds, color=FAINT, lw=1, ls="--", label="largest possible", zorder=2)
+        ax.set_ylim(0, 1.12 * highest)
+        ax.set_xlabel("bond")
+        ax.set_ylabel("rank")
+        _whole_numbers(ax.xaxis)
+        _whole_numbers(ax.yaxis)
+        _legend(ax)
+    return ax
+
+
+def plot_singular_values(tt: TensorTrain | TTMatrix, ax: Axes | None = None) -> Axes:
+    """Draw the singular values of all unfoldings of a train, which say what each bond can do without.
+
+    They are drawn relative to the train's norm, whatever its scale; where they come down to the machine epsilon of the
+    dtype, below which there is rounding noise alone, a dotted line is drawn there.
+
+    Args:
+        tt: A train or TT-matrix of order 2 or more, of finite entries.
+        ax: The axes to draw on; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TTTypeError: If `tt` is of another type.
+        TTValueError: If it has no inner bond, or entries that are NaN or infinite, or is zero.
+        MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> import ttnet
+        >>> axes = plot_singular_values(ttnet.random((4, 4, 4), 3, seed=0))
+        >>> [len(line.get_xdata()) for line in axes.lines[:2]]
+        [3, 3]
+    """
+    _check_has_bonds(tt, "tt")
+    values = _singular_values(tt)
+    if not values[0][0]:
+        raise TTValueError("tt is zero, and so are all its singular values; there is nothing to draw.")
+    numbers = [[value for value in bond if value > 0] for bond in values]  # zero has no place on a logarithmic axis
+    shades = import_extra("matplotlib.colors", extra="plot").LinearSegmentedColormap.from_list("depth", DEPTHS)
+    last, named = len(numbers) - 1, _spread(len(numbers), 6)
+    epsilon = torch.finfo(tt.dtype).eps
+    with _drawing_on(ax) as ax:
+        for k, bond in enumerate(numbers):
+            part = k / max(1, last)
+            # Broad lines below narrow ones, so that equal ones are all seen.
+            width = 4 - 2.8 * part
+            label = f"bond {k + 1}" if k in named else None
+            ax.plot(
+                range(1, len(bond) + 1), bond, color=shades(part), lw=width, marker="o", ms=2.5 + width, label=label
+            )
+        if min(map(min, numbers)) < 1e4 * epsilon:
+            ax.axhline(epsilon, color=FAINT, lw=1, ls=":", label="machine epsilon")
+        ax.set_yscale("log")
+        ax.set_xlabel("index")
+        ax.set_ylabel("singular value / norm of the train")
+        _whole_numbers(ax.xaxis)
+        _legend(ax)
+    return ax
+
+
+def plot_compression(
+    x: Tensor | npt.NDArray[Any],  # (n_1, ..., n_d)
+    *,
+    eps: Sequence[float] | None = None,
+    max_rank: Sequence[int] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what a dense tensor costs as a train: the relative error, as measured, against the number of parameters.
+
+    The tensor is decomposed once, to machine precision, and then rounded to each bound.
+
+    Args:
+        x: A tensor or numpy array of order 2 or more, as for `ttnet.tt_svd`.
+        eps: Bounds on the relative error, one point each. None without `max_rank` takes powers of ten down to the
+            precision of the dtype.
+        max_rank: Bounds on the ranks, one point each.
+        ax: The axes to draw on; None makes a figure.
+
+    Returns:
+        The axes, both of them logarithmic. A point that is exact is drawn at the machine epsilon.
+
+    Raises:
+        TTTypeError: If an argument is of the wrong type.
+        TTShapeError: If a mode is empty.
+        TTValueError: If an argument is out of range, `x` has entries that are NaN or infinite, or is zero, or of an
+            order below 2.
+        MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> i = torch.arange(8.0)
+        >>> axes = plot_compression(1 / (1 + i[:, None, None] + i[:, None] + i), eps=[1e-1, 1e-2, 1e-3])
+        >>> axes.get_xlabel(), len(axes.lines[0].get_xdata())
+        ('parameters', 3)
+    """
+    x = as_dense(x).detach()
+    precision = torch.finfo(x.dtype).eps
+    if eps is None and max_rank is None:
+        eps = [10.0**-k for k in range(1, int(-math.log10(precision)))]
+    bounds = _bounds("eps", eps, check_eps) + _bounds("max_rank", max_rank, lambda rank: check_max_rank(rank, 1))
+    if not bounds:
+        raise TTValueError("eps and max_rank hold no bound; expected at least one, or None for both.")
+    if x.ndim < 2:
+        raise TTValueError(f"x has order {x.ndim}; expected at least 2, since there is a rank between modes alone.")
+    exact = tt_svd(x)
+    if not x.any():
+        raise TTValueError("x is zero, and an error relative to it means nothing; expected other entries.")
+    rounded = [exact.round(**bound) for bound in bounds]
+    points = sorted({(tt.num_parameters, max(relative_error(x, tt), precision), max(tt.ranks)) for tt in rounded})
+    with _drawing_on(ax) as ax:
+        ax.plot(
+            [size for size, _, _ in points],
+            [error for _, error, _ in points],
+            color=COLOURS[1],
+            lw=2,
+            marker="o",
+            ms=5,
+            label="tensor train",
+            zorder=3,
+        )
+        for rank, group in itertools.groupby(points, key=lambda point: point[2]):
+            place = next(group)[:2]
+            ax.annotate(f"rank {rank}", place, (6, 4), textcoords="offset points", fontsize=8.5, color=FAINT)
+        ax.axvline(x.numel(), color=COLOURS[0], lw=1.5, ls="--", label="the dense tensor")
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel("parameters")
+        ax.set_ylabel("relative error")
+        _legend(ax)
+    return ax
+
+
+def draw_train(tt: TensorTrain | TTMatrix, title: str) -> Figure:
+    """Draw a train's ranks and singular values side by side.
+
+    Args:
+        tt: A train or TT-matrix, as for `plot_singular_values`.
+        title: The picture's title.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TTValueError: If there is nothing to draw.
+        MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> import ttnet
+        >>> len(draw_train(ttnet.random((4, 4, 4), 3, seed=0), "A train").axes)
+        2
+    """
+    with _style():
+        figure = _figure(9.6)
+        left, right = figure.subplots(1, 2)
+        plot_ranks(tt, left)
+        plot_singular_values(tt, right)
+        for axes in (left, right):
+            axes.tick_params(length=0, which="both")
+        figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
+    return figure
+
+
+def _label(trains: object) -> dict[str, TensorTrain | TTMatrix]:
+    """Give every train a label, none if it is alone."""
+    if isinstance(trains, CoreChain):
+        labelled: dict[Any, Any] = {"": trains}
+    elif isinstance(trains, Mapping):
+        labelled = dict(trains)
+    elif isinstance(trains, Sequence) and not isinstance(trains, str):
+        labelled = {f"train {k + 1}": train for k, train in enumerate(trains)}
+    else:
+        labelled = {"": trains}
+    if not labelled:
+        raise TTValueError("there is no train to draw; expected at least one.")
+    for label, train in labelled.items():
+        _check_has_bonds(train, f"the train {label!r}" if label else "tt")
+    return labelled
+
+
+def _check_has_bonds(tt: object, name: str) -> None:
+    if not isinstance(tt, TensorTrain | TTMatrix):
+        raise TTTypeError(f"{name} is a {type(tt).__name__}; expected a TensorTrain or a TTMatrix.")
+    if len(tt.ranks) < 3:
+        raise TTValueError(f"{name} has order {len(tt.ranks) - 1}; expected at least 2, since bonds are drawn.")
+
+
+def _bounds(name: str, values: object, check: Callable[[Any], object]) -> list[dict[str, Any]]:
+    """Give one keyword argument of `round` for each bound, all of them checked."""
+    if values is None:
+        return []
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TTTypeError(f"{name} is a {type(values).__name__}; expected a sequence of bounds, one point each.")
+    for value in values:
+        check(value)
+    return [{name: value} for value in values]
+
+
+def _singular_values(tt: TensorTrain | TTMatrix) -> list[list[float]]:
+    """Give the singular values of every bond's unfolding, relative to the train's norm."""
+    cores = [core.detach().flatten(1, -2) for core in tt.cores]  # a TT-matrix as a train
+    check_finite(cores)
+    cores, _ = right_orthogonalise(cores)
+    values = []
+    for k in range(len(cores) - 1):
+        s = torch.linalg.svdvals(cores[k].flatten(0, 1)).double()
+        values.append((s / (s.norm() or 1)).tolist())
+        carry_centre(cores, k)
+    return values
+
+
+def _unfolding_bounds(sizes: Sequence[int]) -> list[int]:
+    """Give the smaller side of every unfolding, in Python ints of any size."""
+    left = list(itertools.accumulate(sizes[:-1], operator.mul))
+    right = list(itertools.accumulate(sizes[:0:-1], operator.mul))[::-1]
+    return [min(pair) for pair in zip(left, right, strict=True)]
+
+
+def _spread(count: int, most: int) -> set[int]:
+    """Give at most `most` of the numbers below `count`, both ends among them, evenly spread."""
+    return {round(k * (count - 1) / max(1, min(count, most) - 1)) for k in range(min(count, most))}
+
+
+def _style() -> Any:
+    return import_extra("matplotlib", extra="plot").rc_context(STYLE)
+
+
+def _figure(width: float) -> Figure:
+    # Not pyplot's, which would keep it in a global list and may open a window.
+    return import_extra("matplotlib.figure", extra="plot").Figure(figsize=(width, 4.0), dpi=160, layout="constrained")
+
+
+@contextmanager
+def _drawing_on(ax: Axes | None) -> Iterator[Axes]:
+    """Give the user's axes as they are, or those of a new figure, in our style while it is drawn on."""
+    if ax is not None:
+        if not hasattr(ax, "plot"):
+            raise TTTypeError(f"ax is a {type(ax).__name__}; expected the axes of a matplotlib figure, or None.")
+        yield ax
+        return
+    with _style():
+        axes = _figure(5.6).subplots()
+        axes.tick_params(length=0, which="both")
+        yield axes
+
+
+def _whole_numbers(axis: Any) -> None:
+    axis.set_major_locator(import_extra("matplotlib.ticker", extra="plot").MaxNLocator(integer=True))
+
+
+def _legend(ax: Axes) -> None:
+    """Name what is drawn, unless it is one unnamed line."""
+    handles, labels = ax.get_legend_handles_labels()
+    named = {label: handle for handle, label in zip(handles, labels, strict=True) if label}
+    if named:
+        ax.legend(named.values(), named.keys())
