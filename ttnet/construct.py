@@ -13,6 +13,7 @@ from torch import Tensor
 from ttnet.chain import check_shape
 from ttnet.decomposition import as_dense
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.memory import check_memory
 from ttnet.tensor_train import TensorTrain
 from ttnet.truncation import check_ranks
 from ttnet.tt_matrix import TTMatrix
@@ -143,6 +144,7 @@ def eye(
     Raises:
         TTTypeError: If the dtype is neither floating nor complex, or a size is not an int.
         TTShapeError: If there are no modes, or a size is below 1.
+        TTValueError: If a core would be more than this machine's memory holds.
 
     Example:
         >>> eye((2, 3))
@@ -152,6 +154,9 @@ def eye(
     dtype = _check_dtype(dtype)
     if not shape:
         raise TTShapeError("shape is (); expected at least one mode.")
+    where = torch.get_default_device() if device is None else torch.device(device)
+    advice = "take the mode apart into smaller ones."
+    check_memory(max(shape) ** 2, dtype, where, what="the largest core of the identity", advice=advice)
     return TTMatrix(torch.eye(size, dtype=dtype, device=device)[None, :, :, None] for size in shape)
 
 

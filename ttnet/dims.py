@@ -61,7 +61,7 @@ def check_dims(dims: object, order: int, name: str = "dim") -> tuple[int, ...]:
         return (check_dim(dims, order, name),)
     if isinstance(dims, str) or not isinstance(dims, Sequence):
         raise TTTypeError(f"{name} is {dims!r}; expected an int or a sequence of ints.")
-    positions = tuple(check_dim(dim, order, name) for dim in dims)
+    positions = tuple(check_dim(dim, order, f"an entry of {name}") for dim in dims)
     if len(set(positions)) < len(positions):
         raise TTValueError(f"{name} is {tuple(dims)}, which names a mode twice; expected each at most once.")
     return positions

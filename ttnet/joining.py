@@ -178,20 +178,28 @@ def kron(a: TensorTrain | TTMatrix, b: TensorTrain | TTMatrix) -> TensorTrain | 
         >>> kron(ttnet.eye((2, 3)), ttnet.eye((4,))).row_shape
         (2, 3, 4)
     """
-    if isinstance(a, TTMatrix) and isinstance(b, TTMatrix):
-        return TTMatrix(_chained(a, b))
-    if not isinstance(a, TensorTrain) or not isinstance(b, TensorTrain):
+    matrices = isinstance(a, TTMatrix) and isinstance(b, TTMatrix)
+    if not matrices and not (isinstance(a, TensorTrain) and isinstance(b, TensorTrain)):
         raise TTTypeError(
             f"a is a {type(a).__name__} and b is a {type(b).__name__}; expected two TensorTrains or two TTMatrices."
         )
     _check_devices([a, b])
     dtype = torch.promote_types(a.dtype, b.dtype)
-    order = max(a.ndim, b.ndim)
+    if matrices:
+        return TTMatrix([*a.to(dtype).cores, *b.to(dtype).cores])
+    order = max(len(a.shape), len(b.shape))
     (left, exponent_a), (right, exponent_b) = (
-        split_scales(index(train.cores, (None,) * (order - train.ndim)), compute_dtype(dtype)) for train in (a, b)
+        split_scales(index(train.cores, (None,) * (order - len(train.shape))), compute_dtype(dtype)) for train in (a, b)
     )
-    products = [torch.kron(x, y) for x, y in zip(left, right, strict=True)]  # (r s, n m, r' s')
+    products = [_kron(x, y) for x, y in zip(left, right, strict=True)]  # (r s, n m, r' s')
     return TensorTrain(join_scale(products, exponent_a + exponent_b, dtype))
+
+
+def _kron(x: Tensor, y: Tensor) -> Tensor:
+    """Do as `torch.kron`, which fails for some strides."""
+    beside = [axis for k in range(x.ndim) for axis in (k, x.ndim + k)]
+    sizes = [m * n for m, n in zip(x.shape, y.shape, strict=True)]
+    return torch.tensordot(x, y, 0).permute(beside).reshape(sizes)
 
 
 def outer(a: TensorTrain, b: TensorTrain) -> TensorTrain:
@@ -217,16 +225,12 @@ def outer(a: TensorTrain, b: TensorTrain) -> TensorTrain:
     """
     _check_train(a, "a")
     _check_train(b, "b")
-    # A scalar gets a mode of size 1, at which the result is read off.
-    factors = [train if train.ndim else TensorTrain(index(train.cores, None)) for train in (a, b)]
-    read_off = (*(0,) * (not a.ndim), ..., *(0,) * (not b.ndim))
-    return TensorTrain(index(_chained(*factors), read_off))
-
-
-def _chained(a: CoreChain, b: CoreChain) -> list[Tensor]:
     _check_devices([a, b])
     dtype = torch.promote_types(a.dtype, b.dtype)
-    return [core.to(dtype) for core in (*a.cores, *b.cores)]
+    a, b = a.to(dtype), b.to(dtype)
+    if not a.ndim:
+        return b * a.full()
+    return TensorTrain([*a.cores, *b.cores]) if b.ndim else a * b.full()
 
 
 @overload

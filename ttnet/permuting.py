@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect, insort
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
@@ -14,8 +15,8 @@ from ttnet.dims import check_dims
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.memory import check_memory
 from ttnet.rounding import right_orthogonalise
-from ttnet.scales import compute_dtype, join_scale
-from ttnet.sweeps import carry_centre, check_finite, usable_eps
+from ttnet.scales import join_scale
+from ttnet.sweeps import balance, carry_centre, check_finite, usable_eps
 from ttnet.tensor_train import TensorTrain
 from ttnet.truncation import ErrorBudget, check_eps, check_max_rank
 
@@ -29,10 +30,10 @@ def permute(
 ) -> TensorTrain:
     """Put the modes in another order, `||torch.permute(tt, dims) - result|| <= eps ||tt||`.
 
-    The order of the modes decides what ranks a tensor has, and these may grow by the factor of a mode's size with every
-    pair of neighbours that change places. As few of them as possible do, from the train or from its mirror image, which
-    is the same tensor with all modes reversed. Each change is a truncated SVD at the orthogonality centre, in sweeps to
-    and fro. Reversing all modes, and any order of a train of ranks 1, is exact and needs none.
+    The ranks of a tensor depend on the order of its modes, and a pair of neighbours that change places may multiply the
+    rank between them by the size of a mode. As few pairs as possible do, from the train or from its mirror image, which
+    is the same tensor with all modes reversed. Each is cut by a truncated SVD at the orthogonality centre, in sweeps to
+    and fro, and a rounding ends them. Reversing all modes is exact, and so is any order of a train of ranks 1.
 
     Args:
         tt: The train. Its cores may be of any scale, and its norm outside the range of its dtype.
@@ -45,7 +46,7 @@ def permute(
             and so bounds the cost; a train that is of low rank only in its old and its new order suffers from it.
 
     Returns:
-        A train of the same dtype and device. Gradients are as those of `ttnet.round`.
+        A train of the same dtype and device, as `ttnet.round` gives it unless the way was exact.
 
     Raises:
         TTTypeError: If an argument is of the wrong type.
@@ -67,47 +68,72 @@ def permute(
     if len(order) != tt.ndim:
         raise TTValueError(f"dims is {shorten(order)}; expected every mode of a train of order {tt.ndim} once.")
     bound = check_eps(eps)
-    max_ranks = check_max_rank(max_rank, max(0, tt.ndim - 1))
+    check_max_rank(max_rank, max(0, tt.ndim - 1))
     if order == tuple(range(tt.ndim)):
-        result = tt
+        exact = tt
+    elif order == tuple(reversed(range(tt.ndim))):
+        exact = TensorTrain(_mirror(tt.cores))
     elif max(tt.ranks) == 1:
-        result = TensorTrain(tt.cores[k] for k in order)
+        exact = TensorTrain(tt.cores[k] for k in order)
     else:
-        result = TensorTrain(_reorder(tt.cores, order, bound, max_ranks))
-    return result if max_rank is None else result.round(max_rank=max_rank)
+        return _swap(tt, order, bound, max_rank)
+    return exact if max_rank is None else exact.round(max_rank=max_rank)
 
 
-def _reorder(
-    cores: Sequence[Tensor],  # each (r, n, r')
-    order: Sequence[int],
-    eps: float,
-    max_ranks: Sequence[int | None],
-) -> Sequence[Tensor]:
-    places = [0] * len(order)  # places[k]: where mode k has to go
+# The part of the error bound that goes to the swaps. Bounds of theirs add up, those of the bonds in a rounding only in
+# squares: what the swaps leave of noise on the way, the rounding at the end takes away for less.
+_SWAPS_SHARE = 0.1
+
+
+def _swap(tt: TensorTrain, order: Sequence[int], eps: float, max_rank: int | Sequence[int] | None) -> TensorTrain:
+    check_finite(tt.cores)
+    places = [0] * tt.ndim  # places[k]: where mode k has to go
     for place, k in enumerate(order):
         places[k] = place
-    plan, mirrored = plan_swaps(places), plan_swaps(places[::-1])
-    if sum(map(len, mirrored)) < sum(map(len, plan)):
-        cores, plan = _mirror(cores), mirrored
-    if not plan:
-        return cores
-    check_finite(cores)
-    dtype = cores[0].dtype
-    cores, exponent = right_orthogonalise(cores)
+    given: Sequence[Tensor] = tt.cores
+    if count_swaps(places) > count_swaps(places[::-1]):
+        given, places = _mirror(given), places[::-1]
+    plan = plan_swaps(places)
+    cores, exponent = right_orthogonalise(given)
+    wide = cores[0].dtype
     norm = float(torch.linalg.vector_norm(cores[0].detach()))
-    eps = usable_eps(eps, len(cores), dtype)
-    # Squares add up within a sweep and errors among sweeps: so every swap may make the same error.
+    eps = usable_eps(eps, tt.ndim, tt.dtype)
+    # Squares add up within a sweep, and errors among the sweeps: so every swap may make the same error.
     whole = sum(math.sqrt(len(swaps)) for swaps in plan)
+    max_ranks = check_max_rank(max_rank, tt.ndim - 1)
     for swaps in plan:
-        share = eps * math.sqrt(len(swaps)) / whole
+        share = _SWAPS_SHARE * eps * math.sqrt(len(swaps)) / whole
         caps = [max_ranks[k] for k in swaps]
-        _sweep(cores, set(swaps), ErrorBudget(norm=norm, eps=share, max_ranks=caps, dtype=compute_dtype(dtype)))
+        _sweep(cores, set(swaps), ErrorBudget(norm=norm, eps=share, max_ranks=caps, dtype=wide))
         cores, max_ranks = _mirror(cores), max_ranks[::-1]
-    return join_scale(_mirror(cores) if len(plan) % 2 else cores, exponent, dtype)
+    cores = _mirror(cores) if len(plan) % 2 else cores
+    result = TensorTrain(join_scale(cores, exponent, wide)).round(eps=(1 - _SWAPS_SHARE) * eps, max_rank=max_rank)
+    return result if tt.dtype == wide else TensorTrain(balance(result.cores, tt.dtype))
+
+
+def count_swaps(places: Sequence[int]) -> int:
+    """Count the pairs that are in the wrong order: no fewer swaps of neighbours sort them.
+
+    Args:
+        places: A permutation of 0 to order - 1.
+
+    Returns:
+        The number of pairs.
+
+    Example:
+        >>> count_swaps([0, 1, 2]), count_swaps([2, 1, 0])
+        (0, 3)
+    """
+    seen: list[int] = []
+    count = 0
+    for place in places:
+        count += len(seen) - bisect(seen, place)
+        insort(seen, place)
+    return count
 
 
 def plan_swaps(places: Sequence[int]) -> list[list[int]]:
-    """Sort modes by swaps of neighbours, in sweeps to and fro (a cocktail shaker sort): no way takes fewer swaps.
+    """Sort modes by as few swaps of neighbours as can be, in sweeps to and fro (a cocktail shaker sort).
 
     Args:
         places: For each mode, where it has to go: a permutation of 0 to order - 1.

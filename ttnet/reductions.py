@@ -10,6 +10,7 @@ from ttnet.dims import check_dims
 from ttnet.errors import TTValueError
 from ttnet.indexing import index
 from ttnet.scales import compute_dtype, join_scale, split_scales
+from ttnet.sweeps import balance
 
 
 def chosen_modes(dim: int | Sequence[int] | None, order: int) -> tuple[int, ...]:
@@ -73,8 +74,6 @@ def reduce(
     for k in dims:
         scaled[k] = scaled[k].mean(1, keepdim=True) if mean else scaled[k].sum(1, keepdim=True)
     if not keepdim:
-        # Indexing keeps scales apart itself, but can only give back what it was given.
         scaled = join_scale(scaled, exponent, wide)
-        scaled = index(scaled, tuple(0 if k in dims else slice(None) for k in range(len(scaled))))
-        scaled, exponent = split_scales(scaled, wide)
+        return balance(index(scaled, tuple(0 if k in dims else slice(None) for k in range(len(scaled)))), dtype)
     return join_scale(scaled, exponent, dtype)

@@ -18,7 +18,7 @@ from ttnet.indexing import index
 from ttnet.memory import check_memory
 from ttnet.rounding import right_orthogonalise
 from ttnet.scales import compute_dtype, join_scale, split_scale, split_scales
-from ttnet.sweeps import carry_centre, check_finite, usable_eps
+from ttnet.sweeps import balance, carry_centre, check_finite, usable_eps
 from ttnet.tensor_train import TensorTrain
 from ttnet.truncation import ErrorBudget, check_eps, check_max_rank
 
@@ -67,8 +67,8 @@ def reshape(
     if shape == tt.shape:
         result = tt
     else:
-        wide = [core.to(compute_dtype(tt.dtype)) for core in tt.cores]
-        cores = index(wide, tuple(0 if size == 1 else slice(None) for size in tt.shape))
+        cores = balance(tt.cores, compute_dtype(tt.dtype))
+        cores = index(cores, tuple(0 if size == 1 else slice(None) for size in tt.shape))
         cores = _regroup(cores, [size for size in shape if size > 1], usable_eps(bound, len(shape), tt.dtype), tt.dtype)
         result = TensorTrain(index(cores, tuple(None if size == 1 else slice(None) for size in shape)))
     return result if max_rank is None else result.round(max_rank=max_rank)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ttnet.errors import TTValueError
 from ttnet.linalg import qr
-from ttnet.scales import compute_dtype, count_nonfinite
+from ttnet.scales import compute_dtype, count_nonfinite, join_scale, split_scales
 
 
 def check_finite(
@@ -36,6 +36,27 @@ def check_finite(
             raise TTValueError(
                 f"cores[{k}] holds NaN or infinite entries, {count} of {core.numel()}; expected finite numbers."
             )
+
+
+def balance(
+    cores: Sequence[Tensor],  # each (r, ..., r')
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """Cast cores to a dtype and move their scales to where they do no harm, as `join_scale` does.
+
+    Args:
+        cores: The cores of a train of any scales.
+        dtype: The dtype of the new cores.
+
+    Returns:
+        The cores of the same train: all scale is in the last one, or even in all.
+
+    Example:
+        >>> cores = balance([torch.tensor([[[1e30]]]), torch.tensor([[[1e-30]]])], torch.float16)
+        >>> [round(float(core), 2) for core in cores]
+        [0.79, 1.27]
+    """
+    return join_scale(*split_scales(cores, compute_dtype(dtype)), dtype)
 
 
 def usable_eps(eps: float, order: int, dtype: torch.dtype) -> float:

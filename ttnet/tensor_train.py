@@ -296,6 +296,10 @@ class TensorTrain(CoreChain):
         """Multiply or divide by a scalar of any size, which may promote the dtype."""
         if isinstance(scalar, Tensor) and scalar.device != self.device and scalar.device.type != "cpu":
             raise TTValueError(f"the train is on {self.device} and the scalar on {scalar.device}; move one of them.")
+        try:
+            scalar = float(scalar) if isinstance(scalar, int) else scalar  # torch takes no more than 64 bits
+        except OverflowError as error:
+            raise TTValueError("the scalar is an int beyond the range of float64; expected a smaller one.") from error
         dtype = torch.result_type(self._cores[-1], scalar)
         wide = torch.complex128 if dtype.is_complex else torch.float64
         number, power = split_scale(torch.as_tensor(scalar, dtype=wide, device=self.device))

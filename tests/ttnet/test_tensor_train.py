@@ -1,4 +1,5 @@
 import copy
+import math
 import pickle
 from itertools import pairwise
 
@@ -65,6 +66,38 @@ def test_scalars_promote_as_torch_does(dtype, scalar):
         assert isinstance(actual, TensorTrain)
         assert actual.dtype == expected.dtype
         assert close(actual.full(), expected, dtype)
+
+
+@pytest.mark.parametrize("scale", [1e250, 1e-250])
+def test_products_and_scalars_at_any_scale(scale):
+    x = TensorTrain([torch.full((1, 2, 1), v, dtype=torch.float64) for v in (scale, 1 / scale, scale, 1 / scale)])
+    number = torch.tensor(scale, dtype=torch.float64)
+    for actual in [x * x, x * scale / scale, x * number * (1 / number), x / scale * scale]:
+        assert actual.full().flatten().tolist() == pytest.approx([1.0] * 16)
+    large = x * scale * scale
+    assert float(large.log_norm()) == pytest.approx(math.log(4) + 2 * math.log(scale))
+    assert (ttnet.ones((2, 2)) * 1e60 / 1e50).full().flatten().tolist() == pytest.approx([1e10] * 4)  # in float32
+
+
+def test_scalars_that_do_not_fit():
+    x = ttnet.ones((2, 2))
+    for zero in (0, 0.0, 0j, False, np.float64(0)):
+        with pytest.raises(TTValueError, match="a train cannot be divided by 0"):
+            x / zero
+    for operation in [lambda: x * 10**400, lambda: x / 10**400]:
+        with pytest.raises(TTValueError, match="the scalar is an int beyond the range of float64"):
+            operation()
+    with pytest.raises(TTValueError, match="the train is on cpu and the scalar on meta; move one of them"):
+        x * torch.ones((), device="meta")
+    assert float((x * 10**30).full()[0, 0]) == pytest.approx(1e30)
+    assert (x / torch.tensor(0.0)).full()[0, 0] == float("inf")
+
+
+def test_the_scalar_takes_part_in_gradients():
+    x = ttnet.random((2, 3), 2, dtype=torch.float64, seed=0)
+    scalar = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda s: (x * s).full(), (scalar,))
+    assert gradcheck(lambda s: (x / s).full(), (scalar,))
 
 
 def test_signs_and_sum():

@@ -16,6 +16,7 @@ from tests.ttnet.strategies import (
     dtypes,
     precision,
     relative_error,
+    same,
     seeds,
     trains,
     tt_matrices,
@@ -108,6 +109,51 @@ def test_arithmetic(dtype):
     assert (a + a).round().ranks == a.ranks
 
 
+@given(st.data())
+def test_algebra_agrees_with_torch(data):
+    dtype = data.draw(dtypes)
+    a = data.draw(tt_matrices(dtype=dtype))
+    b = data.draw(tt_matrices(rows=a.row_shape, cols=a.col_shape, dtype=dtype))
+    x, y = dense(a), dense(b)
+    size = float(x.norm() * y.norm())
+    assert close(dense(a.H), x.mH, dtype)
+    assert (a * b).ranks == tuple(r * s for r, s in zip(a.ranks, b.ranks, strict=True))
+    assert float((dense(a * b) - x * y).norm()) <= precision(dtype) * size
+    assert abs(complex(a.dot(b)) - complex((x.conj() * y).sum())) <= precision(dtype) * size
+    assert float(a.log_norm()) == pytest.approx(float(x.norm().log()), rel=precision(dtype), abs=precision(dtype))
+    assert close(dense(sum([a, +a, a])), 3 * x, dtype)
+    trace = (a.H @ b).trace()
+    assert trace.shape == ()
+    assert trace.dtype == dtype
+    assert abs(complex(trace) - complex((x.mH @ y).trace())) <= precision(dtype) * size
+
+
+@given(tt_matrices())
+def test_trains_of_pairs_of_modes(w):
+    train = w.to_train()
+    assert train.shape == tuple(m * n for m, n in zip(w.row_shape, w.col_shape, strict=True))
+    assert same(TTMatrix.from_train(train, w.row_shape, w.col_shape), w)
+
+
+@pytest.mark.parametrize("scale", [1e250, 1e-250])
+def test_products_at_any_scale(scale):
+    scales = (scale, 1 / scale, scale, 1 / scale)
+    w = TTMatrix([torch.full((1, 2, 2, 1), v, dtype=torch.float64) for v in scales])
+    x = TensorTrain([torch.full((1, 2, 1), v, dtype=torch.float64) for v in scales])
+    for actual in [w @ x, x @ w, w @ w, w * w, w @ torch.ones(16, dtype=torch.float64), w.trace()]:
+        full = actual if isinstance(actual, torch.Tensor) else actual.full()
+        assert full.flatten().tolist() == pytest.approx([float(full.flatten()[0])] * full.numel())
+        assert 1 - 1e-12 < float(full.flatten()[0]) < 16 + 1e-12
+
+
+def test_half_precision_is_multiplied_in_single():
+    w = TTMatrix.from_train(ttnet.ones((64, 64), dtype=torch.bfloat16), (8, 8), (8, 8))
+    x = torch.full((64,), 1.0, dtype=torch.bfloat16)
+    assert (w @ x).dtype == torch.bfloat16
+    assert (w @ x).tolist() == [64.0] * 64
+    assert (w @ ttnet.ones((8, 8), dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
 def test_mixed_dtypes_promote():
     w = TTMatrix.from_dense(torch.eye(6), (2, 3), (2, 3))
     assert (w @ torch.ones(6, dtype=torch.complex128)).dtype == torch.complex128
@@ -147,6 +193,22 @@ def test_errors():
         (lambda: w @ torch.ones(6, device="meta"), TTValueError, "move them to one device"),
         (lambda: w + TTMatrix.from_dense(torch.eye(6), (3, 2), (2, 3)), TTShapeError, "expected the same"),
         (lambda: w * TTMatrix.from_dense(torch.eye(6), (6,), (6,)), TTShapeError, "modes \\(2, 3\\) x \\(2, 3\\) and"),
+        (lambda: w.dot(w.to_train()), TTTypeError, "other is a TensorTrain; expected a TTMatrix"),
+        (lambda: w.dot(ttnet.eye((6,))), TTShapeError, "expected the same"),
+        (lambda: w / 0, TTValueError, "divided by 0"),
+        (lambda: TTMatrix.from_train(torch.ones(4), (2,), (2,)), TTTypeError, "train is a Tensor"),
+        (
+            lambda: TTMatrix.from_train(ttnet.ones((4, 9)), (2, 2), (2, 3)),
+            TTShapeError,
+            "train has shape \\(4, 9\\), row",
+        ),
+        (lambda: TTMatrix.from_train(ttnet.ones(()), (), ()), TTShapeError, "as many modes in each"),
+        (lambda: TTMatrix.from_train(ttnet.ones((6,)), (2,), (3, 1)), TTShapeError, "as many modes in each"),
+        (
+            lambda: TTMatrix.from_train(ttnet.ones((6, 6)), (2, 3), (3, 2)).trace(),
+            TTShapeError,
+            "row_shape \\(2, 3\\) and col_shape \\(3, 2\\); expected the same sizes",
+        ),
     ]:
         with pytest.raises(error, match=message):
             operation()
@@ -161,4 +223,13 @@ def test_gradients(dtype):
     cores = [core.clone().requires_grad_() for core in w.cores]
     x = draw_tensor((6, 2), dtype, 1).requires_grad_()
     assert gradcheck(lambda x, *c: TTMatrix(c) @ x, (x, *cores))
-    assert gradcheck(lambda *c: TTMatrix(c).full(), cores)
+    for function in [
+        lambda w: w.full(),
+        lambda w: (w * w).full(),
+        lambda w: w.H.full(),
+        lambda w: (w @ w.H).trace(),
+        lambda w: w.dot(w),
+        lambda w: w.log_norm(),
+        lambda w: w.to_train().full(),
+    ]:
+        assert gradcheck(lambda *c, function=function: function(TTMatrix(c)), cores)
