@@ -84,7 +84,7 @@ def test_the_plan_takes_the_fewest_swaps(places):
     assert places == list(range(9))
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e250, 1e-250])
+@pytest.mark.parametrize("scale", [1e250, 1e-250])
 def test_order_1000(scale):
     x = ttnet.random((2,) * 1000, 3, dtype=torch.float64, seed=0)
     wild = TensorTrain(core * (scale if k % 2 else 1 / scale) for k, core in enumerate(x.cores))
@@ -157,9 +157,8 @@ def test_errors(operation, error, message):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0), (0, 2, 1)])
-@pytest.mark.parametrize("max_rank", [None, 2])
+@pytest.mark.parametrize(("order", "max_rank"), [((2, 1, 0), None), ((1, 2, 0), None), ((0, 2, 1), 2)])
 def test_gradients(dtype, order, max_rank):
-    x = draw_train((3, 2, 4), [3, 4], dtype, 0)
+    x = draw_train((3, 2, 3), [3, 3], dtype, 0)
     cores = [core.clone().requires_grad_() for core in x.cores]
     assert gradcheck(lambda *c: TensorTrain(c).permute(order, max_rank=max_rank).full(), cores)
