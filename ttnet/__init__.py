@@ -1,6 +1,6 @@
 """Tensor trains on PyTorch."""
 
-from ttnet import interop, modes
+from ttnet import interop, modes, nn
 from ttnet.construct import arange, eye, meshgrid, ones, random, zeros
 from ttnet.contraction import ContractionPlan, contract, plan
 from ttnet.decomposition import tt_svd
@@ -15,11 +15,12 @@ from ttnet.errors import (
 )
 from ttnet.io import load
 from ttnet.joining import cat, diag, kron, outer, pad, stack
+from ttnet.orthogonal import entropies, orthogonalise, singular_values
 from ttnet.permuting import permute
 from ttnet.plotting import plot_compression, plot_ranks, plot_singular_values
 from ttnet.quantized import dequantize, quantize
 from ttnet.reshaping import reshape
-from ttnet.rounding import round
+from ttnet.rounding import round, round_sum
 from ttnet.tensor_train import TensorTrain
 from ttnet.tt_matrix import TTMatrix
 
@@ -39,13 +40,16 @@ __all__ = [
     "contract",
     "dequantize",
     "diag",
+    "entropies",
     "eye",
     "interop",
     "kron",
     "load",
     "meshgrid",
     "modes",
+    "nn",
     "ones",
+    "orthogonalise",
     "outer",
     "pad",
     "permute",
@@ -57,6 +61,8 @@ __all__ = [
     "random",
     "reshape",
     "round",
+    "round_sum",
+    "singular_values",
     "stack",
     "tt_svd",
     "zeros",

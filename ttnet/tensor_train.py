@@ -137,7 +137,7 @@ class TensorTrain(CoreChain):
         Args:
             eps: Bound on the relative Frobenius error, at least 0; None for machine precision.
             max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
-            method: "auto" or "svd".
+            method: "auto", "svd", "gram" or "randomized".
 
         Returns:
             A left-orthogonal train.
@@ -154,6 +154,67 @@ class TensorTrain(CoreChain):
         from ttnet import rounding  # here, since that module builds trains
 
         return rounding.round(self, eps=eps, max_rank=max_rank, method=method)
+
+    def orthogonalise(self, centre: int) -> TensorTrain:
+        """Move the norm into one core and make the others orthogonal; see `ttnet.orthogonalise`.
+
+        Args:
+            centre: The number of that core, from -order to order - 1.
+
+        Returns:
+            The same tensor, with left-orthogonal cores left of the centre and right-orthogonal ones right of it.
+
+        Raises:
+            TTIndexError: If there is no such core.
+            TTValueError: If a core has entries that are NaN or infinite.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((2, 8)).orthogonalise(0).cores[0].norm()
+            tensor(4.0000)
+        """
+        from ttnet import orthogonal
+
+        return orthogonal.orthogonalise(self, centre)
+
+    def singular_values(self, *, normalised: bool = False) -> list[Tensor]:
+        """Compute the singular values of every unfolding; see `ttnet.singular_values`.
+
+        Args:
+            normalised: Divide them by the norm, which serves for plots and where that is no number of the dtype.
+
+        Returns:
+            For each inner bond, a real tensor in descending order.
+
+        Raises:
+            TTValueError: If a core has entries that are NaN or infinite.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((2, 8)).singular_values()
+            [tensor([4.0000])]
+        """
+        from ttnet import orthogonal
+
+        return orthogonal.singular_values(self, normalised=normalised)
+
+    def entropies(self) -> Tensor:
+        """Compute the entanglement entropy of every bond; see `ttnet.entropies`.
+
+        Returns:
+            A real tensor of shape (order - 1,), in nats.
+
+        Raises:
+            TTValueError: If a core has entries that are NaN or infinite.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((2, 3, 4)).entropies().shape
+            torch.Size([2])
+        """
+        from ttnet import orthogonal
+
+        return orthogonal.entropies(self)
 
     def sum(self, dim: int | Sequence[int] | None = None, *, keepdim: bool = False) -> TensorTrain | Tensor:
         """Sum over all modes, or over some of them.

@@ -96,8 +96,8 @@ def test_errors():
     x = ttnet.ones((2, 3))
     with pytest.raises(TTTypeError, match="tt is a Tensor; expected a TensorTrain"):
         ttnet.round(torch.ones(2))
-    with pytest.raises(TTValueError, match="method is 'gram'; expected 'auto' or 'svd'"):
-        x.round(method="gram")
+    with pytest.raises(TTValueError, match="method is 'qr'; expected 'auto' or 'svd'"):
+        x.round(method="qr")
     with pytest.raises(TTValueError, match="eps is -1"):
         x.round(eps=-1)
     with pytest.raises(TTValueError, match="cores\\[1\\] holds NaN or infinite entries, 3 of 3"):
