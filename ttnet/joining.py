@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
+from functools import reduce
 from typing import overload
 
 import torch
@@ -14,6 +15,7 @@ from ttnet.chain import CoreChain, shorten
 from ttnet.dims import check_dim
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.indexing import index
+from ttnet.memory import check_memory
 from ttnet.scales import compute_dtype, join_scale, split_scales
 from ttnet.tensor_train import TensorTrain
 from ttnet.tt_matrix import TTMatrix
@@ -33,7 +35,7 @@ def cat(trains: Sequence[TensorTrain], dim: int = 0) -> TensorTrain:
         TTTypeError: If an argument is of the wrong type.
         TTShapeError: If there are no trains, they have order 0, or their shapes do not fit.
         TTIndexError: If there is no such mode.
-        TTValueError: If the devices differ.
+        TTValueError: If the devices differ, or a core would be more than this machine's memory holds.
 
     Example:
         >>> import ttnet
@@ -52,28 +54,34 @@ def cat(trains: Sequence[TensorTrain], dim: int = 0) -> TensorTrain:
                 f"trains[{k}] has shape {shorten(train.shape)} but trains[0] has {shorten(shape)}; expected the same "
                 f"sizes but for mode {dim}."
             )
-    cores = []
-    for k, blocks in enumerate(zip(*(train.cores for train in trains), strict=True)):
-        core = _block_diagonal(blocks, along_mode=k == dim)
-        core = core.sum(0, keepdim=True) if k == 0 else core  # the outer ranks stay 1
-        cores.append(core.sum(2, keepdim=True) if k == order - 1 else core)
-    return TensorTrain(cores)
+    sizes = (*shape[:dim], sum(train.shape[dim] for train in trains), *shape[dim + 1 :])
+    ranks = [1, *(sum(bond) for bond in zip(*(train.ranks[1:-1] for train in trains), strict=True)), 1]
+    largest = max(left * size * right for left, size, right in zip(ranks, sizes, ranks[1:], strict=False))
+    dtype = reduce(torch.promote_types, [train.dtype for train in trains])
+    advice = "join fewer trains at a time, and round in between."
+    check_memory(largest, dtype, trains[0].device, what="the largest core of the result", advice=advice)
+    chains = enumerate(zip(*(train.cores for train in trains), strict=True))
+    return TensorTrain([_join(cores, sizes[k], k == dim, k == 0, k == order - 1) for k, cores in chains])
 
 
-def _block_diagonal(
+def _join(
     cores: Sequence[Tensor],  # each (r, n, r')
-    *,
+    size: int,
     along_mode: bool,
-) -> Tensor:  # (sum r, n or sum n, sum r')
-    """Put cores on a diagonal of the ranks, and of the modes too if asked."""
-    size = sum(core.shape[1] for core in cores) if along_mode else cores[0].shape[1]
+    first: bool,
+    last: bool,
+) -> Tensor:  # (sum r, size, sum r')
+    """Put cores on a diagonal of their ranks, and of their modes too if asked; but outer ranks stay 1."""
+    if first and last:
+        return torch.cat(list(cores), 1)
     right = sum(core.shape[2] for core in cores)
-    rows, mode, rank = [], 0, 0
+    blocks, mode, rank = [], 0, 0
     for core in cores:
         _, n, r = core.shape
-        rows.append(functional.pad(core, (rank, right - rank - r, mode, size - mode - n)))
+        columns = (0, 0) if first or last else (rank, right - rank - r)
+        blocks.append(functional.pad(core, (*columns, mode, size - mode - n)))
         mode, rank = mode + n * along_mode, rank + r
-    return torch.cat(rows)
+    return torch.cat(blocks, 2 if first else 0)
 
 
 def stack(trains: Sequence[TensorTrain], dim: int = 0) -> TensorTrain:
@@ -90,7 +98,7 @@ def stack(trains: Sequence[TensorTrain], dim: int = 0) -> TensorTrain:
         TTTypeError: If an argument is of the wrong type.
         TTShapeError: If there are no trains, or their shapes differ.
         TTIndexError: If `dim` is out of range.
-        TTValueError: If the devices differ.
+        TTValueError: If the devices differ, or a core would be more than this machine's memory holds.
 
     Example:
         >>> import ttnet
@@ -143,10 +151,11 @@ def pad(tt: TensorTrain, padding: Sequence[tuple[int, int]]) -> TensorTrain:
             raise TTValueError(f"padding holds {count}; expected ints >= 0: take entries away by indexing.")
     if not tt.ndim:
         return tt
-    return TensorTrain(
+    padded = [
         functional.pad(core, (0, 0, int(before), int(after)))
         for core, (before, after) in zip(tt.cores, padding, strict=True)
-    )
+    ]
+    return TensorTrain(padded)
 
 
 @overload
@@ -265,11 +274,11 @@ def diag(x: TensorTrain | TTMatrix) -> TTMatrix | TensorTrain:
                 f"the TT-matrix has row_shape {shorten(x.row_shape)} and col_shape {shorten(x.col_shape)}; expected "
                 f"the same sizes, since a diagonal is taken core by core."
             )
-        return TensorTrain(core.diagonal(dim1=1, dim2=2).mT for core in x.cores)
+        return TensorTrain([core.diagonal(dim1=1, dim2=2).mT for core in x.cores])
     _check_train(x, "x", "a TensorTrain or a TTMatrix")
     if not x.ndim:
         raise TTShapeError("x is a train of order 0, which has no diagonal matrix; expected order 1 or more.")
-    return TTMatrix(torch.diag_embed(core.mT, dim1=1, dim2=2) for core in x.cores)
+    return TTMatrix([torch.diag_embed(core.mT, dim1=1, dim2=2) for core in x.cores])
 
 
 def _check_train(value: object, name: str, expected: str = "a TensorTrain") -> None:

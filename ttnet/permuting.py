@@ -74,7 +74,7 @@ def permute(
     elif order == tuple(reversed(range(tt.ndim))):
         exact = TensorTrain(_mirror(tt.cores))
     elif max(tt.ranks) == 1:
-        exact = TensorTrain(tt.cores[k] for k in order)
+        exact = TensorTrain([tt.cores[k] for k in order])
     else:
         return _swap(tt, order, bound, max_rank)
     return exact if max_rank is None else exact.round(max_rank=max_rank)

@@ -216,7 +216,7 @@ class TensorTrain(CoreChain):
 
         return orthogonal.entropies(self)
 
-    def sum(self, dim: int | Sequence[int] | None = None, *, keepdim: bool = False) -> TensorTrain | Tensor:
+    def sum(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> TensorTrain | Tensor:
         """Sum over all modes, or over some of them.
 
         Args:
@@ -239,7 +239,7 @@ class TensorTrain(CoreChain):
         """
         return self._reduce(dim, keepdim=keepdim, mean=False)
 
-    def mean(self, dim: int | Sequence[int] | None = None, *, keepdim: bool = False) -> TensorTrain | Tensor:
+    def mean(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> TensorTrain | Tensor:
         """Take the mean over all modes, or over some of them; no count of entries is too large for it.
 
         Args:

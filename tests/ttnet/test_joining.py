@@ -143,6 +143,15 @@ def test_wild_scales():
     assert float(ttnet.outer(scalar, small).full()[0, 0]) == pytest.approx(1e300)
 
 
+def test_many_trains():
+    vectors = [ttnet.ones((2,)) * k for k in range(3000)]
+    assert torch.equal(ttnet.cat(vectors).full(), torch.arange(3000.0).repeat_interleave(2))
+    with pytest.raises(
+        TTValueError, match=r"the largest core of the result has .* entries, more than .* round in between"
+    ):
+        ttnet.cat([ttnet.ones((2, 2, 2))] * 10**5)
+
+
 def test_results_are_apart_from_what_was_joined():
     x = ttnet.ones((2, 2))
     results = [ttnet.cat([x]), ttnet.stack([x]), ttnet.kron(x, ttnet.ones((1, 1))), ttnet.pad(x, [(0, 1), (0, 0)])]
