@@ -14,7 +14,7 @@ from ttnet.chain import shorten
 from ttnet.dims import check_dims
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.memory import check_memory
-from ttnet.rounding import right_orthogonalise
+from ttnet.orthogonal import right_orthogonalise
 from ttnet.scales import join_scale
 from ttnet.sweeps import balance, carry_centre, check_finite, usable_eps
 from ttnet.tensor_train import TensorTrain

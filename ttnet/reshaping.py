@@ -16,7 +16,7 @@ from ttnet.chain import check_shape, shorten
 from ttnet.errors import TTShapeError, TTTypeError, spell_count
 from ttnet.indexing import index
 from ttnet.memory import check_memory
-from ttnet.rounding import right_orthogonalise
+from ttnet.orthogonal import right_orthogonalise
 from ttnet.scales import compute_dtype, join_scale, split_scale, split_scales
 from ttnet.sweeps import balance, carry_centre, check_finite, usable_eps
 from ttnet.tensor_train import TensorTrain
