@@ -1,0 +1,423 @@
+import itertools
+import math
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.ttnet.strategies import draw_tensor, seeds
+from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.nn import Layout, SecondMoment, Spectrum, TTEmbedding, TTLinear, candidate_layouts, spend
+from ttnet.nn.calibration import Sweeper, Whitening, output_error
+from ttnet.nn.decompose import balanced, balanced_modes, decompose
+
+layouts = st.sampled_from(["aligned", "interleaved"])
+FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128]
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@st.composite
+def matrices(draw, dtype=None):
+    """A matrix whose singular values fall, at any scale."""
+    rows, cols = draw(st.integers(1, 30)), draw(st.integers(1, 30))
+    dtype = draw(st.sampled_from(FLOATS)) if dtype is None else dtype
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    seed, rank = draw(seeds), min(rows, cols)
+    left, right = draw_tensor((rows, rank), wide, seed), draw_tensor((rank, cols), wide, seed + 1)
+    return ((left * 0.5 ** torch.arange(rank)) @ right).to(dtype)
+
+
+@given(matrices(), layouts, st.sampled_from([0.02, 0.1, 0.5, 1.0]))
+@settings(deadline=None)
+def test_an_error_bound_holds_and_is_reported(matrix, layout, eps):
+    cores, chosen, report = decompose(matrix, eps=eps, layout=layout)
+    layer = TTLinear.from_matrix(matrix, eps=eps, layout=layout)
+    wide = torch.complex128 if matrix.is_complex() else torch.float64
+    actual = relative(layer.weight.detach().to(wide).mT, matrix.to(wide))
+    assert report.weight_error <= eps
+    assert math.isclose(actual, report.weight_error, rel_tol=1e-3, abs_tol=10 * torch.finfo(matrix.dtype).eps)
+    assert all(core.dtype == matrix.dtype for core in cores)
+    assert chosen == report.layout == layer.tt.layout
+    assert tuple(tuple(core.shape) for core in cores) == chosen.core_shapes
+    assert report.parameters == sum(core.numel() for core in cores)
+    assert report.dense_parameters == matrix.numel()
+    assert report.output_error is None
+
+
+@given(matrices(), layouts, st.floats(0.2, 2.0))
+@settings(deadline=None)
+def test_a_ratio_and_a_budget_are_kept(matrix, layout, ratio):
+    allowed = int(ratio * matrix.numel())
+    least = min(candidate.num_parameters for candidate in candidate_layouts(*matrix.shape, layout))
+    if allowed < least:
+        with pytest.raises(TTValueError, match=f"expected at least {least}, which ranks of 1 take"):
+            decompose(matrix, ratio=ratio, layout=layout)
+        return
+    _, _, report = decompose(matrix, ratio=ratio, layout=layout)
+    assert report.parameters <= allowed
+    assert decompose(matrix, budget=allowed, layout=layout)[2] == report
+
+
+@given(matrices(dtype=torch.float64), layouts)
+@settings(deadline=None)
+def test_enough_parameters_give_the_matrix_itself(matrix, layout):
+    _, _, report = decompose(matrix, budget=10**6, layout=layout)
+    assert report.weight_error < 1e-7
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("layout", ["aligned", "interleaved"])
+def test_any_scale(scale, calibrated, layout):
+    torch.manual_seed(0)
+    matrix = torch.randn(12, 20, dtype=torch.float64)
+    x = torch.randn(50, 12, dtype=torch.float64) if calibrated else None
+    modes = ((3, 4), (4, 5))
+    plain = decompose(matrix, ratio=0.6, layout=layout, modes=modes, calibration=x)[2]
+    scaled = decompose(
+        matrix * scale, ratio=0.6, layout=layout, modes=modes, calibration=None if x is None else x / scale
+    )[2]
+    assert scaled.ranks == plain.ranks
+    assert math.isclose(scaled.weight_error, plain.weight_error, rel_tol=1e-6)
+    if calibrated:
+        assert math.isclose(scaled.output_error, plain.output_error, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["aligned", "interleaved"])
+def test_zeros_and_rank_deficiency(layout):
+    assert decompose(torch.zeros(8, 6), ratio=0.9, layout=layout)[2].weight_error == 0
+    assert set(decompose(torch.zeros(8, 6), ratio=0.9, layout=layout)[1].ranks) == {1}
+    assert set(decompose(torch.ones(8, 6), budget=48, layout=layout)[1].ranks) == {1}  # what gains nothing is not spent
+    assert decompose(torch.ones(8, 6), ratio=0.9, layout=layout, calibration=torch.zeros(3, 8))[2].weight_error < 1e-6
+
+
+def test_ranks_and_modes_that_are_given():
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 36)
+    made = TTLinear.from_linear(layer, max_rank=[3, 5], modes=((4, 6), (36,)))
+    assert made.ranks == (1, 3, 5, 1)
+    assert TTLinear.from_linear(layer, max_rank=2, modes=((4, 6), (6, 6)), layout="interleaved").ranks == (1, 2, 1)
+    assert max(TTLinear.from_linear(layer, max_rank=3).ranks) == 3
+    assert TTLinear.from_linear(layer, max_rank=24, modes=((24,), (36,))).report.weight_error < 1e-6
+
+
+def test_what_a_dense_layer_hands_on():
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 36, dtype=torch.bfloat16).eval()
+    layer.weight.requires_grad_(False)
+    made = TTLinear.from_linear(layer, ratio=0.5, cache_limit=100)
+    assert made.cores[0].dtype == torch.bfloat16
+    assert not any(core.requires_grad for core in made.cores)
+    assert made.bias.requires_grad
+    assert made.bias is not layer.bias
+    assert torch.equal(made.bias, layer.bias)
+    assert not made.training
+    assert made.cache_limit == 100
+    assert TTLinear.from_linear(nn.Linear(4, 4, bias=False), eps=0.1).bias is None
+    table = TTEmbedding.from_embedding(nn.Embedding(101, 8, padding_idx=2).eval(), ratio=0.5)
+    assert (table.num_embeddings, table.padding_idx, table.training) == (101, 2, False)
+
+
+# --- ranks ----------------------------------------------------------------------------------------
+
+
+@given(matrices(dtype=torch.float64), layouts, st.integers(1, 3))
+@settings(deadline=None)
+def test_spectra_bound_the_error(matrix, layout, rank):
+    for candidate in candidate_layouts(*matrix.shape, layout):
+        spectrum = Spectrum.of(matrix, candidate)
+        ranked = Layout.choose(*matrix.shape, kind=layout, ranks=rank, modes=(candidate.row_modes, candidate.col_modes))
+        modes = (ranked.row_modes, ranked.col_modes)
+        report = decompose(matrix, max_rank=rank, modes=modes, layout=layout)[2]
+        assert report.weight_error**2 <= spectrum.bound(ranked) + 1e-12
+
+
+@pytest.mark.parametrize("budget", [20, 40, 60, 100])
+def test_spending_over_two_matrices_is_the_best_there_is(budget):
+    """With one bond each the greedy choice is optimal, up to the last step; all choices are tried."""
+    torch.manual_seed(0)
+    made = [torch.randn(6, 4, dtype=torch.float64), torch.randn(5, 5, dtype=torch.float64)]
+    spectra = [Spectrum.of(m, Layout.unranked("aligned", (m.shape[0],), (m.shape[1],))) for m in made]
+    chosen = spend(spectra, budget)
+    assert sum(layout.num_parameters for layout in chosen) <= budget
+
+    @cache
+    def loss(a, b):
+        return spectra[0].tails[0][a] + spectra[1].tails[0][b]
+
+    best = min(loss(a, b) for a, b in itertools.product(range(1, 5), range(1, 6)) if 10 * (a + b) <= budget)
+    assert math.isclose(loss(chosen[0].ranks[1], chosen[1].ranks[1]), best)
+
+
+def test_weights_say_where_to_spend():
+    layout = Layout.unranked("aligned", (4,), (4,))
+    spectra = [Spectrum.of(torch.eye(4), layout)] * 2
+    assert [chosen.ranks[1] for chosen in spend(spectra, 40, weights=[1.0, 10.0])] == [1, 4]
+    assert [chosen.ranks[1] for chosen in spend(spectra, 40, weights=[10.0, 1.0])] == [4, 1]
+
+
+def test_no_rank_is_wasted():
+    """A bond whose neighbour does not let its rank through is not raised."""
+    torch.manual_seed(0)
+    layout = Layout.unranked("aligned", (2, 3, 4), (4, 6))
+    spectrum = Spectrum.of(torch.randn(24, 24), layout)
+    for budget in range(layout.num_parameters, 700, 37):
+        (chosen,) = spend([spectrum], budget)
+        for k, size in enumerate(chosen.sizes):
+            left, right = chosen.ranks[k : k + 2]
+            assert right <= left * size
+            assert left <= size * right
+
+
+@given(st.integers(1, 3000), st.integers(1, 4))
+def test_balanced_modes_multiply_to_the_size(size, count):
+    modes = balanced_modes(size, count)
+    assert math.prod(modes) == size
+    assert len(modes) <= count
+    assert modes == (1,) if size == 1 else 1 not in modes
+
+
+def test_balancing_is_exact():
+    cores = [torch.randn(3, dtype=torch.float64) * scale for scale in (1e200, 1e-200, 1.0, 1e-30)]
+    even = balanced(cores)
+    ratios = [float((a / b)[0]) for a, b in zip(even, cores, strict=True)]
+    assert all(math.frexp(ratio)[0] == 0.5 for ratio in ratios)
+    assert sum(math.frexp(ratio)[1] - 1 for ratio in ratios) == 0
+    assert max(map(float, (c.abs().max() for c in even))) < 8 * min(map(float, (c.abs().max() for c in even)))
+
+
+# --- calibration ----------------------------------------------------------------------------------
+
+
+def inputs(count, features, seed, dtype=torch.float64):
+    """Inputs as layers have them: a few strong directions, a mean, and a tail."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(features, features, dtype=dtype, generator=torch.Generator().manual_seed(99))
+    x = torch.randn(count, features, dtype=dtype, generator=generator) * 0.8 ** torch.arange(features)
+    return x @ mixing + mixing[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
+def test_one_row_mode_gives_the_best_layer_of_its_rank(dtype):
+    """As in SVD-LLM: the closed form, which no other matrix of that rank can beat on the calibration inputs."""
+    torch.manual_seed(0)
+    matrix, x = torch.randn(16, 12, dtype=dtype), inputs(400, 16, 1, torch.promote_types(dtype, torch.float64))
+    report = decompose(matrix, max_rank=4, modes=((16,), (12,)), calibration=x)[2]
+    s = torch.linalg.svdvals(x @ matrix.to(x.dtype))
+    assert math.isclose(report.output_error, float(s[4:].norm() / s.norm()), rel_tol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("layout", "modes"),
+    [
+        ("aligned", ((16,), (24,))),
+        ("aligned", ((4, 4), (24,))),
+        ("aligned", ((4, 4), (4, 6))),
+        ("interleaved", ((4, 4), (4, 6))),
+        ("interleaved", ((2, 4, 2), (4, 3, 2))),
+    ],
+)
+@pytest.mark.parametrize("ratio", [0.3, 0.6])
+def test_held_out_outputs_are_nearer_with_calibration(layout, modes, ratio):
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 24, dtype=torch.float64)
+    x, test = inputs(500, 16, 1), inputs(500, 16, 2)
+    plain = TTLinear.from_linear(layer, ratio=ratio, layout=layout, modes=modes)
+    fitted = TTLinear.from_linear(layer, max_rank=plain.ranks[1:-1], layout=layout, modes=modes, calibration=x)
+    errors = [float((made(test) - layer(test)).detach().norm()) for made in (plain, fitted)]
+    assert fitted.report.parameters <= plain.report.parameters
+    assert errors[1] < errors[0]
+    assert fitted.report.weight_error >= plain.report.weight_error * 0.999 or layout == "interleaved"
+    measured = relative(F.linear(x, fitted.weight), F.linear(x, layer.weight))
+    assert math.isclose(measured, fitted.report.output_error, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layout", "modes"), [("aligned", ((16,), (24,))), ("aligned", ((4, 4), (4, 6))), ("interleaved", ((4, 4), (4, 6)))]
+)
+@pytest.mark.parametrize("eps", [0.05, 0.3])
+def test_an_error_bound_with_calibration_is_one_on_the_output(layout, modes, eps):
+    torch.manual_seed(0)
+    matrix, x = torch.randn(16, 24, dtype=torch.float64), inputs(500, 16, 1)
+    layer = TTLinear.from_matrix(matrix, eps=eps, layout=layout, modes=modes, calibration=x)
+    assert relative(x @ layer.weight.mT, x @ matrix) <= eps
+    assert (
+        layer.report.parameters <= TTLinear.from_matrix(matrix, eps=eps, layout=layout, modes=modes).report.parameters
+    )
+
+
+@given(seeds, st.sampled_from([((2, 3), (2, 2)), ((2, 2, 2), (3, 1, 2)), ((6,), (4,))]), layouts)
+@settings(deadline=None, max_examples=20)
+def test_sweeps_never_make_it_worse(seed, modes, layout):
+    rows, cols = map(math.prod, modes)
+    matrix = draw_tensor((rows, cols), torch.float64, seed)
+    root = draw_tensor((rows, rows), torch.float64, seed + 1)
+    metric = root @ root.mT + 1e-3 * torch.eye(rows)
+    chosen = Layout.choose(rows, cols, kind=layout, ranks=2, modes=modes)
+    sweeper = Sweeper(matrix, metric, chosen)
+    cores = [draw_tensor(shape, torch.float64, seed + k) for k, shape in enumerate(chosen.pair_shapes)]
+    losses = [float(sweeper.loss(cores))]
+    for _ in range(3):
+        cores = sweeper.run(cores, tol=0.0, max_sweeps=1)
+        losses.append(float(sweeper.loss(cores)))
+    assert losses == sorted(losses, reverse=True)
+    difference = matrix - sweeper._dense(cores)
+    assert math.isclose(losses[-1], float(torch.trace(difference.mT @ metric @ difference)), rel_tol=1e-9)
+    assert math.isclose(
+        output_error(difference, matrix, metric) ** 2,
+        losses[-1] / float(torch.trace(matrix.mT @ metric @ matrix)),
+        rel_tol=1e-9,
+    )
+
+
+def test_sweeps_find_a_train_that_is_there():
+    torch.manual_seed(0)
+    chosen = Layout.choose(12, 12, kind="interleaved", ranks=2, modes=((3, 4), (4, 3)))
+    truth = [torch.randn(shape, dtype=torch.float64) for shape in chosen.pair_shapes]
+    sweeper = Sweeper(torch.zeros(12, 12, dtype=torch.float64), torch.eye(12, dtype=torch.float64), chosen)
+    matrix = sweeper._dense(truth)
+    root = torch.randn(12, 12, dtype=torch.float64)
+    sweeper = Sweeper(matrix, root @ root.mT + 0.1 * torch.eye(12), chosen, iterations=60)
+    start = [core + 0.3 * torch.randn_like(core) for core in truth]
+    cores = sweeper.run(start, tol=0.0, max_sweeps=60)
+    assert float(sweeper.loss(cores)) < 1e-10 * float(sweeper.loss([torch.zeros_like(core) for core in truth]))
+
+
+@given(seeds, st.sampled_from([(6,), (2, 3), (2, 2, 3)]))
+@settings(deadline=None, max_examples=20)
+def test_whitening_by_a_kronecker_product_is_exact(seed, modes):
+    roots = [draw_tensor((m, m), torch.float64, seed + k) for k, m in enumerate(modes)]
+    factors = [root @ root.mT + 0.1 * torch.eye(len(root)) for root in roots]
+    metric = factors[0]
+    for factor in factors[1:]:
+        metric = torch.kron(metric, factor)
+    whitening = Whitening(metric, modes)
+    torch.testing.assert_close(whitening.metric(), torch.eye(len(metric), dtype=torch.float64), rtol=0, atol=1e-6)
+    matrix = draw_tensor((len(metric), 5), torch.float64, seed)
+    white = whitening.apply(matrix)
+    torch.testing.assert_close(white.square().sum(), torch.trace(matrix.mT @ metric @ matrix))
+
+
+def test_moments_add_up_however_they_are_taken_in():
+    torch.manual_seed(0)
+    x = torch.randn(4, 30, 6, dtype=torch.float64) * 10.0 ** torch.arange(4)[:, None, None]
+    whole = SecondMoment.of(x, 6)
+    parts = SecondMoment.of((part for part in x), 6)
+    mixed = SecondMoment(6)
+    mixed.update(x[3].float())
+    mixed.update(x[:3])
+    mixed.update(x[:0])
+    flat = x.reshape(-1, 6)
+    for moment in (whole, parts):
+        assert moment.count == 120
+        torch.testing.assert_close(moment.matrix(), flat.mT @ flat / 120)
+    torch.testing.assert_close(mixed.matrix(), flat.mT @ flat / 120, rtol=1e-5, atol=1e-5)
+    same = decompose(torch.ones(6, 4) + torch.eye(6, 4), max_rank=1, calibration=x)[2]
+    assert decompose(torch.ones(6, 4) + torch.eye(6, 4), max_rank=1, calibration=whole)[2] == same
+
+
+@pytest.mark.parametrize("layout", ["aligned", "interleaved"])
+def test_fewer_inputs_than_features(layout):
+    """A singular second moment: the few inputs are fitted well, and the rest stays finite."""
+    torch.manual_seed(0)
+    matrix, x = torch.randn(16, 12), torch.randn(2, 16)
+    modes = ((16,), (12,)) if layout == "aligned" else ((4, 4), (4, 3))
+    cores, _, report = decompose(matrix, max_rank=3, modes=modes, layout=layout, calibration=x)
+    plain = TTLinear.from_matrix(matrix, max_rank=3, modes=modes, layout=layout)
+    assert report.output_error < 0.1 * relative(x @ plain.weight.mT, x @ matrix)
+    assert all(core.isfinite().all() for core in cores)
+    assert report.weight_error < 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, TTValueError, "none of them given; expected exactly one of eps, max_rank, ratio and budget"),
+        ({"eps": 0.1, "ratio": 0.5}, TTValueError, "eps and ratio given; expected exactly one"),
+        ({"eps": -1.0}, TTValueError, "eps is -1.0; expected a relative error >= 0"),
+        ({"ratio": 0.0}, TTValueError, "ratio is 0.0; expected a number above 0"),
+        ({"ratio": float("nan")}, TTValueError, "ratio is nan"),
+        ({"ratio": "half"}, TTTypeError, "ratio is 'half'; expected a number above 0"),
+        ({"budget": 0}, TTValueError, "budget is 0; expected at least 1 parameter"),
+        ({"budget": 10.5}, TTTypeError, "budget is 10.5; expected a number of parameters"),
+        ({"budget": 3}, TTValueError, "3 parameters are allowed for a weight of 32; expected at least"),
+        ({"max_rank": 0}, TTValueError, "ranks holds 0; every rank must be at least 1"),
+        ({"max_rank": [2]}, TTTypeError, "ranks is .2. with modes 'auto'"),
+        ({"eps": 0.1, "modes": "best"}, TTValueError, "modes is 'best'; expected 'auto' or the modes of either side"),
+        ({"eps": 0.1, "modes": ((4,), (4,))}, TTShapeError, r"modes\[0\] is \(4,\), which multiplies to 4; expected 8"),
+        ({"eps": 0.1, "layout": "tucker"}, TTValueError, "layout is 'tucker'"),
+        ({"eps": 0.1, "calibration": 3}, TTTypeError, "calibration is a int; expected a tensor of shape"),
+        ({"eps": 0.1, "calibration": [3]}, TTTypeError, "calibration holds a tensor or value int; expected floating"),
+        ({"eps": 0.1, "calibration": torch.ones(2, 8).int()}, TTTypeError, "of dtype torch.int32; expected floating"),
+        ({"eps": 0.1, "calibration": torch.ones(2, 4)}, TTShapeError, r"shape \(2, 4\); expected \(..., 8\)"),
+        ({"eps": 0.1, "calibration": SecondMoment(4)}, TTShapeError, "SecondMoment of 4 features; expected 8"),
+        ({"eps": 0.1, "calibration": SecondMoment(8)}, TTValueError, "calibration holds no inputs"),
+        ({"eps": 0.1, "calibration": torch.ones(0, 8)}, TTValueError, "calibration holds no inputs"),
+        (
+            {"eps": 0.1, "calibration": torch.tensor([[1.0, float("nan")] * 4, [float("inf"), 1.0] * 4])},
+            TTValueError,
+            r"calibration holds NaN or infinite entries, 8 of 16 in a tensor of shape \(2, 8\)",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    layer = nn.Linear(8, 4)
+    with pytest.raises(error, match=message):
+        TTLinear.from_linear(layer, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: TTLinear.from_linear(nn.Embedding(2, 2), eps=0.1),
+            TTTypeError,
+            "layer is a Embedding; expected an nn.L",
+        ),
+        (lambda: TTLinear.from_matrix(torch.full((4, 4), torch.nan), eps=0.1), TTValueError, "the weight holds NaN or"),
+        (
+            lambda: TTLinear.from_matrix(torch.ones(4), eps=0.1),
+            TTShapeError,
+            r"the weight has shape \(4,\); expected a m",
+        ),
+        (lambda: TTLinear.from_matrix(torch.ones(4, 0), eps=0.1), TTShapeError, r"the weight has shape \(4, 0\)"),
+        (
+            lambda: TTLinear.from_matrix(torch.ones(4, 2), torch.ones(4), eps=0.1),
+            TTShapeError,
+            r"bias has shape \(4,\)",
+        ),
+        (lambda: SecondMoment(3).matrix(), TTValueError, "the second moment holds no inputs; call update"),
+        (lambda: spend([], 1.5), TTTypeError, "budget is 1.5; expected a number of parameters"),
+        (
+            lambda: spend([Spectrum.of(torch.eye(4), Layout.unranked("aligned", (4,), (4,)))], 7),
+            TTValueError,
+            "budget is 7; expected at least 8 parameters",
+        ),
+        (
+            lambda: spend([Spectrum.of(torch.eye(4), Layout.unranked("aligned", (4,), (4,)))], 9, weights=[]),
+            TTShapeError,
+            "weights has 0 entries; expected 1",
+        ),
+        (
+            lambda: spend([Spectrum.of(torch.eye(4), Layout.unranked("aligned", (4,), (4,)))], 9, weights=[0.0]),
+            TTValueError,
+            "weights holds 0.0; expected numbers above 0",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_the_report_reads_as_a_line():
+    report = TTLinear.from_matrix(torch.eye(8, 4), max_rank=2, modes=((8,), (4,)), calibration=torch.eye(8)).report
+    assert str(report).startswith("aligned train 8 | 4 of ranks 2: 24 parameters (75.0 % of 32), weight error 0.707")
+    assert "output error" in str(report)

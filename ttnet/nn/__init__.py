@@ -1,0 +1,21 @@
+"""Layers whose weights are tensor trains, from scratch or from dense layers."""
+
+from ttnet.nn.calibration import SecondMoment
+from ttnet.nn.decompose import Decomposition, candidate_layouts
+from ttnet.nn.embedding import TTEmbedding
+from ttnet.nn.layout import Layout
+from ttnet.nn.linear import TTLinear
+from ttnet.nn.ranks import Spectrum, spend
+from ttnet.nn.weight import TTWeight
+
+__all__ = [
+    "Decomposition",
+    "Layout",
+    "SecondMoment",
+    "Spectrum",
+    "TTEmbedding",
+    "TTLinear",
+    "TTWeight",
+    "candidate_layouts",
+    "spend",
+]

@@ -1,0 +1,401 @@
+"""Run a contraction order: merge the cores, sweep the tokens through them, and come back with the gradients.
+
+Between two steps a sweep from the left holds, for every token, a tensor `(n so far, r m, m to come)` in which `r` is
+the bond that is open and `m` the next mode to contract. A step multiplies the middle by a matrix, and
+`(n so far, n r', m to come)` is the next such tensor without any permutation. From the right it is the mirror image.
+
+Under autograd only the tokens and the cores are kept for the backward pass, which contracts once more: that costs at
+most as much again as the forward pass, while the intermediates of a train can be many times larger than the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ttnet.nn.orders import MACHINES, Group, Order, Step, Tree, cheapest_order, is_folded
+from ttnet.scales import compute_dtype
+
+Pullback = Callable[[Tensor, list[Tensor | None]], None]
+
+
+# --- merging --------------------------------------------------------------------------------------
+
+
+def merged(order: Order, cores: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Merge the cores of every group, in single precision at least.
+
+    Args:
+        order: The order.
+        cores: Cores of shapes `(r, m, n, r')`.
+        dtype: The dtype of the result.
+
+    Returns:
+        One matrix for each group: of shape `(outer, inner)` for a sweep; for a lookup `(rows, inner * outer)`.
+    """
+    cores = [core.to(compute_dtype(core.dtype)) for core in cores]
+    return [_arrange(order, group, _merge(group.tree, cores)).to(dtype) for group in order.groups]
+
+
+def _merge(tree: Tree, cores: Sequence[Tensor]) -> Tensor:  # (r, m_1 n_1 ... m_p n_p, r')
+    if isinstance(tree, int):
+        return cores[tree].flatten(1, 2)
+    left, right = _merge(tree[0], cores), _merge(tree[1], cores)
+    product = left.reshape(-1, left.shape[-1]) @ right.reshape(right.shape[0], -1)
+    return product.view(left.shape[0], -1, right.shape[-1])
+
+
+def _merge_and_pull(tree: Tree, cores: Sequence[Tensor]) -> tuple[Tensor, Pullback]:
+    """Merge, and give what takes a gradient of the result to the gradients of the cores."""
+    if isinstance(tree, int):
+        core = cores[tree]
+
+        def leaf(grad: Tensor, grads: list[Tensor | None]) -> None:
+            grads[tree] = grad.reshape(core.shape)
+
+        return core.flatten(1, 2), leaf
+    (left, pull_left), (right, pull_right) = (_merge_and_pull(branch, cores) for branch in tree)
+    a, b = left.reshape(-1, left.shape[-1]), right.reshape(right.shape[0], -1)
+
+    def pull(grad: Tensor, grads: list[Tensor | None]) -> None:
+        grad = grad.reshape(a.shape[0], b.shape[1])
+        pull_left((grad @ b.mH).view(left.shape), grads)
+        pull_right((a.mH @ grad).view(right.shape), grads)
+
+    return (a @ b).view(left.shape[0], -1, right.shape[-1]), pull
+
+
+def _arrange(order: Order, group: Group, core: Tensor) -> Tensor:
+    step = group.step
+    core = core.view(group.sizes).permute(group.axes)
+    if order.kind == "lookup":
+        return core.reshape(-1, step.inner * step.outer)
+    if order.kind == "left":
+        return core.reshape(step.inner, step.outer).mT
+    return core.reshape(step.outer, step.inner)
+
+
+def _rearrange(order: Order, group: Group, matrix: Tensor) -> Tensor:
+    """Undo `_arrange`."""
+    matrix = matrix.mT if order.kind == "left" else matrix
+    arranged = matrix.reshape([group.sizes[axis] for axis in group.axes])
+    return arranged.permute(group.back).reshape(group.sizes[0], -1, group.sizes[-1])
+
+
+# --- sweeping -------------------------------------------------------------------------------------
+
+
+def _multiply(state: Tensor, matrix: Tensor, step: Step) -> Tensor:
+    if step.free == 1:
+        return F.linear(state.reshape(-1, step.inner), matrix)
+    x = state.reshape(-1, step.inner, step.free)
+    if is_folded(step):
+        return F.linear(x.mT.reshape(-1, step.inner), matrix).view(-1, step.free, step.outer).mT
+    return torch.bmm(matrix.expand(len(x), -1, -1), x)
+
+
+def sweep(
+    x: Tensor,  # (tokens, in_size)
+    order: Order,
+    matrices: Sequence[Tensor],
+) -> Tensor:  # (tokens, out_size)
+    """Multiply tokens by a TT-matrix whose groups are merged; native to autograd.
+
+    Args:
+        x: The tokens.
+        order: The order.
+        matrices: What `merged` gave, of the dtype of `x`.
+
+    Returns:
+        The product.
+    """
+    tokens = x.shape[0]
+    for group, matrix in zip(order.groups, matrices, strict=True):
+        x = _multiply(x, matrix, group.step)
+    return x.reshape(tokens, order.columns)
+
+
+def chunk_size(order: Order, device: torch.device) -> int:
+    """Give the number of tokens to sweep at a time, so that intermediates stay in the cache or in bounds."""
+    machine = MACHINES.get(device.type, MACHINES["cuda"])
+    return max(16, machine.chunk // max(order.largest, 1))
+
+
+def _sweep_in_chunks(x: Tensor, order: Order, matrices: Sequence[Tensor]) -> Tensor:
+    chunk = chunk_size(order, x.device)
+    if len(x) <= chunk:
+        return sweep(x, order, matrices)
+    return torch.cat([sweep(part, order, matrices) for part in x.split(chunk)])
+
+
+def _sweep_back(
+    x: Tensor,  # (tokens, in_size)
+    grad: Tensor,  # (tokens, out_size)
+    order: Order,
+    matrices: Sequence[Tensor],
+    needs: tuple[bool, bool],
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Give the gradients of the tokens and of the merged groups; `needs` says which of the two are wanted."""
+    states = [x]
+    for group, matrix in zip(order.groups[:-1], matrices, strict=False):
+        states.append(_multiply(states[-1], matrix, group.step))
+    grads: list[Tensor] = []
+    for k in reversed(range(len(states))):
+        step, matrix = order.groups[k].step, matrices[k]
+        if needs[1]:
+            grads.append(_outer(grad, states[k], step))
+        states.pop()
+        if k == 0 and not needs[0]:
+            return None, grads[::-1]
+        grad = _multiply(grad, matrix.mH, Step(step.batch, step.outer, step.inner, step.free))
+    return grad.reshape(x.shape), grads[::-1]
+
+
+def _outer(grad: Tensor, state: Tensor, step: Step) -> Tensor:  # (outer, inner)
+    if step.free == 1:
+        return grad.reshape(-1, step.outer).mT @ state.reshape(-1, step.inner).conj()
+    a = grad.reshape(-1, step.outer, step.free).transpose(0, 1).reshape(step.outer, -1)
+    b = state.reshape(-1, step.inner, step.free).transpose(0, 1).reshape(step.inner, -1)
+    return a @ b.mH
+
+
+# --- looking up -----------------------------------------------------------------------------------
+
+
+def take(
+    table: Tensor,  # (rows, columns)
+    ids: Tensor,  # (tokens,)
+) -> Tensor:  # (tokens, columns)
+    """Choose rows of a matrix, with gradients that add up in a fixed order.
+
+    Args:
+        table: The matrix.
+        ids: Row numbers.
+
+    Returns:
+        The rows.
+    """
+    # torch's embedding has no gradient for complex numbers.
+    return table.index_select(0, ids) if table.is_complex() else F.embedding(ids, table)
+
+
+def digits(
+    ids: Tensor,  # (tokens,)
+    order: Order,
+) -> list[Tensor]:
+    """Take row numbers apart into one number for each group; the last group's is the fastest.
+
+    Args:
+        ids: Row numbers.
+        order: An order for lookups.
+
+    Returns:
+        One tensor of shape `(tokens,)` for each group.
+    """
+    found: list[Tensor] = []
+    for group in reversed(order.groups):
+        found.append(ids % group.rows if group.start else ids)
+        ids = ids // group.rows if group.rows > 1 else ids
+    return found[::-1]
+
+
+def lookup(
+    ids: Tensor,  # (tokens,)
+    order: Order,
+    tables: Sequence[Tensor],
+) -> Tensor:  # (tokens, columns)
+    """Form rows of a TT-matrix whose groups are merged; native to autograd.
+
+    Args:
+        ids: Row numbers.
+        order: An order for lookups.
+        tables: What `merged` gave.
+
+    Returns:
+        The rows.
+    """
+    state = None
+    for group, table, chosen in zip(order.groups, tables, digits(ids, order), strict=True):
+        state = _look_up(state, table, chosen, group.step)
+    assert state is not None  # there is at least one group
+    return state.reshape(len(ids), order.columns)
+
+
+def _look_up(state: Tensor | None, table: Tensor, chosen: Tensor, step: Step) -> Tensor:
+    if len(table) == 1 and state is not None:
+        return state.reshape(-1, step.inner) @ table.view(step.inner, step.outer)
+    rows = take(table, chosen)  # (tokens, inner * outer)
+    return rows if state is None else torch.bmm(_blocks(state, step, 0), _matrices(rows, step))
+
+
+def _blocks(state: Tensor, step: Step, side: int) -> Tensor:
+    return state.reshape(-1, step.batch, step.outer if side else step.inner)
+
+
+def _matrices(rows: Tensor, step: Step) -> Tensor:
+    return rows.view(-1, step.inner, step.outer)
+
+
+def _look_up_back(
+    ids: Tensor,  # (tokens,)
+    grad: Tensor,  # (tokens, columns)
+    order: Order,
+    tables: Sequence[Tensor],
+) -> list[Tensor]:
+    """Give the gradients of the merged groups."""
+    chosen = digits(ids, order)
+    states: list[Tensor | None] = [None]
+    for group, table, digit in zip(order.groups[:-1], tables, chosen, strict=False):
+        states.append(_look_up(states[-1], table, digit, group.step))
+    grads = []
+    for k in reversed(range(len(tables))):
+        step, table, state = order.groups[k].step, tables[k], states.pop()
+        if state is not None and len(table) == 1:
+            grad = grad.reshape(-1, step.outer)
+            state = state.reshape(-1, step.inner)
+            grads.append((state.mH @ grad).view(table.shape))
+            grad = grad @ table.view(step.inner, step.outer).mH
+            continue
+        row_grads = grad
+        if state is not None:
+            grad = _blocks(grad, step, 1)
+            row_grads = torch.bmm(_blocks(state, step, 0).mH, grad)
+            grad = torch.bmm(grad, _matrices(take(table, chosen[k]), step).mH)
+        row_grads = row_grads.reshape(-1, table.shape[1])
+        grads.append(table.new_zeros(table.shape).index_add(0, chosen[k], row_grads))
+    return grads[::-1]
+
+
+# --- autograd -------------------------------------------------------------------------------------
+
+
+def _pull_cores(
+    order: Order,
+    cores: Sequence[Tensor],
+    back: Callable[[list[Tensor]], tuple[Tensor | None, list[Tensor]]],
+    dtype: Any,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Merge the cores once more, let `back` give the gradients of the merged groups, and pull these to the cores."""
+    wide = [core.to(compute_dtype(core.dtype)) for core in cores]
+    pairs = [_merge_and_pull(group.tree, wide) for group in order.groups]
+    matrices = [_arrange(order, group, core).to(dtype) for group, (core, _) in zip(order.groups, pairs, strict=True)]
+    grad, matrix_grads = back(matrices)
+    grads: list[Tensor | None] = [None] * len(cores)
+    for group, (core, pull), matrix_grad in zip(order.groups, pairs, matrix_grads, strict=bool(matrix_grads)):
+        pull(_rearrange(order, group, matrix_grad.to(core.dtype)), grads)
+    return grad, [None if g is None else g.to(core.dtype) for g, core in zip(grads, cores, strict=True)]
+
+
+class _Product(torch.autograd.Function):
+    """Tokens times a TT-matrix; keeps the tokens and the cores for the backward pass and nothing else."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, order: Order, *cores: Tensor) -> Tensor:
+        return _sweep_in_chunks(x, order, merged(order, cores, x.dtype))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, order, *cores = inputs
+        ctx.save_for_backward(x, *cores)
+        ctx.shapes = order.shapes
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *cores = ctx.saved_tensors
+        needs = (ctx.needs_input_grad[0], any(ctx.needs_input_grad[2:]))
+        order = cheapest_order(ctx.shapes, len(x), purpose="backward", device=x.device.type)
+
+        def back(matrices: list[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
+            chunk = chunk_size(order, x.device)
+            if len(x) <= chunk:
+                return _sweep_back(x, grad, order, matrices, needs)
+            x_grads: list[Tensor] = []
+            sums: list[Tensor] = []
+            for part, grad_part in zip(x.split(chunk), grad.split(chunk), strict=True):
+                x_grad, grads = _sweep_back(part, grad_part, order, matrices, needs)
+                x_grads += [] if x_grad is None else [x_grad]
+                grads = [g.to(compute_dtype(g.dtype)) for g in grads]
+                sums = [a + b for a, b in zip(sums, grads, strict=True)] if sums else grads
+            return torch.cat(x_grads) if x_grads else None, sums
+
+        x_grad, grads = _pull_cores(order, cores, back, x.dtype)
+        return x_grad, None, *grads
+
+
+class _Lookup(torch.autograd.Function):
+    """Rows of a TT-matrix; keeps their numbers and the cores for the backward pass and nothing else."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(ids: Tensor, order: Order, *cores: Tensor) -> Tensor:
+        return _lookup_wide(ids, order, cores)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ids, order, *cores = inputs
+        ctx.save_for_backward(ids, *cores)
+        ctx.shapes = order.shapes
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        ids, *cores = ctx.saved_tensors
+        order = cheapest_order(ctx.shapes, len(ids), purpose="lookup backward", device=grad.device.type)
+        wide = compute_dtype(grad.dtype)
+        _, grads = _pull_cores(
+            order, cores, lambda tables: (None, _look_up_back(ids, grad.to(wide), order, tables)), wide
+        )
+        return None, None, *grads
+
+
+def product(
+    x: Tensor,  # (tokens, in_size)
+    order: Order,
+    cores: Sequence[Tensor],  # (r, m, n, r'), of the dtype of x
+) -> Tensor:  # (tokens, out_size)
+    """Multiply tokens by a TT-matrix, with gradients for both.
+
+    Args:
+        x: The tokens.
+        order: The order of the forward pass; the backward pass chooses its own.
+        cores: The cores.
+
+    Returns:
+        The product.
+    """
+    if torch.compiler.is_compiling():  # the compiler decides itself what to keep
+        return sweep(x, order, merged(order, cores, x.dtype))
+    if torch.is_grad_enabled():
+        return _Product.apply(x, order, *cores)
+    return _sweep_in_chunks(x, order, merged(order, cores, x.dtype))
+
+
+def rows(
+    ids: Tensor,  # (tokens,)
+    order: Order,
+    cores: Sequence[Tensor],  # (r, m, n, r')
+) -> Tensor:  # (tokens, columns)
+    """Form rows of a TT-matrix, with gradients for its cores.
+
+    Args:
+        ids: Row numbers, all of them valid.
+        order: The order of the forward pass; the backward pass chooses its own.
+        cores: The cores.
+
+    Returns:
+        The rows.
+    """
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _Lookup.apply(ids, order, *cores)
+    return _lookup_wide(ids, order, cores)
+
+
+def _lookup_wide(ids: Tensor, order: Order, cores: Sequence[Tensor]) -> Tensor:
+    dtype = cores[0].dtype
+    return lookup(ids, order, merged(order, cores, compute_dtype(dtype))).to(dtype)
