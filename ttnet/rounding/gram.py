@@ -87,8 +87,8 @@ def _right_factors(x: TrainSum) -> list[Tensor]:
         if factor.shape[0] < factor.shape[1]:
             gram = _gram(factor)
             diagonal = gram.diagonal().real
-            # Relative to each row, so that no basis of the bond is too badly scaled; the rest is for rows of zeros.
-            diagonal.mul_(1 + _noise_of_gram(len(gram))).add_(_EPS**2 * diagonal.sum())
+            # Relative to each row, so that no basis of the bond is too badly scaled; the rest serves rows of zeros.
+            diagonal.mul_(1 + _noise_of_gram(len(gram))).clamp_min_(1e-200 * float(diagonal.max()))
             factor, failed = torch.linalg.cholesky_ex(gram)
             if failed:
                 raise _DrownedError

@@ -243,11 +243,12 @@ def _check_coefficients(
         scalar = check_scalar(value)
         if scalar is None:
             raise TTTypeError(f"coefficients[{i}] is {value!r}; expected a number or a tensor of shape ().")
-        dtype = torch.result_type(torch.empty(1, dtype=dtype), scalar)
         try:
-            weight = scalar if isinstance(scalar, Tensor) else torch.tensor(complex(scalar), dtype=torch.complex128)
-        except OverflowError:
+            weight = scalar if isinstance(scalar, Tensor) else complex(scalar) * torch.ones((), dtype=torch.complex128)
+        except OverflowError:  # an int beyond every float
             weight = torch.tensor(math.inf)
+        kind = scalar if isinstance(scalar, Tensor | complex) else 1.0
+        dtype = torch.result_type(torch.empty(1, dtype=dtype), kind)
         if not bool(torch.isfinite(weight)):
             raise TTValueError(f"coefficients[{i}] is {value!r}; expected a finite number.")
         weights.append(weight.to(torch.complex128))
