@@ -3,9 +3,10 @@
 from ttnet import interop, modes, nn
 from ttnet.construct import arange, eye, meshgrid, ones, random, zeros
 from ttnet.contraction import ContractionPlan, contract, plan
-from ttnet.decomposition import tt_svd
+from ttnet.decomposition import CrossProgress, CrossResult, CrossStatus, apply, tt_cross, tt_svd
 from ttnet.errors import (
     MissingExtraError,
+    TTConvergenceError,
     TTError,
     TTFileError,
     TTIndexError,
@@ -13,6 +14,7 @@ from ttnet.errors import (
     TTTypeError,
     TTValueError,
 )
+from ttnet.evaluation import evaluate
 from ttnet.io import load
 from ttnet.joining import cat, diag, kron, outer, pad, stack
 from ttnet.orthogonal import entropies, orthogonalise, singular_values
@@ -26,7 +28,11 @@ from ttnet.tt_matrix import TTMatrix
 
 __all__ = [
     "ContractionPlan",
+    "CrossProgress",
+    "CrossResult",
+    "CrossStatus",
     "MissingExtraError",
+    "TTConvergenceError",
     "TTError",
     "TTFileError",
     "TTIndexError",
@@ -35,12 +41,14 @@ __all__ = [
     "TTTypeError",
     "TTValueError",
     "TensorTrain",
+    "apply",
     "arange",
     "cat",
     "contract",
     "dequantize",
     "diag",
     "entropies",
+    "evaluate",
     "eye",
     "interop",
     "kron",
@@ -64,6 +72,7 @@ __all__ = [
     "round_sum",
     "singular_values",
     "stack",
+    "tt_cross",
     "tt_svd",
     "zeros",
 ]

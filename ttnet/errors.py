@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 
 class TTError(Exception):
@@ -83,6 +84,27 @@ class TTFileError(TTError, OSError):
         ...     print(error)
         There is no file 'nowhere.safetensors'; check the path.
     """
+
+
+class TTConvergenceError(TTError, RuntimeError):
+    """An iteration that ended before the error bound was reached.
+
+    Attributes:
+        result: What there is so far, such as the `CrossResult` of `ttnet.apply`; its `value` is the best train.
+
+    Example:
+        >>> import torch, ttnet
+        >>> x = ttnet.random((8,) * 5, 4, seed=0)
+        >>> try:
+        ...     ttnet.apply(torch.sign, x, max_rank=2)
+        ... except TTConvergenceError as error:
+        ...     print(error.result.value.ranks)
+        (1, 2, 2, 2, 2, 1)
+    """
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class MissingExtraError(TTError, ImportError):

@@ -1,0 +1,137 @@
+"""Single entries of a train, many at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ttnet.errors import TTIndexError, TTShapeError, TTTypeError
+from ttnet.scales import compute_dtype
+from ttnet.tensor_train import TensorTrain
+
+_CHUNK = 2**20  # entries of core slices gathered at a time
+
+
+def evaluate(
+    tt: TensorTrain,
+    indices: Tensor | npt.NDArray[Any],  # (batch, d)
+) -> Tensor:
+    """Give the entries of a train at many indices, in O(batch * d * r**2).
+
+    Source: Oseledets 2011, "Tensor-Train Decomposition", eq. 1.2. Each row keeps a scale of its own on the way, so the
+    product of a thousand cores neither over- nor underflows unless its value does.
+
+    Args:
+        tt: The train, of order d.
+        indices: A tensor or numpy array of ints of shape (batch, d), one entry a row, each index from 0 to the size of
+            its mode less 1.
+
+    Returns:
+        A tensor of shape (batch,), of the dtype and on the device of `tt`. Gradients flow to the cores.
+
+    Raises:
+        TTTypeError: If `tt` is not a train, or `indices` not an array of ints.
+        TTShapeError: If `indices` has another shape.
+        TTIndexError: If an index is negative or beyond its mode.
+
+    Example:
+        >>> import ttnet
+        >>> tt = ttnet.random((4, 5, 6), 2, seed=0)
+        >>> values = evaluate(tt, torch.tensor([[0, 0, 0], [3, 4, 5]]))
+        >>> torch.allclose(values, tt.full()[[0, 3], [0, 4], [0, 5]])
+        True
+    """
+    if not isinstance(tt, TensorTrain):
+        raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TensorTrain.")
+    return scaled_entries(tt, _check_indices(indices, tt)).to(tt.dtype)
+
+
+def scaled_entries(
+    tt: TensorTrain,
+    indices: Tensor,  # (batch, d), within range
+    exponent: int = 0,
+) -> Tensor:
+    """Give entries of a train times a power of two, which may have a range that the entries themselves leave.
+
+    Args:
+        tt: The train, of order d.
+        indices: An int64 tensor of shape (batch, d) on the device of `tt`.
+        exponent: The entries are multiplied by 2**exponent.
+
+    Returns:
+        A tensor of shape (batch,), in single precision at least.
+
+    Example:
+        >>> tt = TensorTrain([torch.full((1, 2, 1), 2.0)] * 1000)
+        >>> scaled_entries(tt, torch.zeros(1, 1000, dtype=torch.int64), -998)
+        tensor([4.])
+    """
+    dtype = compute_dtype(tt.dtype)
+    cores = [core.to(dtype) for core in tt.cores] if tt.ndim else [tt.cores[0].to(dtype)[:, None]]
+    if not tt.ndim:
+        indices = indices.new_zeros(len(indices), 1)
+    slices = [_split_scales(core.movedim(1, 0)) for core in cores]  # (n, r, r') and (n,)
+    chunk = max(1, _CHUNK // max(core.shape[0] * core.shape[2] for core in cores))
+    parts = []
+    for rows in indices.split(chunk):
+        values = cores[0].new_ones(len(rows), 1)  # (rows, r)
+        powers = torch.full((len(rows),), exponent, dtype=torch.int64, device=rows.device)
+        for (scaled, steps), index in zip(slices, rows.T, strict=True):
+            values, step = _split_scales((values[:, None] @ scaled[index])[:, 0])
+            powers = powers + step + steps[index]
+        parts.append(_times_powers_of_two(values[:, 0], powers))
+    return torch.cat(parts)
+
+
+def _check_indices(indices: object, tt: TensorTrain) -> Tensor:
+    if isinstance(indices, np.ndarray):
+        if indices.dtype.kind not in "iu":
+            raise TTTypeError(f"indices has dtype {indices.dtype}; expected ints.")
+        indices = torch.from_numpy(indices.astype(np.int64))
+    if not isinstance(indices, Tensor):
+        raise TTTypeError(f"indices is a {type(indices).__name__}; expected a torch.Tensor or numpy.ndarray of ints.")
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise TTTypeError(f"indices has dtype {indices.dtype}; expected ints.")
+    if indices.ndim != 2 or indices.shape[1] != tt.ndim:
+        raise TTShapeError(
+            f"indices has shape {tuple(indices.shape)}; expected (batch, {tt.ndim}): one row per entry, with one index "
+            f"per mode."
+        )
+    indices = indices.to(tt.device, torch.int64)
+    sizes = torch.tensor(tt.shape, dtype=torch.int64, device=tt.device)
+    outside = (indices < 0) | (indices >= sizes)
+    if outside.any():
+        row, mode = outside.nonzero()[0].tolist()
+        raise TTIndexError(
+            f"indices[{row}] holds {int(indices[row, mode])} for mode {mode} of size {tt.shape[mode]}; expected 0 to "
+            f"{tt.shape[mode] - 1}."
+        )
+    return indices
+
+
+def _split_scales(
+    x: Tensor,  # (batch, ...)
+) -> tuple[Tensor, Tensor]:
+    """Split every x[i] into entries of size at most one and a power of two, which is a constant to gradients."""
+    parts = torch.view_as_real(x.detach().resolve_conj()) if x.is_complex() else x.detach()
+    exponents = torch.frexp(parts.abs().flatten(1).amax(1)).exponent.long()
+    return _times_powers_of_two(x, -exponents), exponents
+
+
+def _times_powers_of_two(
+    x: Tensor,  # (batch, ...)
+    exponents: Tensor,  # (batch,), ints
+) -> Tensor:
+    # In steps, since 2**1074 is no double although 2**1074 times the smallest one is 1; see `scales`.
+    step = math.frexp(torch.finfo(x.dtype).max)[1] - 2
+    exponents = exponents.clamp(-8 * step, 8 * step).reshape(-1, *[1] * (x.ndim - 1))
+    while exponents.any():
+        part = exponents.clamp(-step, step)
+        x = x * torch.pow(2.0, part.to(x.real.dtype))
+        exponents = exponents - part
+    return x
