@@ -1,7 +1,8 @@
 """Run the benchmarks that `make bench` repeats."""
 
-from benchmarks import linear_layer, step_time
+from benchmarks import contraction, linear_layer, step_time
 
 if __name__ == "__main__":
+    contraction.main()
     step_time.main()
     linear_layer.main()

@@ -3,10 +3,6 @@
 import operator
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
-
-import torch
-from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 
@@ -38,12 +34,13 @@ def parse(equation: Equation) -> tuple[tuple[Term, ...], Term, str]:
         inputs, output, letters = tuple(map(tuple, equation[0])), tuple(equation[1]), ""
     if not inputs:
         raise TTValueError("equation has no operands; expected at least one term of indices.")
+    known = set().union(*inputs)
     for index, count in Counter(output).items():
         if count > 1:
             raise TTValueError(
                 f"index {_name(index, letters)} occurs {count} times in the output; expected at most once."
             )
-        if index not in chain(*inputs):
+        if index not in known:
             raise TTValueError(
                 f"index {_name(index, letters)} of the output is in none of the operands "
                 f"{written(inputs, letters)}; give it to an operand or leave it out."
@@ -58,7 +55,8 @@ def _parse_letters(equation: str) -> tuple[tuple[Term, ...], Term, str]:
             f"equation {equation!r} has an ellipsis; name every index, as a plan is made for known shapes."
         )
     left, arrow, right = text.partition("->")
-    alien = next((symbol for symbol in left.replace(",", "") + right if not symbol.isalpha()), None)
+    # Beyond ASCII any symbol will do: opt_einsum.get_symbol(75) is a multiplication sign.
+    alien = next((x for x in left.replace(",", "") + right if x.isascii() and not x.isalpha()), None)
     if alien is not None:
         raise TTValueError(f"equation {equation!r} has {alien!r} for an index; expected {_HOW_TO}.")
     letters = "".join(dict.fromkeys(left.replace(",", "") + right))
@@ -105,16 +103,6 @@ def as_shape(number: int, shape: Sequence[int]) -> Shape:
     if min(sizes, default=0) < 0:
         raise TTShapeError(f"shape {number} is {sizes}; expected sizes of at least 0.")
     return sizes
-
-
-def shapes_of(tensors: Sequence[Tensor]) -> tuple[Shape, ...]:
-    """Give the shapes of operands, or say which is not a tensor."""
-    for number, tensor in enumerate(tensors):
-        if not isinstance(tensor, Tensor):
-            raise TTTypeError(f"operand {number} is a {type(tensor).__name__}; expected a torch.Tensor.")
-    if torch.compiler.is_compiling():  # a plan is for known sizes, where a compiler may try unknown ones
-        return tuple([tuple(map(int, tensor.shape)) for tensor in tensors])
-    return tuple([tensor.shape for tensor in tensors])
 
 
 def written(terms: Sequence[Term], letters: str) -> str:

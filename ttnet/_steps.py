@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ttnet._equation import Shape, Term
@@ -15,14 +16,18 @@ class Arrangement(NamedTuple):
     unflatten: Shape | None
     permute: tuple[int, ...] | None
     flatten: Shape | None
+    transpose: bool = False
 
     def apply(self, tensor: Tensor) -> Tensor:
-        unflatten, permute, flatten = self
+        unflatten, permute, flatten, transpose = self
+        # As functions: the methods take half as long again to read a tuple.
         if unflatten is not None:
-            tensor = tensor.reshape(unflatten)
+            tensor = torch.reshape(tensor, unflatten)
         if permute is not None:
-            tensor = tensor.permute(permute)
-        return tensor if flatten is None else tensor.reshape(flatten)
+            tensor = torch.permute(tensor, permute)
+        if flatten is not None:
+            tensor = torch.reshape(tensor, flatten)
+        return tensor.mT if transpose else tensor
 
 
 class Reduction(NamedTuple):
@@ -30,7 +35,16 @@ class Reduction(NamedTuple):
 
     operand: int
     diagonals: tuple[tuple[int, int], ...]
+    squeeze: Shape | None
     sums: tuple[int, ...]
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        for first, second in self.diagonals:
+            tensor = tensor.diagonal(0, first, second)
+        if self.squeeze is not None:
+            tensor = tensor.reshape(self.squeeze)
+        # Without the dtype, sums of small integers would come back as int64.
+        return tensor.sum(self.sums, dtype=tensor.dtype) if self.sums else tensor
 
 
 class Step(NamedTuple):
@@ -40,14 +54,18 @@ class Step(NamedTuple):
     right: int
     left_layout: Arrangement | None
     right_layout: Arrangement | None
-    kind: str  # mm or tensordot: matrix product, bmm: batched matrix product, mul: product without a sum
-    dims: tuple[tuple[int, ...], tuple[int, ...]] | None  # of a tensordot
+    kind: str  # mm: matrix product, bmm: batched matrix product, mul: product without a sum
     terms: tuple[Term, Term, Term]
     flops: int
 
 
-def reduce_alone(term: Term, uses: Counter[int]) -> tuple[Term, tuple[tuple[int, int], ...], list[int]]:
-    """Resolve what concerns one operand alone: repeated indices, and indices used nowhere else."""
+def compile_reduction(
+    number: int, term: Term, uses: Counter[int], sizes: dict[int, int]
+) -> tuple[Reduction, tuple[Term, Shape], int]:
+    """Resolve what concerns one operand alone, repeated indices and those used nowhere else; give what is left.
+
+    That is what is held of the operand, as in `compile_step`, and the flops of the sum.
+    """
     diagonals = []
     while len(set(term)) < len(term):
         first = next(k for k, index in enumerate(term) if index in term[k + 1 :])
@@ -55,58 +73,76 @@ def reduce_alone(term: Term, uses: Counter[int]) -> tuple[Term, tuple[tuple[int,
         diagonals.append((first, second))
         # torch.diagonal puts the diagonal last.
         term = (*(index for k, index in enumerate(term) if k not in (first, second)), term[first])
-    return term, tuple(diagonals), [index for index in term if uses[index] == 1]
+    left = tuple(index for index in term if uses[index] > 1)
+    wide = [index for index in term if sizes[index] != 1]
+    sums = tuple(k for k, index in enumerate(wide) if uses[index] == 1)
+    if not sums:
+        return Reduction(number, tuple(diagonals), None, ()), (left, tuple(sizes[index] for index in term)), 0
+    squeeze = tuple(sizes[index] for index in wide) if len(wide) < len(term) else None
+    shape = tuple(sizes[index] for index in wide if uses[index] > 1)
+    return Reduction(number, tuple(diagonals), squeeze, sums), (left, shape), math.prod(sizes[i] for i in wide)
 
 
 def compile_step(
-    pair: tuple[int, int], held: list[tuple[Term, Shape]], output: Term, sizes: dict[int, int]
-) -> tuple[Step, tuple[Term, Shape]]:
-    """Turn the contraction of two held tensors into a matrix product; say what is held of its result.
+    pair: tuple[int, int],
+    held: list[tuple[Term, Shape]],
+    uses: Counter[int],
+    position: dict[int, int],
+    sizes: dict[int, int],
+) -> Step:
+    """Turn the contraction of two held tensors into a matrix product, and put its result in their place.
 
-    What is held of a tensor is its indices in order and its actual shape, in which groups of neighbouring
-    indices may still be fused: a result is unfused only where its consumer has to permute it.
+    What is held of a tensor is its indices in order and its actual shape, in which groups of neighbouring indices may
+    still be fused: a result is unfused only where its consumer has to permute it. `uses` counts the held tensors, and
+    the output, in which an index occurs; the product with the lower `position` comes first in the result.
     """
-    # The last product comes out in the order of the output, the others in the order the indices are given in.
-    position = {index: k for k, index in enumerate(output if len(held) == 2 else sizes)}
     left, right = sorted(pair, key=lambda k: min((position.get(i, len(position)) for i in held[k][0]), default=0))
-    (a, a_shape), (b, b_shape) = held[left], held[right]
-    needed = set(output).union(*(term for k, (term, _) in enumerate(held) if k not in pair))
+    right -= right > left
+    (a, a_shape), (b, b_shape) = held.pop(left), held.pop(right)
     # The shared indices follow the order of the larger tensor, so that it is the smaller one that is copied.
     larger = max(a, b, key=lambda term: math.prod(sizes[index] for index in term))
-    shared = [index for index in larger if index in a and index in b]
-    batch = [index for index in shared if index in needed]
-    summed = [index for index in shared if index not in needed]
+    shared = set(a) & set(b)
+    batch = [index for index in larger if index in shared and uses[index] > 2]
+    summed = [index for index in larger if index in shared and uses[index] == 2]
     a_free = [index for index in a if index not in shared]
     b_free = [index for index in b if index not in shared]
     result = (*batch, *a_free, *b_free)
+    uses.subtract(shared)
 
     n_batch, n_a, n_b, n_summed = (math.prod(sizes[i] for i in group) for group in (batch, a_free, b_free, summed))
     kind = "mul" if not summed else "bmm" if batch else "mm"
     first = () if kind == "mm" else (n_batch,)
-    a_layout = arrange(a, a_shape, (*batch, *a_free, *summed), (*first, n_a, n_summed), sizes)
-    b_layout = arrange(b, b_shape, (*batch, *summed, *b_free), (*first, n_summed, n_b), sizes)
+    a_layout = arrange_matrix(a, a_shape, (batch, a_free, summed), (*first, n_a, n_summed), sizes)
+    b_layout = arrange_matrix(b, b_shape, (batch, summed, b_free), (*first, n_summed, n_b), sizes)
     made: Shape = (*first, n_a, n_b)
-    dims = None
-    if kind == "mm" and any(layout is not None and layout.permute for layout in (a_layout, b_layout)):
-        # The same product; tensordot permutes at less overhead than separate calls would.
-        kind = "tensordot"
-        a_layout = arrange(a, a_shape, a, tuple(sizes[index] for index in a), sizes)
-        b_layout = arrange(b, b_shape, b, tuple(sizes[index] for index in b), sizes)
-        made = tuple(sizes[index] for index in result)
-        dims = (tuple(map(a.index, summed)), tuple(map(b.index, summed)))
     flops = n_batch * n_a * n_b * n_summed * (2 if summed else 1)
-    step = Step(left, right - (right > left), a_layout, b_layout, kind, dims, (a, b, result), flops)
-    return step, (result, made)
+    held.append((result, made))
+    return Step(left, right, a_layout, b_layout, kind, (a, b, result), flops)
 
 
 def arrange(have: Term, shape: Shape, want: Term, target: Shape, sizes: dict[int, int]) -> Arrangement | None:
     """Say how to bring a tensor with indices `have`, held in `shape`, to the order `want` in shape `target`."""
     # Dimensions of size 1 may move freely: they change the shape, never the order of the entries.
-    if [index for index in have if sizes[index] != 1] == [index for index in want if sizes[index] != 1]:
+    have, want = (tuple(index for index in term if sizes[index] != 1) for term in (have, want))
+    if have == want:
         return None if shape == target else Arrangement(None, None, target)
-    full, permuted = tuple(sizes[index] for index in have), tuple(sizes[index] for index in want)
+    full, permuted = (tuple(sizes[index] for index in term) for term in (have, want))
     return Arrangement(
         unflatten=None if shape == full else full,
-        permute=tuple(have.index(index) for index in want),
+        permute=tuple(map(have.index, want)),
         flatten=None if permuted == target else target,
     )
+
+
+def arrange_matrix(
+    have: Term, shape: Shape, groups: tuple[list[int], list[int], list[int]], target: Shape, sizes: dict[int, int]
+) -> Arrangement | None:
+    """Say how to bring a tensor to matrices of shape `target`, given the indices of batch, rows and columns."""
+    batch, rows, columns = groups
+    plain = arrange(have, shape, (*batch, *rows, *columns), target, sizes)
+    if plain is None or plain.permute is None:
+        return plain
+    flipped = arrange(have, shape, (*batch, *columns, *rows), (*target[:-2], target[-1], target[-2]), sizes)
+    if flipped is None or flipped.permute is None:
+        return (flipped or Arrangement(None, None, None))._replace(transpose=True)  # a view, where `plain` is a copy
+    return plain

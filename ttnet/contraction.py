@@ -1,22 +1,22 @@
 """Contraction of tensor networks along planned paths.
 
 The cost of a network depends on the order in which its tensors are contracted, by orders of magnitude.
-`plan` finds a good order once (the path finders are those of opt_einsum) and compiles it: what is known from
-the shapes, such as permutations, the sides of each matrix product and which reshapes can be skipped, is worked
-out at planning time. Calling the plan then runs one product for each step and hardly any Python.
+`plan` finds a good order once (the path finders are those of opt_einsum and cotengra) and compiles it: what is
+known from the shapes, such as permutations, the sides of each matrix product and which reshapes can be skipped, is
+worked out at planning time. Calling the plan then runs one product for each step and hardly any Python.
 
 Inside, an index is an integer, so a network may have any number of them; letters are read on the way in and
 kept only to print the plan in the words of its author.
 """
 
 import math
+import numbers
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, reduce
+from functools import lru_cache
 
 import torch
-from opt_einsum.paths import get_path_fn
 from torch import Tensor
 
 from ttnet._equation import (
@@ -27,24 +27,15 @@ from ttnet._equation import (
     hashable,
     index_sizes,
     parse,
-    shapes_of,
     written,
 )
-from ttnet._steps import Arrangement, Reduction, Step, arrange, compile_step, reduce_alone
-from ttnet.errors import TTShapeError, TTValueError
+from ttnet._operands import check_dtype, common_dtype, shapes_of, unplanned
+from ttnet._optimizers import OPTIMIZERS, Optimize, Path, PathFinder, as_optimizer, candidate_paths
+from ttnet._steps import Arrangement, Reduction, Step, arrange, compile_reduction, compile_step
+from ttnet.errors import TTShapeError, TTTypeError, TTValueError, spell_count
+from ttnet.memory import check_memory
 
-OPTIMIZERS = (
-    "auto",
-    "auto-hq",
-    "optimal",
-    "dp",
-    "branch-all",
-    "branch-2",
-    "branch-1",
-    "greedy",
-    "random-greedy",
-    "random-greedy-128",
-)
+__all__ = ["OPTIMIZERS", "ContractionPlan", "contract", "contract_chain", "plan", "plan_chain"]
 
 # The exact search takes under half a second for a chain of this length, and grows with the fourth power.
 _LONGEST_EXACT_CHAIN = 40
@@ -66,6 +57,7 @@ class ContractionPlan:
             is appended.
         flops: Multiplications and additions of all steps together; a complex one counts once.
         largest_intermediate: Number of entries of the largest tensor that is made, the result included.
+        memory_limit: The bound on `largest_intermediate` that was asked for, or None.
 
     Example:
         >>> import torch, ttnet
@@ -82,6 +74,7 @@ class ContractionPlan:
     path: tuple[tuple[int, int], ...]
     flops: int
     largest_intermediate: int
+    memory_limit: int | None
     _letters: str = field(repr=False, compare=False)
     _reductions: tuple[Reduction, ...] = field(repr=False, compare=False)
     _steps: tuple[Step, ...] = field(repr=False, compare=False)
@@ -102,8 +95,9 @@ class ContractionPlan:
             compute it may be a view of an operand.
 
         Raises:
-            TTTypeError: If an operand is not a tensor.
+            TTTypeError: If an operand is not a tensor, or their dtype has no products.
             TTShapeError: If the number of operands or a shape differs from what was planned.
+            TTValueError: If the devices differ, or the largest intermediate exceeds this machine's memory.
 
         Example:
             >>> import torch, ttnet
@@ -112,24 +106,28 @@ class ContractionPlan:
             tensor(3.)
         """
         if shapes_of(tensors) != self.shapes:
-            raise _unplanned(tensors, self.shapes)
+            raise unplanned(tensors, self.shapes)
         return self._run(tensors)
 
     def _run(self, tensors: Sequence[Tensor]) -> Tensor:
-        dtype = tensors[0].dtype
+        dtype, device = tensors[0].dtype, tensors[0].device
         operands = list(tensors)
         for tensor in tensors:
-            if tensor.dtype != dtype:
-                dtype = _result_type(tensors)
+            if tensor.dtype != dtype or tensor.device != device:
+                dtype = common_dtype(tensors)
                 operands = [operand.to(dtype) for operand in tensors]
                 break
-        for number, diagonals, sums in self._reductions:
-            reduced = operands[number]
-            for first, second in diagonals:
-                reduced = reduced.diagonal(0, first, second)
-            # Without the dtype, sums of small integers would come back as int64.
-            operands[number] = reduced.sum(sums, dtype=dtype) if sums else reduced
-        for left, right, left_layout, right_layout, kind, dims, _, _ in self._steps:
+        check_dtype(dtype, device)
+        check_memory(
+            self.largest_intermediate,
+            dtype,
+            device,
+            what="the largest intermediate of this contraction",
+            advice="plan it with a memory_limit, or contract for a part of an index at a time.",
+        )
+        for reduction in self._reductions:
+            operands[reduction.operand] = reduction.apply(operands[reduction.operand])
+        for left, right, left_layout, right_layout, kind, _, _ in self._steps:
             a, b = operands.pop(left), operands.pop(right)
             if left_layout is not None:
                 a = left_layout.apply(a)
@@ -137,8 +135,6 @@ class ContractionPlan:
                 b = right_layout.apply(b)
             if kind == "mm":
                 operands.append(torch.mm(a, b))
-            elif kind == "tensordot":
-                operands.append(torch.tensordot(a, b, dims))
             elif kind == "bmm":
                 operands.append(torch.bmm(a, b))
             else:
@@ -159,10 +155,10 @@ class ContractionPlan:
                 (
                     str(number),
                     str(pair),
-                    {"mm": "matmul", "tensordot": "matmul", "bmm": "batched matmul", "mul": "product"}[step.kind],
+                    {"mm": "matmul", "bmm": "batched matmul", "mul": "product"}[step.kind],
                     str(len({*left, *right})),
-                    f"{step.flops:.4g}",
-                    f"{math.prod(sizes[index] for index in result):.4g}",
+                    _short(step.flops),
+                    _short(math.prod(sizes[index] for index in result)),
                     self._written([left, right], result),
                     self._written(remaining, self.output) if len(remaining) < 8 else f"{len(remaining)} tensors",
                 )
@@ -170,11 +166,13 @@ class ContractionPlan:
         scaling = max((len({*a, *b}) for a, b, _ in (step.terms for step in self._steps)), default=len(sizes))
         lines = [
             f"Contraction           {self._written(self.inputs, self.output)}",
-            f"Cost, all at once     {all_at_once:.4g} flops, scaling {len(sizes)}",
-            f"Cost, by this path    {self.flops:.4g} flops, scaling {scaling}",
-            f"Largest intermediate  {self.largest_intermediate:.4g} entries",
-            "",
+            f"Cost, all at once     {_short(all_at_once)} flops, scaling {len(sizes)}",
+            f"Cost, by this path    {_short(self.flops)} flops, scaling {scaling}",
+            f"Largest intermediate  {_short(self.largest_intermediate)} entries",
         ]
+        if self.memory_limit is not None:
+            lines.append(f"Memory limit          {_short(self.memory_limit)} entries")
+        lines.append("")
         if not self._steps:
             return "\n".join([*lines, "One operand: nothing to contract pairwise."])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -185,7 +183,9 @@ class ContractionPlan:
         return f"{written(terms, self._letters)}->{written([output], self._letters)}"
 
 
-def plan(equation: Equation, *shapes: Sequence[int], optimize: str = "auto") -> ContractionPlan:
+def plan(
+    equation: Equation, *shapes: Sequence[int], optimize: Optimize = "auto", memory_limit: int | None = None
+) -> ContractionPlan:
     """Find a cheap order for a contraction; plans are cached, so asking again costs next to nothing.
 
     An index may be shared by any number of operands, repeat within one operand (its diagonal is taken), and
@@ -196,16 +196,26 @@ def plan(equation: Equation, *shapes: Sequence[int], optimize: str = "auto") -> 
             indices that occur once, in alphabetical order; or a pair of integer terms, such as
             `([(0, 1), (1, 2)], (0, 2))`.
         shapes: Shape of each operand.
-        optimize: Name of a path finder of opt_einsum, one of `ttnet.contraction.OPTIMIZERS`: "auto" is exact
-            for small networks and greedy for large ones, "dp" is slower and finds fewer flops.
+        optimize: Name of a path finder, one of `ttnet.contraction.OPTIMIZERS`: "auto" is exact for small networks
+            and greedy for large ones, "dp" is slower and finds fewer flops, and "cotengra", which needs the extra of
+            that name, is for large networks that are no trees. Or a path, such as `[(0, 1), (0, 1)]`: the positions
+            of two operands for each step, which are removed, and their contraction appended. Or a callable that is
+            given the sets of indices of the operands and of the output, the sizes of the indices and, if there is
+            one, the memory limit, and gives a path; those of opt_einsum and cotengra are such.
+        memory_limit: Bound on the entries of every intermediate and of the result, at least 1, or None. (Divide
+            bytes by `dtype.itemsize`: a plan knows no dtype.) If the cheapest path exceeds it, others are searched:
+            every one for up to 9 operands, beyond that with the path finder's own heuristics and at random, with a
+            fixed seed.
 
     Returns:
         The plan.
 
     Raises:
-        TTTypeError: If the equation is neither of the two kinds, or a shape is not a sequence of integers.
-        TTValueError: If the equation cannot be read, or the path finder is unknown.
+        TTTypeError: If the equation is neither of the two kinds, or another argument is of the wrong type.
+        TTValueError: If the equation cannot be read, the path finder is unknown or gives no valid path, or no path
+            within the memory limit is found.
         TTShapeError: If the shapes do not fit the equation.
+        MissingExtraError: If cotengra is asked for and not installed.
 
     Example:
         >>> print(plan("ij,jk,kl->il", (8, 9), (9, 2), (2, 8)))
@@ -218,29 +228,34 @@ def plan(equation: Equation, *shapes: Sequence[int], optimize: str = "auto") -> 
         1     (0, 1)    matmul  3        288    16       ij,jk->ik    kl,ik->il
         2     (0, 1)    matmul  3        256    64       ik,kl->il    il->il
     """
-    return _plan(hashable(equation), tuple(as_shape(k, shape) for k, shape in enumerate(shapes)), str(optimize))
+    sizes = tuple(as_shape(k, shape) for k, shape in enumerate(shapes))
+    return _plan(hashable(equation), sizes, as_optimizer(optimize), _as_limit(memory_limit))
 
 
 @torch.compiler.allow_in_graph
 def contract(
     equation: Equation,
     *tensors: Tensor,
-    optimize: str = "auto",
+    optimize: Optimize = "auto",
+    memory_limit: int | None = None,
 ) -> Tensor:
     """Contract tensors along a cheap path, which is planned once for each equation and shapes.
 
     Args:
         equation: Letters or integer indices, as in `plan`.
         tensors: One tensor for each operand, of any dtypes, all on one device.
-        optimize: Name of the path finder, as in `plan`.
+        optimize: Path finder or path, as in `plan`.
+        memory_limit: Bound on the entries of every intermediate and of the result, as in `plan`.
 
     Returns:
         The contraction, with dimensions in the order of the output indices.
 
     Raises:
-        TTTypeError: If an operand is not a tensor, or the equation is of neither kind.
-        TTValueError: If the equation cannot be read, or the path finder is unknown.
+        TTTypeError: If an argument is of the wrong type, or the dtype has no products.
+        TTValueError: If the equation cannot be read, no path is found as in `plan`, the devices differ, or the
+            largest intermediate exceeds this machine's memory.
         TTShapeError: If the tensors do not fit the equation.
+        MissingExtraError: If cotengra is asked for and not installed.
 
     Example:
         >>> import torch
@@ -248,7 +263,7 @@ def contract(
         >>> contract("ij,jk->ik", a, b).shape == contract(([(0, 1), (1, 2)], (0, 2)), a, b).shape
         True
     """
-    return _plan(hashable(equation), shapes_of(tensors), str(optimize))._run(tensors)
+    return _plan(hashable(equation), shapes_of(tensors), as_optimizer(optimize), _as_limit(memory_limit))._run(tensors)
 
 
 def plan_chain(shapes: Sequence[Sequence[int]]) -> ContractionPlan:
@@ -300,48 +315,48 @@ def contract_chain(
 
 
 @lru_cache(maxsize=4096)
-def _plan(equation: Equation, shapes: tuple[Shape, ...], optimize: str) -> ContractionPlan:
+def _plan(
+    equation: Equation, shapes: tuple[Shape, ...], optimize: str | Path | PathFinder, memory_limit: int | None
+) -> ContractionPlan:
     inputs, output, letters = parse(equation)
     shapes = tuple(map(tuple, shapes))
     sizes = index_sizes(inputs, shapes, letters)
-    try:
-        find_path = get_path_fn(optimize)
-    except KeyError:
-        raise TTValueError(f"optimize is {optimize!r}; expected one of {', '.join(OPTIMIZERS)}.") from None
-
+    result_size = math.prod(sizes[index] for index in output)
+    if memory_limit is not None and result_size > memory_limit:
+        raise TTValueError(
+            f"memory_limit is {memory_limit:,} entries, but the result alone has {spell_count(result_size)}; raise the "
+            "limit, or contract for a part of an index at a time."
+        )
     uses = Counter(index for term in inputs for index in set(term)) + Counter(output)
-    terms, reductions, flops = [], [], 0
-    for number, term in enumerate(inputs):
-        term, diagonals, sums = reduce_alone(term, uses)
-        if diagonals or sums:
-            reductions.append(Reduction(number, diagonals, tuple(term.index(index) for index in sums)))
-        flops += math.prod(sizes[index] for index in term) if sums else 0
-        terms.append(tuple(index for index in term if index not in sums))
-
-    path: list[tuple[int, int]] = []
-    if len(terms) > 1:
-        # An empty index costs nothing whatever the order, and not every path finder takes it.
-        costs = {index: max(size, 1) for index, size in sizes.items()}
-        found = find_path([frozenset(term) for term in terms], frozenset(output), costs, None)
-        path = [(min(pair), max(pair)) for pair in found]
-    held = [(term, tuple(sizes[index] for index in term)) for term in terms]
-    steps: list[Step] = []
-    for pair in path:
-        step, result = compile_step(pair, held, output, sizes)
-        steps.append(step)
-        held = [entry for k, entry in enumerate(held) if k not in pair] + [result]
-    term, shape = held[0]
+    alone = [compile_reduction(number, term, uses, sizes) for number, term in enumerate(inputs)]
+    smallest = math.inf
+    for path in candidate_paths([term for _, (term, _), _ in alone], output, sizes, optimize, memory_limit):
+        held, steps = [left for _, left, _ in alone], []
+        position, still_used = {index: k for k, index in enumerate(sizes)}, uses.copy()
+        for pair in path:
+            if len(held) == 2:  # the last product comes out in the order of the output
+                position = {index: k for k, index in enumerate(output)}
+            steps.append(compile_step((min(pair), max(pair)), held, still_used, position, sizes))
+        largest = max([result_size, *(math.prod(sizes[index] for index in step.terms[2]) for step in steps)])
+        smallest = min(smallest, largest)
+        if memory_limit is None or largest <= memory_limit:
+            break
+    else:
+        raise TTValueError(
+            f"memory_limit is {memory_limit:,} entries, but every path that was found has a larger intermediate, of "
+            f"{spell_count(int(smallest))} at best; raise the limit, or contract for a part of an index at a time."
+        )
+    ((term, shape),) = held
     return ContractionPlan(
         inputs=inputs,
         output=output,
         shapes=shapes,
-        path=tuple(path),
-        flops=flops + sum(step.flops for step in steps),
-        largest_intermediate=max(
-            math.prod(sizes[index] for index in made) for made in [output, *(step.terms[2] for step in steps)]
-        ),
+        path=tuple((min(pair), max(pair)) for pair in path),
+        flops=sum(flops for _, _, flops in alone) + sum(step.flops for step in steps),
+        largest_intermediate=largest,
+        memory_limit=memory_limit,
         _letters=letters,
-        _reductions=tuple(reductions),
+        _reductions=tuple(reduction for reduction, _, _ in alone if reduction.diagonals or reduction.sums),
         _steps=tuple(steps),
         _result_layout=arrange(term, shape, output, tuple(sizes[index] for index in output), sizes),
     )
@@ -362,30 +377,19 @@ def _plan_chain(shapes: tuple[Shape, ...]) -> ContractionPlan:
     d = len(shapes)
     modes = range(d + 1, 2 * d + 1)
     inputs = tuple((k, modes[k], k + 1) for k in range(d))
-    return _plan((inputs, (0, *modes, d)), shapes, "dp" if d <= _LONGEST_EXACT_CHAIN else "auto")
+    return _plan((inputs, (0, *modes, d)), shapes, "dp" if d <= _LONGEST_EXACT_CHAIN else "auto", None)
 
 
-# --- running --------------------------------------------------------------------------------------
+def _as_limit(memory_limit: int | None) -> int | None:
+    if memory_limit is None:
+        return None
+    if isinstance(memory_limit, bool) or not isinstance(memory_limit, numbers.Integral):
+        raise TTTypeError(f"memory_limit is {memory_limit!r}; expected a number of entries, an int >= 1, or None.")
+    if memory_limit < 1:
+        raise TTValueError(f"memory_limit is {memory_limit}; expected a number of entries >= 1, or None for no limit.")
+    return int(memory_limit)
 
 
-def _unplanned(tensors: Sequence[Tensor], shapes: tuple[Shape, ...]) -> TTShapeError:
-    """Say what is wrong with operands that a plan was not made for."""
-    if len(tensors) != len(shapes):
-        return TTShapeError(f"{len(tensors)} tensors were given; expected {len(shapes)}, one for each operand.")
-    number = next(k for k, tensor in enumerate(tensors) if tensor.shape != shapes[k])
-    return TTShapeError(
-        f"operand {number} has shape {tuple(tensors[number].shape)}; expected {shapes[number]}, the shape that "
-        "this contraction was planned for. Make a plan for the new shapes."
-    )
-
-
-def _result_type(tensors: Sequence[Tensor]) -> torch.dtype:
-    """Promote as `torch.result_type` does for two: a scalar tensor lends its kind, not its width."""
-    sized = [tensor.dtype for tensor in tensors if tensor.ndim]
-    scalar = [tensor.dtype for tensor in tensors if not tensor.ndim]
-    if not sized or not scalar:
-        return reduce(torch.promote_types, sized or scalar)
-    return torch.result_type(
-        torch.empty(1, dtype=reduce(torch.promote_types, sized)),
-        torch.empty((), dtype=reduce(torch.promote_types, scalar)),
-    )
+def _short(count: int) -> str:
+    """Write a count of any size in a few digits."""
+    return f"{count:.4g}" if count < 10**300 else spell_count(count)
