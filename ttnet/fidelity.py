@@ -35,7 +35,7 @@ def relative_error(
     """
     double = torch.promote_types(torch.promote_types(x.dtype, tt.dtype), torch.float64)
     if isinstance(x, TensorTrain | TTMatrix):
-        exact, other = (_train(value).to(double) for value in (x, tt))
+        exact, other = ((v.to_train() if isinstance(v, TTMatrix) else v).to(double) for v in (x, tt))
         error, norm = (float(value.log_norm()) for value in (exact - other, exact))
         return float(torch.tensor(error - norm).exp()) if error > -torch.inf else 0.0
     if tuple(x.shape) != tt.shape:
@@ -44,7 +44,3 @@ def relative_error(
     difference = times_power_of_two(tt.to(double).full(), -exponent) - scaled
     error, norm = (float(torch.linalg.vector_norm(value)) for value in (difference, scaled))
     return error / norm if norm else (torch.inf if error else 0.0)
-
-
-def _train(value: TensorTrain | TTMatrix) -> TensorTrain:
-    return value if isinstance(value, TensorTrain) else TensorTrain(core.flatten(1, 2) for core in value.cores)

@@ -22,8 +22,6 @@ from ttnet.chain import CoreChain
 from ttnet.decomposition import as_dense, tt_svd
 from ttnet.errors import TTTypeError, TTValueError, import_extra
 from ttnet.fidelity import relative_error
-from ttnet.rounding import right_orthogonalise
-from ttnet.sweeps import carry_centre, check_finite
 from ttnet.tensor_train import TensorTrain
 from ttnet.truncation import check_eps, check_max_rank
 from ttnet.tt_matrix import TTMatrix
@@ -130,7 +128,8 @@ def plot_singular_values(tt: TensorTrain | TTMatrix, ax: Axes | None = None) -> 
         [3, 3]
     """
     _check_has_bonds(tt, "tt")
-    values = _singular_values(tt)
+    train = tt.to_train() if isinstance(tt, TTMatrix) else tt
+    values = [bond.tolist() for bond in train.detach().singular_values(normalised=True)]
     if not values[0][0]:
         raise TTValueError("tt is zero, and so are all its singular values; there is nothing to draw.")
     numbers = [[value for value in bond if value > 0] for bond in values]  # zero has no place on a logarithmic axis
@@ -290,19 +289,6 @@ def _bounds(name: str, values: object, check: Callable[[Any], object]) -> list[d
     for value in values:
         check(value)
     return [{name: value} for value in values]
-
-
-def _singular_values(tt: TensorTrain | TTMatrix) -> list[list[float]]:
-    """Give the singular values of every bond's unfolding, relative to the train's norm."""
-    cores = [core.detach().flatten(1, -2) for core in tt.cores]  # a TT-matrix as a train
-    check_finite(cores)
-    cores, _ = right_orthogonalise(cores)
-    values = []
-    for k in range(len(cores) - 1):
-        s = torch.linalg.svdvals(cores[k].flatten(0, 1)).double()
-        values.append((s / (s.norm() or 1)).tolist())
-        carry_centre(cores, k)
-    return values
 
 
 def _unfolding_bounds(sizes: Sequence[int]) -> list[int]:
