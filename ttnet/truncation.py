@@ -156,6 +156,11 @@ class ErrorBudget:
         self._left = (max(0.0, eps - rounding) * norm) ** 2
         self._bond = 0
 
+    @property
+    def left(self) -> float:
+        """The norm of the error that is left to the bonds still to come."""
+        return math.sqrt(self._left)
+
     def _noise(self, size: int) -> float:
         """Relative Frobenius norm of rounding noise in a matrix whose shorter side is `size`."""
         return max(self._storage_noise, self._compute_eps * (8 + 2 * math.sqrt(size)))
@@ -182,11 +187,12 @@ class ErrorBudget:
         self.spend(tail)
         return u, w
 
-    def allowance(self, size: int) -> tuple[float, int | None]:
+    def allowance(self, size: int, bond: int | None = None) -> tuple[float, int | None]:
         """Say how far the next bond may be cut.
 
         Args:
             size: The shorter side of the unfolding there.
+            bond: Its place among the inner bonds, for a sweep that does not go from left to right.
 
         Returns:
             The largest Frobenius norm of what is cut off, and the largest rank or None.
@@ -196,7 +202,8 @@ class ErrorBudget:
             (0.99..., 3)
         """
         share = math.sqrt(self._left / (len(self._max_ranks) - self._bond))
-        return max(share, self._noise(size) * self._norm), self._max_ranks[self._bond]
+        max_rank = self._max_ranks[self._bond if bond is None else bond]
+        return max(share, self._noise(size) * self._norm), max_rank
 
     def spend(self, tail: float) -> None:
         """Note what the next bond was cut by, and go on to the one after it.

@@ -15,12 +15,28 @@ from tests.ttnet.strategies import (
     dtypes,
     precision,
     relative_error,
+    same,
     seeds,
     shapes,
     trains,
     wide,
 )
 from ttnet import TTShapeError, TTTypeError, TTValueError
+from ttnet.decomposition import plan, unfolding_kernels
+
+METHODS = ("auto", "svd", "qr", "gram", "randomized")
+
+methods = st.sampled_from(METHODS)
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_tensor_is_small():
+    """Send these small tensors through the kernels for large ones, in several blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "SMALL_NUMEL", 0)
+        patch.setitem(unfolding_kernels.BLOCK_NUMEL, "cpu", 512)
+        yield
 
 
 def check_left_orthogonal(tt):
@@ -30,10 +46,13 @@ def check_left_orthogonal(tt):
         assert float((gram - torch.eye(len(gram))).abs().max()) <= precision(tt.dtype)
 
 
-@given(shapes, dtypes, seeds, st.sampled_from([1e-5, 1e-2, 0.3, 0.9, 1.0, 5.0]))
-def test_the_error_bound_holds(shape, dtype, seed, eps):
+@given(shapes, dtypes, seeds, st.sampled_from([1e-5, 1e-2, 0.3, 0.9, 1.0, 5.0]), methods)
+def test_the_error_bound_holds(shape, dtype, seed, eps, method):
     x = draw_tensor(shape, dtype, seed)
-    tt = ttnet.tt_svd(x, eps=eps)
+    before = x.clone()
+    tt = ttnet.tt_svd(x, eps=eps, method=method)
+    assert torch.equal(x, before)
+    assert all(core.untyped_storage().data_ptr() != x.untyped_storage().data_ptr() for core in tt.cores)
     assert tt.shape == shape
     assert tt.dtype == dtype
     assert relative_error(dense(tt), x) <= max(eps, precision(dtype)) if eps < 1e-4 else eps
@@ -42,10 +61,10 @@ def test_the_error_bound_holds(shape, dtype, seed, eps):
         assert set(tt.ranks) == {1}
 
 
-@given(trains())
-def test_exact_ranks_are_the_true_ones(x):
+@given(trains(), methods)
+def test_exact_ranks_are_the_true_ones(x, method):
     full = dense(x)
-    y = ttnet.tt_svd(full.to(x.dtype))
+    y = ttnet.tt_svd(full.to(x.dtype), method=method)
     for k in range(1, x.ndim):
         unfolding = full.reshape(math.prod(x.shape[:k]), -1)
         s = torch.linalg.svdvals(unfolding)
@@ -57,10 +76,10 @@ def test_exact_ranks_are_the_true_ones(x):
     assert relative_error(dense(y), full) <= precision(x.dtype)
 
 
-@given(shapes, dtypes, seeds, st.integers(1, 3))
-def test_max_rank_is_quasi_optimal(shape, dtype, seed, rank):
+@given(shapes, dtypes, seeds, st.integers(1, 3), methods)
+def test_max_rank_is_quasi_optimal(shape, dtype, seed, rank, method):
     x = draw_tensor(shape, dtype, seed)
-    tt = ttnet.tt_svd(x, max_rank=rank)
+    tt = ttnet.tt_svd(x, max_rank=rank, method=method)
     assert max(tt.ranks) <= rank
     tails = 0.0
     for k in range(1, len(shape)):
@@ -69,66 +88,78 @@ def test_max_rank_is_quasi_optimal(shape, dtype, seed, rank):
     assert relative_error(dense(tt), x) <= math.sqrt(tails) / float(wide(x).norm()) + precision(dtype)
 
 
-def test_max_rank_per_bond_goes_before_eps():
+@every_method
+def test_max_rank_per_bond_goes_before_eps(method):
     x = draw_tensor((4, 4, 4), torch.float64, 0)
-    assert ttnet.tt_svd(x, max_rank=[2, 3]).ranks == (1, 2, 3, 1)
-    assert ttnet.tt_svd(x, eps=1e-10, max_rank=2).ranks == (1, 2, 2, 1)
-    assert ttnet.tt_svd(x[:, 0, 0], max_rank=[]).ranks == (1, 1)
+    assert ttnet.tt_svd(x, max_rank=[2, 3], method=method).ranks == (1, 2, 3, 1)
+    assert ttnet.tt_svd(x, max_rank=[3, 2], method=method).ranks == (1, 3, 2, 1)
+    assert ttnet.tt_svd(x, eps=1e-10, max_rank=2, method=method).ranks == (1, 2, 2, 1)
+    assert ttnet.tt_svd(x[:, 0, 0], max_rank=[], method=method).ranks == (1, 1)
 
 
-def test_unspent_budget_goes_to_later_bonds():
+@every_method
+@pytest.mark.parametrize("mirror", [False, True])
+def test_unspent_budget_goes_to_other_bonds(method, mirror):
     # The first two bonds are exact at rank 1, so the last one may spend the whole bound rather than a third of it.
     s = torch.tensor([1.0, 0.5, 0.09], dtype=torch.float64)
     x = torch.ones(3, 3, 1, 1, dtype=torch.float64) * torch.diag(s)
-    assert ttnet.tt_svd(x, eps=0.09 / float(s.norm()) * 1.001).ranks == (1, 1, 1, 2, 1)
+    if mirror and method != "svd":
+        x = x.permute(3, 2, 1, 0)
+    ranks = ttnet.tt_svd(x, eps=0.09 / float(s.norm()) * 1.001, method=method).ranks
+    assert sorted(ranks) == [1, 1, 1, 1, 2]
 
 
+@every_method
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_scale_does_not_matter(dtype):
+def test_scale_does_not_matter(dtype, method):
     x = draw_tensor((4, 5, 6), dtype, 0)
-    plain = ttnet.tt_svd(x, eps=0.3)
+    plain = ttnet.tt_svd(x, eps=0.3, method=method)
     exponents = [-80, 99] if dtype in (torch.float32, torch.complex64) else [-565, 565, -1000, 1000]
     for exponent in exponents:
-        scaled = ttnet.tt_svd(x * 2.0**exponent, eps=0.3)
+        scaled = ttnet.tt_svd(x * 2.0**exponent, eps=0.3, method=method)
         assert scaled.ranks == plain.ranks
         assert torch.equal(scaled.full() * 2.0**-exponent, plain.full())
 
 
-def test_scales_at_the_edges_of_the_dtype():
+@every_method
+def test_scales_at_the_edges_of_the_dtype(method):
     x = draw_tensor((4, 5, 6), torch.float64, 0)
     x = x / x.abs().max()
     for scale in [1.7e308, 1e-308, 1e-170, 1e170]:
-        y = ttnet.tt_svd(x * scale, eps=0.3)
+        y = ttnet.tt_svd(x * scale, eps=0.3, method=method)
         assert all(core.isfinite().all() for core in y.cores)
         assert relative_error(y.full() / scale, x) <= 0.3
-    y = ttnet.tt_svd(x.float() * 1e-25, eps=0.3)
+    y = ttnet.tt_svd(x.float() * 1e-25, eps=0.3, method=method)
     assert relative_error(y.full().double() / 1e-25, x) <= 0.3
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(), (1,), (3, 4, 5), (1, 1, 3, 1)])
-def test_zeros(dtype, shape):
-    tt = ttnet.tt_svd(torch.zeros(shape, dtype=dtype), eps=0.1)
+@every_method
+def test_zeros(dtype, shape, method):
+    tt = ttnet.tt_svd(torch.zeros(shape, dtype=dtype), eps=0.1, method=method)
     assert tt.dtype == dtype
     assert set(tt.ranks) == {1}
     assert torch.equal(tt.full(), torch.zeros(shape, dtype=dtype))
     assert all(core.isfinite().all() for core in tt.cores)
 
 
-def test_an_eps_below_the_precision_does_not_fill_the_ranks():
+@every_method
+def test_an_eps_below_the_precision_does_not_fill_the_ranks(method):
     x = ttnet.random((6,) * 5, 3, dtype=torch.float64, seed=0).full().float()
     for eps in [None, 0, 1e-12, 1e-7]:
-        assert ttnet.tt_svd(x, eps=eps).ranks == (1, 3, 3, 3, 3, 1)
+        assert ttnet.tt_svd(x, eps=eps, method=method).ranks == (1, 3, 3, 3, 3, 1)
 
 
+@every_method
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.float16, 0.02), (torch.bfloat16, 0.1)])
-def test_half_precision(dtype, eps):
+def test_half_precision(dtype, eps, method):
     x = draw_tensor((4, 5, 6), torch.float32, 0).to(dtype) * 1000  # whose norm is no float16
-    tt = ttnet.tt_svd(x, eps=eps)
+    tt = ttnet.tt_svd(x, eps=eps, method=method)
     assert tt.dtype == dtype
     assert relative_error(dense(tt), x) <= eps
     low = ttnet.random((8, 8, 8), 2, dtype=torch.float32, seed=0).full().to(dtype)
-    assert ttnet.tt_svd(low).ranks == (1, 2, 2, 1)
+    assert ttnet.tt_svd(low, method=method).ranks == (1, 2, 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -144,30 +175,50 @@ def test_half_precision(dtype, eps):
         torch.tensor(3),
     ],
 )
-def test_integers_and_bools_are_exact(x):
-    tt = ttnet.tt_svd(x)
+@every_method
+def test_integers_and_bools_are_exact(x, method):
+    tt = ttnet.tt_svd(x, method=method)
     assert tt.dtype == torch.float64
     expected = torch.as_tensor(x if isinstance(x, torch.Tensor) else x.astype(np.float64)).double()
     assert tt.shape == tuple(expected.shape)
     assert relative_error(dense(tt), expected) <= 1e-14
 
 
-def test_layouts():
+@every_method
+def test_layouts(method):
     x = draw_tensor((3, 4, 5), torch.float64, 0)
     read_only = x.numpy().copy()
     read_only.flags.writeable = False
     for y in [x.permute(2, 0, 1), x[::2, :, 1:], x[:, None].expand(3, 2, 4, 5), x.permute(1, 2, 0).numpy(), read_only]:
         expected = y if isinstance(y, torch.Tensor) else torch.tensor(y)
-        assert relative_error(ttnet.tt_svd(y).full(), expected) <= 1e-14
+        assert relative_error(ttnet.tt_svd(y, method=method).full(), expected) <= 1e-14
     z = draw_tensor((3, 4), torch.complex128, 0)
-    assert relative_error(ttnet.tt_svd(z.conj()).full(), z.conj().resolve_conj()) <= 1e-14
+    assert relative_error(ttnet.tt_svd(z.conj(), method=method).full(), z.conj().resolve_conj()) <= 1e-14
 
 
+@every_method
 @pytest.mark.parametrize("shape", [(4, 300_000), (300_000, 4), (2, 200_000, 2)])
-def test_long_unfoldings_keep_single_precision(shape):
-    assert relative_error(dense(ttnet.tt_svd(x := draw_tensor(shape, torch.float32, 0), eps=1e-5)), x) <= 1e-5
+def test_long_unfoldings_keep_single_precision(shape, method):
+    x = draw_tensor(shape, torch.float32, 0)
+    assert relative_error(dense(ttnet.tt_svd(x, eps=1e-5, method=method)), x) <= 1e-5
     low = draw_tensor((shape[0], 1), torch.float64, 1) @ draw_tensor((1, math.prod(shape[1:])), torch.float64, 2)
-    assert set(ttnet.tt_svd(low.float().reshape(shape)).ranks[:2]) == {1}
+    assert set(ttnet.tt_svd(low.float().reshape(shape), method=method).ranks[:2]) == {1}
+
+
+@every_method
+def test_a_decomposition_is_deterministic(method):
+    x = draw_tensor((6,) * 5, torch.float64, 0)
+    assert same(ttnet.tt_svd(x, eps=0.3, method=method), ttnet.tt_svd(x, eps=0.3, method=method))
+
+
+@every_method
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4)])
+def test_a_train_has_storage_of_its_own(shape, method):
+    x = draw_tensor(shape, torch.float64, 0)
+    y = ttnet.tt_svd(x, method=method)
+    before = y.full()
+    x += 1
+    assert torch.equal(y.full(), before)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +234,7 @@ def test_long_unfoldings_keep_single_precision(shape):
         ({"max_rank": 2.0}, TTTypeError, "max_rank is a float"),
         ({"max_rank": True}, TTTypeError, "max_rank holds True"),
         ({"max_rank": [2, "3"]}, TTTypeError, "max_rank holds '3'"),
-        ({"method": "magic"}, TTValueError, "method is 'magic'; expected 'auto' or 'svd'"),
+        ({"method": "magic"}, TTValueError, "method is 'magic'; expected 'auto' or 'svd' or 'qr' or 'gram'"),
     ],
 )
 def test_bad_arguments(arguments, error, message):
@@ -211,9 +262,10 @@ def test_bad_tensors(x, error, message):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("max_rank", [1, 2, [2, 3], None])
-def test_gradients(dtype, max_rank):
+@every_method
+def test_gradients(dtype, max_rank, method):
     x = draw_tensor((3, 4, 5), dtype, 0).requires_grad_()
-    assert gradcheck(lambda x: ttnet.tt_svd(x, max_rank=max_rank).full(), (x,))
+    assert gradcheck(lambda x: ttnet.tt_svd(x, max_rank=max_rank, method=method).full(), (x,))
 
 
 @pytest.mark.parametrize("shape", [(6, 2), (2, 6), (4, 4)])

@@ -10,12 +10,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ttnet.decomposition import plan
+from ttnet.decomposition.sweep import Sweep
+from ttnet.decomposition.unfolding_kernels import Unfolding, sum_of_squares
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.scales import compute_dtype, count_nonfinite, join_scale, split_scale
+from ttnet.scales import compute_dtype, count_nonfinite, join_scale, max_exponent, times_power_of_two
 from ttnet.tensor_train import TensorTrain
 from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_method
 
-METHODS = ("auto", "svd")
+METHODS = ("auto", "svd", "qr", "gram", "randomized")
 
 
 def tt_svd(
@@ -25,7 +28,7 @@ def tt_svd(
     max_rank: int | Sequence[int] | None = None,
     method: str = "auto",
 ) -> TensorTrain:
-    """Decompose a dense tensor into a train of the smallest ranks that an error bound allows.
+    """Decompose a dense tensor into a train of small ranks that keeps an error bound.
 
     `||x - tt|| <= eps ||x||` is guaranteed, in the Frobenius norm, unless `max_rank` forbids it; then the error is at
     most sqrt(order - 1) times that of the best train of those ranks. Source: Oseledets 2011, "Tensor-Train
@@ -40,12 +43,17 @@ def tt_svd(
             computed in float32, casting the result back costs about `order * machine epsilon / 2`, and a bound
             below that cannot hold.
         max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
-        method: "auto" or "svd", which are the same today.
+        method: How the singular values of the unfoldings are found. Every method keeps the promises above.
+            "svd" factorises each unfolding from the left; "qr" takes passes that read it in blocks, by orthogonal
+            transformations only; "gram" takes Gram matrices, accumulated in double precision; "randomized" takes
+            verified random combinations of rows. What a method cannot certify is done by the next more exact one.
+            "auto" chooses by size, bound and expected ranks; the page on TT-SVD in the documentation tells its rule.
+            If `x` requires gradients, all methods are "svd".
 
     Returns:
-        A train of the dtype and device of `x`, left-orthogonal if the norm of `x` is a number of its dtype, and up to
-        evenly spread powers of two if not. Gradients are right for losses that depend on the tensor alone, not on the
-        choice of its cores, and finite for any `x`.
+        A train of the dtype and device of `x`, with storage of its own, left-orthogonal if the norm of `x` is a number
+        of its dtype, and up to evenly spread powers of two if not. Gradients are right for losses that depend on the
+        tensor alone, not on the choice of its cores, and finite for any `x`.
 
     Raises:
         TTTypeError: If an argument is of the wrong type.
@@ -65,26 +73,57 @@ def tt_svd(
     max_ranks = check_max_rank(max_rank, max(0, x.ndim - 1))
     if 0 in x.shape:
         raise TTShapeError(f"x has shape {tuple(x.shape)}; every mode must have size at least 1.")
-    if count := count_nonfinite(x):
-        raise TTValueError(f"x holds NaN or infinite entries, {count} of {x.numel()}; expected finite numbers.")
+    exponent, norm = _measure(x.detach())
     if x.ndim < 2:
-        return TensorTrain([x.reshape(1, *x.shape, 1)])
-
-    rest, exponent = split_scale(x.to(compute_dtype(x.dtype)))
-    norm = float(torch.linalg.vector_norm(rest.detach(), dtype=_double(rest.dtype)))
+        return TensorTrain([x.reshape(1, *x.shape, 1).clone()])
+    differentiable = x.requires_grad and torch.is_grad_enabled()
+    if norm == 0 and not differentiable:
+        return TensorTrain([_unit(size, x) for size in x.shape[:-1]] + [x.new_zeros(1, x.shape[-1], 1)])
     budget = ErrorBudget(norm=norm, eps=bound, max_ranks=max_ranks, dtype=x.dtype)
+    if method == "svd" or differentiable or (method == "auto" and x.numel() <= plan.SMALL_NUMEL):
+        cores = _exact(times_power_of_two(x.to(compute_dtype(x.dtype)), -exponent), budget)
+    else:
+        cores = Sweep(x.detach(), compute_dtype(x.dtype), exponent, norm, budget, method).run()
+    return TensorTrain(core.contiguous() for core in join_scale(cores, exponent, x.dtype))
+
+
+def _exact(
+    rest: Tensor,  # (n_1, ..., n_d)
+    budget: ErrorBudget,
+) -> list[Tensor]:
+    """Cut bond by bond from the left, differentiably."""
+    *sizes, last = rest.shape
     cores = []
     rank = 1
-    for size in x.shape[:-1]:
+    for size in sizes:
         u, rest = budget.cut(rest.reshape(rank * size, -1))  # (r n, r'), (r', remaining modes)
         cores.append(u.reshape(rank, size, -1))
         rank = u.shape[1]
-    cores.append(rest.reshape(rank, x.shape[-1], 1))
-    return TensorTrain(join_scale(cores, exponent, x.dtype))
+    return [*cores, rest.reshape(rank, last, 1)]
 
 
-def _double(dtype: torch.dtype) -> torch.dtype:
-    return torch.complex128 if dtype.is_complex else torch.float64
+def _measure(
+    x: Tensor,  # (n_1, ..., n_d), without gradients
+) -> tuple[int, float]:
+    """Give an exponent and the Frobenius norm of x times 2**-exponent, which no square or product of it overflows."""
+    if x.ndim == 0:
+        x = x[None]
+    dtype = compute_dtype(x.dtype)
+    squares = sum_of_squares(Unfolding(x, 1, dtype))
+    # Single precision, whatever the dtype: products may be taken in it.
+    if squares / x.numel() > 1e-24 and squares < 1e24:
+        return 0, squares**0.5
+    if count := count_nonfinite(x):
+        raise TTValueError(f"x holds NaN or infinite entries, {count} of {x.numel()}; expected finite numbers.")
+    exponent = max_exponent(x)
+    return exponent, sum_of_squares(Unfolding(x, 1, dtype, exponent=exponent)) ** 0.5
+
+
+def _unit(size: int, like: Tensor) -> Tensor:
+    """Give a core (1, size, 1) of norm 1."""
+    core = like.new_zeros(1, size, 1)
+    core[0, 0, 0] = 1
+    return core
 
 
 def as_dense(x: object, name: str = "x") -> Tensor:

@@ -1,0 +1,109 @@
+"""Matrix products by whichever BLAS is faster here: torch's, or that of numpy, which shares the same memory.
+
+A decomposition spends its time in skinny products `X^T X` and `X V`. On a CPU whose maker did not write torch's BLAS,
+numpy's OpenBLAS does them up to 2.6 times faster, since it uses the widest vectors there and computes one half of a
+symmetric product only. Which one to take is measured once per process and precision, by a product that takes
+milliseconds. numpy has to win clearly, so that the noise of a clock does not decide; the environment variable
+`TTNET_BLAS`, "numpy" or "torch", decides without measuring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Matmul = Callable[[Tensor, Tensor, Tensor], object]  # (m, k), (k, n), out (m, n)
+
+_CLEARLY = 1.3  # how many times faster numpy has to be
+_PROBE = (1024, 256)
+
+
+def _torch_matmul(a: Tensor, b: Tensor, out: Tensor) -> object:
+    return torch.mm(a, b, out=out)
+
+
+def _numpy_matmul(a: Tensor, b: Tensor, out: Tensor) -> object:
+    return np.matmul(a.numpy(), b.numpy(), out=out.numpy())
+
+
+def matmul_for(device: torch.device, dtype: torch.dtype) -> Matmul:
+    """Give the faster function for real products into a given matrix.
+
+    Args:
+        device: Where the matrices are.
+        dtype: float32 or float64.
+
+    Returns:
+        A function of two matrices and the output. `matmul(x.mT, x, out)` is recognised as symmetric.
+
+    Example:
+        >>> x, out = torch.ones(3, 2), torch.empty(2, 2)
+        >>> _ = matmul_for(x.device, x.dtype)(x.mT, x, out)
+        >>> out
+        tensor([[3., 3.],
+                [3., 3.]])
+    """
+    if device.type != "cpu":
+        return _torch_matmul
+    threads = torch.get_num_threads()
+    choice = os.environ.get("TTNET_BLAS")
+    if choice is None:
+        choice = "numpy" if _numpy_follows(threads) and _numpy_is_faster(dtype, threads) else "torch"
+    return _numpy_matmul if choice == "numpy" else _torch_matmul
+
+
+@contextlib.contextmanager
+def torch_threads() -> Iterator[None]:
+    """Let numpy's products use as many threads as torch's, for as long as the context lasts.
+
+    Example:
+        >>> with torch_threads():
+        ...     pass
+    """
+    controller = _controller()
+    if controller is None:
+        yield
+    else:
+        with controller.limit(limits=torch.get_num_threads(), user_api="blas"):
+            yield
+
+
+@functools.cache
+def _controller() -> Any:
+    """Give what sets numpy's threads, or None without the (optional) package threadpoolctl."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return None
+    return threadpoolctl.ThreadpoolController()
+
+
+def _numpy_follows(threads: int) -> bool:
+    """Say whether numpy computes with as many threads as torch; if not, taking it would oversubscribe the machine."""
+    if _controller() is not None:
+        return True
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+    given = [os.environ[name] for name in names if os.environ.get(name, "").isdigit()]
+    return (int(given[0]) if given else os.cpu_count()) == threads
+
+
+@functools.cache
+def _numpy_is_faster(dtype: torch.dtype, threads: int) -> bool:
+    x = torch.ones(_PROBE, dtype=dtype)
+    out = torch.empty(_PROBE[1], _PROBE[1], dtype=dtype)
+    seconds: dict[Matmul, list[float]] = {_torch_matmul: [], _numpy_matmul: []}
+    with torch_threads():
+        for _ in range(6):  # in turn, so that whatever else the machine does falls on both
+            for matmul, times in seconds.items():
+                start = time.perf_counter()
+                matmul(x.mT, x, out)
+                times.append(time.perf_counter() - start)
+    return min(seconds[_torch_matmul]) > _CLEARLY * min(seconds[_numpy_matmul])

@@ -1,0 +1,234 @@
+"""In which order TT-SVD cuts the bonds: counted in arithmetic and in memory traffic.
+
+The first pass reads the whole tensor and all later ones what it leaves, so the order decides. A step takes some modes
+from one end, the first or the last ones, merges them into the short side of an unfolding, and cuts all bonds among
+them and the one that separates them from the rest: the thick bounds of Roehrig-Zoellner, Thies, Basermann 2022,
+"Performance of the Low-Rank TT-SVD for Large Dense Tensors on Modern MultiCore CPUs", section 3.3. A short side of n
+that is cut to rank r leaves a fraction r/n of the entries to the steps after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+# Below so many entries a tensor stays in cache and calls cost more than arithmetic: nothing to plan.
+SMALL_NUMEL = 2**14
+# What moving a byte through the caches costs, in floating-point operations.
+_FLOPS_PER_BYTE = 5.0
+_MOST_COLUMNS = 4096  # beyond which merging more modes is not looked at
+# Columns that a sketch draws beyond the rank expected, its probes included.
+OVERSAMPLING = 12
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a sweep: some modes of one end, the kernel that looks at them first, and what it costs.
+
+    Args:
+        side: "left" or "right".
+        modes: How many modes are merged.
+        method: "gram", "qr" or "randomized".
+        rows: The long side of the unfolding.
+        columns: The short side.
+        rank: The rank expected at the outermost bond.
+        flops: Arithmetic in units of a floating-point operation of a matrix product; slower kernels count more.
+        bytes: Memory read and written.
+        is_last: Whether it leaves a single mode.
+    """
+
+    side: str
+    modes: int
+    method: str
+    rows: int
+    columns: int
+    rank: int
+    flops: float
+    bytes: float
+    is_last: bool = False
+
+    @property
+    def cost(self) -> float:
+        """Arithmetic and traffic together, in floating-point operations."""
+        return self.flops + _FLOPS_PER_BYTE * self.bytes
+
+    @property
+    def price(self) -> float:
+        """The cost, were all later steps to go on alike: each leaves the fraction rank / columns to the next one."""
+        if self.is_last:
+            return self.cost
+        return self.cost / (1 - self.rank / self.columns) if self.rank < self.columns else math.inf
+
+
+def kernel_flops(method: str, rows: int, columns: int, rank: int) -> float:
+    """Count the arithmetic of one kernel, the projection included.
+
+    Args:
+        method: "gram", "qr" or "randomized".
+        rows: The long side of the unfolding.
+        columns: The short side.
+        rank: The rank expected.
+
+    Returns:
+        Floating-point operations, weighted by how much slower than a matrix product they run: a symmetric product
+        counts half of a full one, Householder transformations run at a third of its speed.
+
+    Example:
+        >>> kernel_flops("gram", 2**20, 64, 16) / 2**26
+        96.0...
+    """
+    numel = rows * columns
+    if method == "gram":
+        return numel * (columns + 2 * rank) + 12 * columns**3
+    if method == "qr":
+        return numel * (150 + 4 * columns + 2 * rank) + 25 * columns**3
+    size = rank + OVERSAMPLING
+    return 4 * numel * size + rows * size**2 + 2 * rows * size * rank + 30 * columns * size**2
+
+
+def kernel_bytes(method: str, rows: int, columns: int, rank: int, itemsize: int) -> float:
+    """Count the memory traffic of one kernel, the projection included.
+
+    Args:
+        method: "gram", "qr" or "randomized".
+        rows: The long side of the unfolding.
+        columns: The short side.
+        rank: The rank expected.
+        itemsize: Bytes of an entry.
+
+    Returns:
+        Bytes: two passes over the unfolding, and what comes out of the second one.
+
+    Example:
+        >>> kernel_bytes("gram", 2**20, 64, 16, 8) / 2**29
+        2.25
+    """
+    written = 3 * (rank + OVERSAMPLING) if method == "randomized" else rank
+    return itemsize * rows * (2 * columns + written)
+
+
+def next_step(
+    shape: Sequence[int],
+    outer_ranks: tuple[int, int],
+    rank_of: Callable[[int], int],
+    method: str,
+    itemsize: int,
+) -> Step | None:
+    """Choose how to go on with the part of the tensor that is left.
+
+    Args:
+        shape: The modes that are left, two or more.
+        outer_ranks: The ranks of the bonds before and behind them.
+        rank_of: Tells the rank expected at the bond before mode k of them, 0 < k < len(shape).
+        method: The kernel that looks first.
+        itemsize: Bytes of an entry.
+
+    Returns:
+        The step of the lowest price; a tensor of few entries is taken from the left, mode by mode, by "qr". None if
+        the method is "randomized" and no short side is long enough to gain by it.
+
+    Example:
+        >>> next_step((2,) * 26, (1, 1), lambda k: 16, "gram", 8).modes  # 2**6 = 64 to 16
+        6
+    """
+    numel = outer_ranks[0] * math.prod(shape) * outer_ranks[1]
+    small = numel <= SMALL_NUMEL
+    steps = []
+    for side, modes, columns in _unfoldings(shape, outer_ranks, small):
+        rows = numel // columns
+        rank = min(rank_of(modes if side == "left" else len(shape) - modes), rows, columns)
+        if method == "randomized" and (small or 4 * (rank + OVERSAMPLING) > columns):
+            continue
+        kernel = "qr" if small else method
+        flops = kernel_flops(kernel, rows, columns, rank)
+        if side == "right":  # whose cores are made left-orthogonal at the end
+            flops += 4 * columns * rank**2
+        moved = kernel_bytes(kernel, rows, columns, rank, itemsize)
+        steps.append(Step(side, modes, kernel, rows, columns, rank, flops, moved, modes == len(shape) - 1))
+    return min(steps, key=lambda step: step.price, default=None)
+
+
+def _unfoldings(shape: Sequence[int], outer_ranks: tuple[int, int], small: bool) -> Iterator[tuple[str, int, int]]:
+    """Give side, number of modes and columns of each unfolding that a step may start with."""
+    for side, columns, sizes in (("left", outer_ranks[0], shape), ("right", outer_ranks[1], shape[::-1])):
+        for modes, size in enumerate(sizes[:-1], start=1):
+            columns *= size
+            if modes > 1 and columns > _MOST_COLUMNS:
+                break
+            yield side, modes, columns
+            if small:
+                return
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """The steps of a sweep, from the first one to the last; it prints as a table.
+
+    Args:
+        shape: The mode sizes of the tensor.
+        steps: The steps.
+
+    Example:
+        >>> print(plan_sweep((64,) * 4, 10))
+        TT-SVD of shape (64, 64, 64, 64): 3 steps, 5.1e+09 flops, 3.4e+08 bytes
+        step  modes  side   method  rows    columns  rank  flops    bytes
+        1     1      left   gram    262144  64       10    1.4e+09  2.9e+08
+        2     1      right  gram    40960   64       10    2.2e+08  4.5e+07
+        3     1      left   gram    640     640      10    3.4e+09  6.6e+06
+    """
+
+    shape: tuple[int, ...]
+    steps: tuple[Step, ...]
+
+    @property
+    def flops(self) -> float:
+        """The arithmetic of all steps."""
+        return sum(step.flops for step in self.steps)
+
+    @property
+    def bytes(self) -> float:
+        """The memory traffic of all steps."""
+        return sum(step.bytes for step in self.steps)
+
+    def __str__(self) -> str:
+        names = ("step", "modes", "side", "method", "rows", "columns", "rank", "flops", "bytes")
+        rows = [
+            (k, s.modes, s.side, s.method, s.rows, s.columns, s.rank, f"{s.flops:.1e}", f"{s.bytes:.1e}")
+            for k, s in enumerate(self.steps, start=1)
+        ]
+        table = [[str(entry) for entry in row] for row in [names, *rows]]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+        head = f"TT-SVD of shape {self.shape}: {len(self.steps)} steps, {self.flops:.1e} flops, {self.bytes:.1e} bytes"
+        return "\n".join([head, *lines])
+
+
+def plan_sweep(shape: Sequence[int], rank: int, *, method: str = "gram", itemsize: int = 8) -> SweepPlan:
+    """Plan a whole sweep for ranks that are known beforehand.
+
+    Args:
+        shape: The mode sizes, two or more.
+        rank: The rank of every bond that is not bounded by the sizes of the modes.
+        method: "gram", "qr" or "randomized", which stands for "gram" wherever it cannot gain.
+        itemsize: Bytes of an entry.
+
+    Returns:
+        The plan. `tt_svd` follows it as far as the ranks turn out as expected, and plans anew after each step.
+
+    Example:
+        >>> [(step.modes, step.columns, step.rank) for step in plan_sweep((2,) * 26, 16).steps][:3]
+        [(6, 64, 16), (2, 64, 16), (2, 64, 16)]
+    """
+    rest, ranks = list(shape), (1, 1)
+    steps = []
+    while len(rest) > 1:
+        step = next_step(rest, ranks, lambda k: rank, method, itemsize)
+        step = step or next_step(rest, ranks, lambda k: rank, "gram", itemsize)
+        assert step is not None
+        steps.append(step)
+        if step.side == "left":
+            rest, ranks = rest[step.modes :], (step.rank, ranks[1])
+        else:
+            rest, ranks = rest[: -step.modes], (ranks[0], step.rank)
+    return SweepPlan(tuple(shape), tuple(steps))

@@ -1,0 +1,91 @@
+"""The leading singular vectors of an unfolding from random combinations of its rows, verified against all of it.
+
+Source: Halko, Martinsson, Tropp 2011, "Finding Structure with Randomness", Algorithm 4.2 and section 4.3; here the
+sketch is taken of the short side, grows in blocks, and is given up as soon as it costs more than a Gram matrix.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, gram_bound
+from ttnet.decomposition.unfolding_kernels import Unfolding, double, project, sketch, sum_of_squares
+
+PROBES = 4  # rows of a sketch that are kept back to estimate what the others miss
+_MISSES = 0.1  # how much of the allowance, in the square, may lie outside of the sketch
+
+
+def by_sketch(
+    u: Unfolding,
+    norm: float,
+    allowed: float,
+    size: int,
+    max_size: int,
+) -> Spectrum | None:
+    """Find the part of an unfolding that carries all but a fraction of an allowed loss.
+
+    Args:
+        u: The unfolding X, of n columns.
+        norm: Its Frobenius norm.
+        allowed: The loss that a cut may cause. What is missed is at most a tenth of it, in squares.
+        size: The number of rows of the first sketch, `PROBES` included.
+        max_size: The largest number of columns that pays.
+
+    Returns:
+        The spectrum with its product, or None if the singular values fall off too slowly.
+
+    Example:
+        >>> x = torch.ones(50, 40, dtype=torch.float64)
+        >>> s = by_sketch(Unfolding(x, 1, torch.float64), 2000**0.5, 1e-12, 6, 8)
+        >>> s.cut(1e-9, None)[0], s.v.shape
+        (1, torch.Size([40, 6]))
+    """
+    # Seeded, so that a decomposition is the same every time.
+    generator = torch.Generator().manual_seed(0x7E450)
+    goal = _MISSES * allowed**2
+    drawn = torch.empty(0, u.shape[1], dtype=double(u.dtype), device=u.device)
+    while len(drawn) + size <= max_size:
+        drawn = torch.cat([drawn, sketch(u, size, generator)])
+        half, missed = _missed(drawn, len(drawn) // 2), _missed(drawn, len(drawn) - PROBES)
+        if missed <= goal:  # an estimate; what counts is measured below
+            return _verified(u, torch.linalg.qr(drawn.mH)[0], norm, allowed)
+        # Twice the rows may be hoped to bring down the rest by the same factor twice, if values fall off geometrically.
+        if missed**3 > goal * half**2:
+            return None
+        size = len(drawn)
+    return None
+
+
+def _missed(
+    drawn: Tensor,  # (m, n): rows of a sketch of X
+    k: int,
+) -> float:
+    """Estimate the squared norm of X outside of the space of the first k rows, from the last few ones."""
+    basis, _ = torch.linalg.qr(drawn[:k].mH)  # (n, k)
+    probes = drawn[-PROBES:]
+    return float((probes - (probes @ basis) @ basis.mH).abs().square().sum()) / PROBES
+
+
+def _verified(
+    u: Unfolding,
+    v: Tensor,  # (n, k)
+    norm: float,
+    allowed: float,
+) -> Spectrum | None:
+    k = v.shape[1]
+    real = u.dtype.to_real()
+    product = u.new_product(k)
+    # ||X||^2 - ||X V||^2 tells what is missed down to the root of the precision, the entries' differences below.
+    by_norms = real == torch.float64 and 4 * gram_bound(k, norm, real) <= _MISSES * allowed**2
+    missed = project(u, v, product, residual=not by_norms)
+    y = Unfolding(product, 1, u.dtype)
+    if by_norms:
+        missed = max(0.0, norm**2 - sum_of_squares(y)) + gram_bound(k, norm, real)
+    else:
+        missed += (4 * torch.finfo(real).eps * norm) ** 2
+    if missed > _MISSES * allowed**2 + (8 * torch.finfo(real).eps * norm) ** 2:
+        return None
+    precise = gram_bound(k, norm, torch.float64) > _MISSES * allowed**2
+    inner = by_qr(y) if precise else by_gram(y, norm, double(u.dtype))
+    return Spectrum(inner.energies, v @ inner.v, min(u.shape), inner.bound + missed, (v, product))

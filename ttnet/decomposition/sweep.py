@@ -1,0 +1,289 @@
+"""The sweep of TT-SVD: take the modes from the two ends of a tensor inwards, by the kernels and in the order planned.
+
+Every cut is an orthogonal projection, and each projects further into the space that those before it have left. So the
+errors are orthogonal to each other and their squares add up, whichever end they come from (as in Oseledets 2011,
+Theorem 2.2), and the squared error is at most the sum of what all cuts were certified to lose.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ttnet.decomposition import plan
+from ttnet.decomposition.blas import torch_threads
+from ttnet.decomposition.plan import OVERSAMPLING, Step
+from ttnet.decomposition.randomized import by_sketch
+from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, gram_bound
+from ttnet.decomposition.unfolding_kernels import Unfolding, double, project, sum_of_squares
+from ttnet.linalg import qr, truncated_svd
+from ttnet.scales import times_power_of_two
+from ttnet.truncation import ErrorBudget
+
+_FIRST_RANK = 8  # what is expected of a bond as long as nothing is known
+# How many times the rank expected a largest rank may be and still be taken for what decides.
+_FORCING = 4
+_FREE_FLOPS = 1e8  # a tenth of a second at most
+_MOST_SKETCHED = 200  # columns of a sketch beyond which a Gram matrix is always cheaper
+
+
+class Sweep:
+    """A tensor on its way to a train: the cores that are done at both ends, and the rest between them.
+
+    Args:
+        x: The tensor, of any dtype and strides, of order 2 or more; it is only read.
+        dtype: The dtype to compute in.
+        exponent: The train is that of x times 2**-exponent.
+        norm: The Frobenius norm of x times 2**-exponent, not 0.
+        budget: What the bonds may lose.
+        method: "auto", "gram", "qr" or "randomized".
+
+    Example:
+        >>> budget = ErrorBudget(norm=8**0.5, eps=0.1, max_ranks=[None, None], dtype=torch.float32)
+        >>> sweep = Sweep(torch.ones(2, 2, 2), torch.float32, 0, 8**0.5, budget, "gram")
+        >>> [tuple(core.shape) for core in sweep.run()]
+        [(1, 2, 1), (1, 2, 1), (1, 2, 1)]
+    """
+
+    def __init__(
+        self, x: Tensor, dtype: torch.dtype, exponent: int, norm: float, budget: ErrorBudget, method: str
+    ) -> None:
+        self._rest = x[None, ..., None]  # (r, the modes that are left, r')
+        self._dtype = dtype
+        self._exponent = exponent
+        self._norm = norm  # that of the rest
+        self._budget = budget
+        self._method = method
+        self._left: list[Tensor] = []
+        self._right: list[Tensor] = []
+        self._rank = _FIRST_RANK  # what is expected of the next bond
+        self._sketches = method in ("auto", "randomized")
+        # Precisions in which a Gram matrix did not resolve a cut that the largest rank was to force.
+        self._too_coarse: set[torch.dtype] = set()
+        self.steps: list[Step] = []
+
+    def run(self) -> list[Tensor]:
+        """Cut all bonds.
+
+        Returns:
+            The cores, left-orthogonal, in double precision.
+        """
+        with torch_threads():
+            while self._rest.ndim > 3:
+                if self._rest.numel() <= plan.SMALL_NUMEL:
+                    self._to_double()
+                step = self._plan()
+                if self._take(step):
+                    self.steps.append(step)
+                else:  # the singular values fall off slowly, and will in the steps to come
+                    self._sketches = False
+            self._to_double()
+        return self._finish()
+
+    def _to_double(self) -> None:
+        rest = self._rest.to(double(self._dtype), copy=True)
+        self._rest = times_power_of_two(rest, -self._exponent)
+        self._dtype, self._exponent = rest.dtype, 0
+
+    def _plan(self) -> Step:
+        def rank_of(k: int) -> int:
+            forced = self._forced_rank(k)
+            return self._rank if forced is None else forced
+
+        outer, *shape, inner = self._rest.shape
+        base, sketched = (
+            plan.next_step(shape, (outer, inner), rank_of, method, self._dtype.itemsize)
+            for method in (self._base_method(), "randomized")
+        )
+        assert base is not None
+        if sketched is None or not self._sketches:
+            return base
+        if self._method == "randomized":
+            return sketched
+        return sketched if self._forced_rank(1) is None and sketched.price < base.price else base
+
+    def _forced_rank(self, k: int) -> int | None:
+        """Give the largest rank of the bond before mode k of the rest, if it will decide there and not the error."""
+        _, max_rank = self._budget.allowance(1, len(self._left) + k - 1)
+        if max_rank is not None and (self._budget.left == 0 or max_rank <= _FORCING * self._rank):
+            return max_rank
+        return None
+
+    def _base_method(self) -> str:
+        """Give the kernel to use where no sketch is tried: "gram" if it may well tell what to cut."""
+        if self._method == "qr":
+            return "qr"
+        allowed, max_rank = self._budget.allowance(1, len(self._left))
+        resolves = gram_bound(64, self._norm, torch.float64) <= allowed**2 / 2
+        hopes = max_rank is not None and torch.float64 not in self._too_coarse
+        return "gram" if self._method == "gram" or resolves or hopes else "qr"
+
+    def _spectra(self, u: Unfolding, step: Step, allowed: float, max_rank: int | None) -> Iterator[Spectrum]:
+        """Look at an unfolding with one kernel after the other, each more exact than those before."""
+        columns = u.shape[1]
+        if step.method == "randomized":
+            found = by_sketch(u, self._norm, allowed, step.rank + OVERSAMPLING, min(columns // 3, _MOST_SKETCHED))
+            if found is not None:
+                yield found
+            return
+        if step.method == "gram":
+            for precision in (torch.float32, torch.float64):
+                resolves = gram_bound(columns, self._norm, precision) <= allowed**2 / 2
+                hopes = max_rank is not None and max_rank < columns and precision not in self._too_coarse
+                if resolves or hopes:
+                    yield by_gram(u, self._norm, precision.to_complex() if u.dtype.is_complex else precision)
+                    self._too_coarse.add(precision)
+        yield by_qr(u)
+
+    def _take(self, step: Step) -> bool:
+        """Cut the bonds of a step; or say that its kernel cannot tell how, which only a sketch ever does."""
+        left, count = step.side == "left", step.modes
+        u = Unfolding(self._rest, count + 1, self._dtype, side=step.side, exponent=self._exponent)
+        # The modes taken and the bond behind them, seen from the rest: a step from the left is one in a mirror.
+        if left:
+            shape = self._rest.shape[count::-1]
+            bonds = range(len(self._left) + count - 1, len(self._left) - 1, -1)
+        else:
+            shape = self._rest.shape[-count - 1 :]
+            first = len(self._left) + self._rest.ndim - 3 - count
+            bonds = range(first, first + count)
+        for spectrum in self._spectra(u, step, *self._budget.allowance(min(u.shape), bonds[0])):
+            budget = copy.copy(self._budget)
+            v = _mirrored(spectrum.v.mT, shape[::-1]).mT if left else spectrum.v
+            cores = _cut(spectrum, v, shape, bonds, budget)
+            if cores is not None:
+                break
+        else:
+            return False
+        self._budget = budget
+        if cores:
+            self._project(u, spectrum, cores, shape, left)
+        else:
+            cores = self._merge(shape, left)
+        self._rank = max(_FIRST_RANK, len(cores[0]))
+        if left:
+            self._left += [core.permute(2, 1, 0) for core in reversed(cores)]
+        else:
+            self._right = cores + self._right
+        return True
+
+    def _merge(self, shape: Sequence[int], left: bool) -> list[Tensor]:
+        """Take modes that no bond is cut between by identities, which copies nothing of the rest."""
+        columns, rows = math.prod(shape), self._rest.shape[len(shape) :] if left else self._rest.shape[: -len(shape)]
+        self._rest = self._rest.reshape(columns, *rows) if left else self._rest.reshape(*rows, columns)
+        cores: list[Tensor] = []
+        *sizes, inner = shape
+        for size in reversed(sizes):
+            eye = torch.eye(size * inner, dtype=double(self._dtype), device=self._rest.device)
+            core = eye.reshape(-1, inner, size).mT if left else eye.reshape(-1, size, inner)
+            cores.insert(0, core)
+            inner *= size
+        return cores
+
+    def _project(
+        self, u: Unfolding, spectrum: Spectrum, cores: Sequence[Tensor], shape: Sequence[int], left: bool
+    ) -> None:
+        """Replace the rest by its coordinates in the space that new cores span."""
+        rank, columns = len(cores[0]), u.shape[1]
+        basis = cores[0]
+        for core in cores[1:]:
+            basis = torch.tensordot(basis, core, 1)
+        basis = basis.reshape(rank, columns)
+        if left:
+            basis = _mirrored(basis, shape)
+        product = u.new_product(rank)
+        if spectrum.seen is None:
+            project(u, basis.mH, product)
+        else:
+            v, seen = spectrum.seen
+            torch.mm(seen, (v.mH @ basis.mH).to(u.dtype), out=product)
+        self._norm = sum_of_squares(Unfolding(product, 1, u.dtype)) ** 0.5
+        self._rest, self._exponent = u.fold(product), 0
+
+    def _finish(self) -> list[Tensor]:
+        """Make all cores left-orthogonal, and cut what the unspent part of the budget allows if that costs little."""
+        cores = [*self._left, self._rest, *self._right]
+        centre = len(self._left)
+        unspent = self._budget.left
+        flops = sum(12 * core.numel() * max(core.shape[0], core.shape[2]) for core in cores)
+        spends = unspent > 0 and flops <= max(_FREE_FLOPS, sum(step.cost for step in self.steps) / 4)
+        if spends:
+            for k in range(centre, 0, -1):
+                q, r = qr(cores[k].flatten(1).mT)  # (n r', s), (s, r)
+                cores[k] = q.mT.reshape(-1, *cores[k].shape[1:])
+                cores[k - 1] = torch.tensordot(cores[k - 1], r.mT, 1)
+            centre = 0
+        for k in range(centre, len(cores) - 1):
+            matrix = cores[k].flatten(0, 1)
+            if spends:
+                u, w, tail = truncated_svd(matrix, unspent, None)
+                unspent = max(0.0, unspent**2 - tail**2) ** 0.5
+            else:
+                u, w = qr(matrix)
+            cores[k] = u.reshape(*cores[k].shape[:2], -1)
+            cores[k + 1] = torch.tensordot(w, cores[k + 1], 1)
+        return cores
+
+
+def _mirrored(
+    matrix: Tensor,  # (k, n_1 ... n_m)
+    shape: Sequence[int],  # (n_1, ..., n_m)
+) -> Tensor:
+    """Reverse the order of the modes that are merged in the columns."""
+    tensor = matrix.reshape(-1, *shape)
+    return tensor.permute(0, *range(len(shape), 0, -1)).reshape(matrix.shape)
+
+
+def _cut(
+    spectrum: Spectrum,
+    v: Tensor,  # (n_1 ... n_m r, k): its singular vectors, the modes in the order of `shape`
+    shape: Sequence[int],  # (n_1, ..., n_m, r)
+    bonds: Sequence[int],
+    budget: ErrorBudget,
+) -> list[Tensor] | None:
+    """Cut the bonds of one step, the outermost one first and the others from the end, and note it in the budget.
+
+    Args:
+        spectrum: What is known of the unfolding.
+        v: Its right singular vectors.
+        shape: The modes merged in the columns, and the rank of the bond behind the last one.
+        bonds: The bonds before each mode.
+        budget: The budget.
+
+    Returns:
+        The cores, with orthonormal rows, none if no rank is smaller than it could be; or None if a cut is not certain.
+    """
+    *sizes, last = shape
+    allowed, max_rank = budget.allowance(spectrum.full_rank, bonds[0])
+    choice = spectrum.cut(allowed, max_rank)
+    if choice is None:
+        return None
+    rank, tail = choice
+    budget.spend((tail**2 + spectrum.bound) ** 0.5)
+    # X is Q times this, where Q has orthonormal columns: its further cuts lose here what they lose there.
+    rest = spectrum.energies[:rank].clamp(min=0).sqrt()[:, None] * v[:, :rank].mH
+    cores: list[Tensor] = []
+    whole = rank == len(v)
+    for size, bond in zip(sizes[:0:-1], bonds[:0:-1], strict=True):
+        matrix = rest.reshape(-1, size * last)
+        inner = by_qr(Unfolding(matrix, 1, matrix.dtype))
+        inner = Spectrum(inner.energies, inner.v, inner.full_rank, spectrum.bound)
+        choice = inner.cut(*budget.allowance(inner.full_rank, bond))
+        if choice is None:
+            return None
+        rank, tail = choice
+        budget.spend(tail)
+        whole = whole and rank == size * last
+        core = inner.v[:, :rank].mH
+        rest = matrix @ core.mH
+        cores.insert(0, core.reshape(rank, size, last))
+        last = rank
+    if whole:
+        return []
+    rest = rest.reshape(-1, sizes[0] * last)
+    core = qr(rest.mT)[0].mT if cores else v[:, : len(rest)].mH
+    return [core.reshape(-1, sizes[0], last), *cores]
