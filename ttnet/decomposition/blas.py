@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -80,10 +81,9 @@ def torch_threads() -> Iterator[None]:
 def _controller() -> Any:
     """Give what sets numpy's threads, or None without the (optional) package threadpoolctl."""
     try:
-        import threadpoolctl
+        return importlib.import_module("threadpoolctl").ThreadpoolController()
     except ImportError:
         return None
-    return threadpoolctl.ThreadpoolController()
 
 
 def _numpy_follows(threads: int) -> bool:
