@@ -84,6 +84,7 @@ def plot_ranks(
     """
     labelled = _label(trains)
     highest = max(max(train.ranks) for train in labelled.values())
+    top = 1.12 * highest
     shapes = {tuple(math.prod(core.shape[1:-1]) for core in train.cores) for train in labelled.values()}
     with _drawing_on(ax) as ax:
         for colour, (label, train) in zip(itertools.cycle(COLOURS), labelled.items(), strict=False):
@@ -93,8 +94,9 @@ def plot_ranks(
         for shape in shapes:
             # No further than the picture reaches: they may be too large for any float.
             bounds = [min(bound, 4 * highest) for bound in _unfolding_bounds(shape)]
-            ax.plot(range(1, len(shape)), bounds, color=FAINT, lw=1, ls="--", label="largest possible", zorder=2)
-        ax.set_ylim(0, 1.12 * highest)
+            label = "largest possible" if min(bounds) <= top else None
+            ax.plot(range(1, len(shape)), bounds, color=FAINT, lw=1, ls="--", label=label, zorder=2)
+        ax.set_ylim(0, top)
         ax.set_xlabel("bond")
         ax.set_ylabel("rank")
         _whole_numbers(ax.xaxis)

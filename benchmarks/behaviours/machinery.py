@@ -123,7 +123,7 @@ def mapped_dot(lib: Library) -> str:
 def crossed(lib: Library, f: Callable[[Tensor], Tensor], shape: tuple[int, ...], tolerance: float) -> str:
     torch.manual_seed(0)
     train = lib.cross(f, shape, 1e-8)
-    indices = torch.cartesian_prod(*[torch.arange(size) for size in shape])
+    indices = torch.cartesian_prod(*[torch.arange(size) for size in shape]).reshape(-1, len(shape))
     return close(wide(lib.dense(train)).reshape(shape), f(indices).reshape(shape), tolerance)
 
 
