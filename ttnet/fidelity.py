@@ -33,6 +33,7 @@ def relative_error(
         >>> relative_error(x.full(), x), round(relative_error(x, x * 1.5), 12)
         (0.0, 0.5)
     """
+    x, tt = x.detach(), tt.detach()
     double = torch.promote_types(torch.promote_types(x.dtype, tt.dtype), torch.float64)
     if isinstance(x, TensorTrain | TTMatrix):
         exact, other = ((v.to_train() if isinstance(v, TTMatrix) else v).to(double) for v in (x, tt))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +94,8 @@ def plot_ranks(
         for shape in shapes:
             # No further than the picture reaches: they may be too large for any float.
             bounds = [min(bound, 4 * highest) for bound in _unfolding_bounds(shape)]
-            label = "largest possible" if min(bounds) <= top else None
-            ax.plot(range(1, len(shape)), bounds, color=FAINT, lw=1, ls="--", label=label, zorder=2)
+            name = "largest possible" if min(bounds) <= top else None
+            ax.plot(range(1, len(shape)), bounds, color=FAINT, lw=1, ls="--", label=name, zorder=2)
         ax.set_ylim(0, top)
         ax.set_xlabel("bond")
         ax.set_ylabel("rank")
@@ -120,7 +120,7 @@ def plot_singular_values(tt: TensorTrain | TTMatrix, ax: Axes | None = None) -> 
 
     Raises:
         TTTypeError: If `tt` is of another type.
-        TTValueError: If it has no inner bond, or entries that are NaN or infinite, or is zero.
+        TTValueError: If it has no inner bond, entries that are NaN or infinite or none at all, or is zero.
         MissingExtraError: If matplotlib is not installed.
 
     Example:
@@ -130,6 +130,8 @@ def plot_singular_values(tt: TensorTrain | TTMatrix, ax: Axes | None = None) -> 
         [3, 3]
     """
     _check_has_bonds(tt, "tt")
+    if tt.device.type == "meta":
+        raise TTValueError("tt is on the meta device, where cores have no entries; expected another device.")
     train = tt.to_train() if isinstance(tt, TTMatrix) else tt
     values = [bond.tolist() for bond in train.detach().singular_values(normalised=True)]
     if not values[0][0]:
@@ -160,8 +162,8 @@ def plot_singular_values(tt: TensorTrain | TTMatrix, ax: Axes | None = None) -> 
 def plot_compression(
     x: Tensor | npt.NDArray[Any],  # (n_1, ..., n_d)
     *,
-    eps: Sequence[float] | None = None,
-    max_rank: Sequence[int] | None = None,
+    eps: Iterable[float] | None = None,
+    max_rank: Iterable[int] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw what a dense tensor costs as a train: the relative error, as measured, against the number of parameters.
@@ -286,11 +288,15 @@ def _bounds(name: str, values: object, check: Callable[[Any], object]) -> list[d
     """Give one keyword argument of `round` for each bound, all of them checked."""
     if values is None:
         return []
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise TTTypeError(f"{name} is a {type(values).__name__}; expected a sequence of bounds, one point each.")
-    for value in values:
-        check(value)
-    return [{name: value} for value in values]
+    try:
+        bounds = list(values)  # type: ignore[call-overload]
+    except TypeError:
+        raise TTTypeError(
+            f"{name} is a {type(values).__name__}; expected a sequence of bounds, one point each."
+        ) from None
+    for bound in bounds:
+        check(bound)
+    return [{name: bound} for bound in bounds]
 
 
 def _unfolding_bounds(sizes: Sequence[int]) -> list[int]:

@@ -139,6 +139,11 @@ def test_pictures_can_be_written(tmp_path):
         (lambda: ttnet.plot_singular_values([ttnet.ones((2, 2))]), TTTypeError, "tt is a list"),
         (lambda: ttnet.plot_singular_values(ttnet.ones((2,))), TTValueError, "tt has order 1"),
         (lambda: ttnet.plot_singular_values(ttnet.zeros((2, 2))), TTValueError, "tt is zero"),
+        (
+            lambda: ttnet.plot_singular_values(ttnet.ones((2, 2), device="meta")),
+            TTValueError,
+            "tt is on the meta device",
+        ),
         (lambda: ttnet.plot_singular_values(ttnet.ones((2, 2)) * math.nan), TTValueError, "NaN or infinite"),
         (lambda: ttnet.plot_compression(3), TTTypeError, "x is a int"),
         (lambda: ttnet.plot_compression(torch.ones(3)), TTValueError, "x has order 1; expected at least 2"),
@@ -183,6 +188,16 @@ def test_relative_error_at_any_scale(scale):
     assert abs(relative_error(x.full() * scale, x * scale * 1.5) - 0.5) < 1e-12
     vast = TensorTrain([core * scale for core in ttnet.ones((2,) * 100, dtype=torch.float64).cores])
     assert abs(relative_error(vast, vast * 1.5) - 0.5) < 1e-12
+
+
+@pytest.mark.filterwarnings("error")
+def test_gradients_are_left_alone():
+    x = TensorTrain([core.requires_grad_() for core in ttnet.random((3, 4), 2, seed=0).cores])
+    assert abs(relative_error(x, x * 1.5) - 0.5) < 1e-6
+    assert abs(relative_error(x.full(), x * 1.5) - 0.5) < 1e-6
+    ttnet.plot_singular_values(x)
+    ttnet.plot_compression(x.full(), eps=np.logspace(-1, -3, 3))
+    assert x.cores[0].grad is None
 
 
 def test_relative_error_beside_zero():
