@@ -242,7 +242,7 @@ def complex_norm(lib: Library) -> str:
     return close(lib.norm(lib.build(cores)), contract(cores).norm(), 1e-10)
 
 
-@behaviour(DIGITS, "The inner product of complex trains, as documented, conjugates one of them")
+@behaviour(DIGITS, "The inner product of complex trains conjugates one of them")
 def complex_dot(lib: Library) -> str:
     a, b = (random_cores((4, 5, 6), 3, torch.complex128, seed=seed) for seed in (0, 1))
     expected = torch.vdot(contract(a).flatten(), contract(b).flatten())
