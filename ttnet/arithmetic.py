@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ttnet.linalg import r_factor
 from ttnet.memory import check_memory
-from ttnet.scales import compute_dtype, split_scale, split_scales, times_power_of_two
+from ttnet.scales import Exponent, compute_dtype, powers_of_two, split_scale, split_scales, times_power_of_two
 
 
 def full(
@@ -37,6 +37,8 @@ def full(
                 [3., 3.]])
     """
     shape = [size for core in cores for size in core.shape[1:-1]]
+    if len(cores) == 1:
+        return cores[0].reshape(shape)
     check_memory(
         math.prod(shape),
         cores[0].dtype,
@@ -44,13 +46,19 @@ def full(
         what="the dense array",
         advice="take a part of the train by indexing, or work on the train itself.",
     )
+    if len(cores) == 1:
+        return cores[0].reshape(shape)
     # Scales apart, so that large and small cores meet before anything overflows.
-    result, exponent = split_scale(cores[0])
-    for core in cores[1:]:
-        core, core_exponent = split_scale(core)
-        result, result_exponent = split_scale(torch.tensordot(result, core, 1))
-        exponent += core_exponent + result_exponent
-    return times_power_of_two(result, exponent).reshape(shape)
+    scaled, exponent = split_scales(cores, compute_dtype(cores[0].dtype))
+    first, *middle, last = scaled
+    left = first.flatten(0, -2)  # (n_1 ... n_k, r)
+    for core in middle:
+        left, step = split_scale((left @ core.flatten(1)).reshape(-1, core.shape[-1]))
+        exponent = exponent + step
+    # Half the scale goes in on either side of the last product: it costs one pass over the result, and neither the
+    # factors nor the sums come near the end of the range before the result does.
+    before, after = powers_of_two(exponent, left.dtype)
+    return (left @ (last * before).flatten(1)).mul_(after).reshape(shape).to(cores[0].dtype)
 
 
 def add(
@@ -138,20 +146,20 @@ def dot(
     if a[0].ndim == 2:
         return (a[0].conj() * b[0]).reshape(())
     dtype = torch.promote_types(a[0].dtype, b[0].dtype)
-    a, exponent_a = split_scales(a, compute_dtype(dtype))
-    b, exponent_b = split_scales(b, compute_dtype(dtype))
-    exponent = exponent_a + exponent_b
-    left = a[0].new_ones(1, 1)  # (r, s): the product of all cores so far
-    for x, y in zip(a, b, strict=True):
-        right = torch.tensordot(left, y, 1)  # (r, n, s')
-        left, step = split_scale(torch.tensordot(x.conj(), right, ([0, 1], [0, 1])))  # (r', s')
-        exponent += step
+    scaled, exponent = split_scales([*a, *b], compute_dtype(dtype))
+    x, y = scaled[0].flatten(0, 1), scaled[len(a)].flatten(0, 1)  # (n, r'), (n, s')
+    left = x.mH @ y  # (r', s'): the product of all cores so far
+    for x, y in zip(scaled[1 : len(a)], scaled[len(a) + 1 :], strict=True):
+        left, step = split_scale(left)
+        exponent = exponent + step
+        right = (left @ y.flatten(1)).reshape(-1, y.shape[-1])  # (r n, s')
+        left = x.flatten(0, 1).mH @ right
     return times_power_of_two(left, exponent).reshape(()).to(dtype)
 
 
 def norm_and_exponent(
     cores: Sequence[Tensor],  # each (r, n, r')
-) -> tuple[Tensor, int]:
+) -> tuple[Tensor, Exponent]:
     """Compute the Frobenius norm by orthogonalisation, as a number near one and a power of two.
 
     Unlike the square root of `dot`, this does not cancel: the norm of a difference is right down to the precision of
@@ -168,12 +176,12 @@ def norm_and_exponent(
         >>> value * 2**exponent
         tensor(4.0000)
     """
-    cores, exponent = split_scales(cores, compute_dtype(cores[0].dtype))
-    carried = cores[0].new_ones(1, 1)
-    for core in cores:
-        unfolding = torch.tensordot(carried, core, 1).flatten(0, -2)  # (r n, r')
-        carried, step = split_scale(r_factor(unfolding))
-        exponent += step
+    scaled, exponent = split_scales(cores, compute_dtype(cores[0].dtype))
+    carried = r_factor(scaled[0].flatten(0, -2))  # (r, r')
+    for core in scaled[1:]:
+        carried, step = split_scale(carried)
+        exponent = exponent + step
+        carried = r_factor((carried @ core.flatten(1)).reshape(-1, core.shape[-1]))  # of (r n, r')
     return carried.abs().reshape(()), exponent
 
 
@@ -193,7 +201,7 @@ def norm(
         tensor(4.0000)
     """
     value, exponent = norm_and_exponent(cores)
-    return times_power_of_two(value, exponent).to(cores[0].real.dtype)
+    return times_power_of_two(value, exponent).to(cores[0].dtype.to_real())
 
 
 def log_norm(
@@ -212,4 +220,4 @@ def log_norm(
         tensor(69077.5...)
     """
     value, exponent = norm_and_exponent(cores)
-    return (value.log() + exponent * math.log(2)).to(cores[0].real.dtype)
+    return (value.log() + math.log(2) * exponent).to(cores[0].dtype.to_real())

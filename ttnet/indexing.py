@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTIndexError, TTTypeError
-from ttnet.scales import join_scale, split_scale
+from ttnet.scales import Exponent, compute_dtype, join_scale, split_scale
 
 
 def index(
@@ -38,35 +38,37 @@ def index(
                  [1.]]])
     """
     modes = [] if cores[0].ndim == 2 else list(cores)
+    dtype = cores[0].dtype
     kept: list[Tensor] = []
     # An int leaves a matrix in place of a core. Runs of such matrices are multiplied up in `carried`, with their
     # scale kept aside, and go into the next core that stays.
     carried = None if modes else cores[0]
-    exponent = 0
+    exponent: Exponent = 0
     mode = 0
     for item in _expand(key, len(modes)):
         if item is None:
             rank = modes[mode].shape[0] if mode < len(modes) else 1
-            core = torch.eye(rank, dtype=cores[0].dtype, device=cores[0].device)[:, None, :]
+            core = torch.eye(rank, dtype=dtype, device=cores[0].device)[:, None, :]
         else:
             core = _select(modes[mode], item, mode)
             mode += 1
         if core.ndim == 2:
-            core, step = split_scale(core)
-            exponent += step
+            core, step = split_scale(core.to(compute_dtype(dtype)))
+            exponent = exponent + step
         if carried is not None:
-            core = torch.tensordot(carried, core, 1)
+            core = torch.tensordot(carried, core.to(carried.dtype), 1)
         if core.ndim == 2:
-            carried, step = split_scale(core)
-            exponent += step
+            carried, step = split_scale(core) if carried is not None else (core, 0)
+            exponent = exponent + step
         else:
             carried = None
             kept.append(core)
     if carried is not None and kept:
-        kept[-1] = torch.tensordot(kept[-1], carried, 1)
+        kept[-1] = torch.tensordot(kept[-1].to(carried.dtype), carried, 1)
     elif carried is not None:
         kept = [carried]
-    return join_scale(kept, exponent, cores[0].dtype) if exponent else kept
+    whole = isinstance(exponent, int) and exponent == 0
+    return [core.to(dtype) for core in kept] if whole else join_scale(kept, exponent, dtype)
 
 
 def _expand(key: Any, order: int) -> list[int | slice | None]:
@@ -107,7 +109,8 @@ def _select(
             raise TTIndexError(f"slice {item} of mode {mode} of size {size} is empty; a mode needs at least 1 entry.")
         if chosen.step > 0:
             return core[:, item]
-        return core[:, torch.tensor(chosen, device=core.device)]
+        backwards = chosen[::-1]
+        return core[:, backwards.start : backwards.stop : backwards.step].flip(1)
     position = operator.index(item)
     if not -size <= position < size:
         raise TTIndexError(

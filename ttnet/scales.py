@@ -2,15 +2,33 @@
 
 A power of two is kept outside of a tensor at no loss, so a train of a thousand cores of 1e120 never overflows on the
 way: `split_scale` takes the power out, `join_scale` puts it back into the cores.
+
+An exponent is an int where numbers can be read at no cost, which is on the CPU. On other devices, where reading means
+waiting, and where there is nothing to read (under `torch.compile` and `vmap`, on the meta device) it is an integer
+tensor of shape (), and no step depends on its value. Both add up, and both give the same numbers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+Exponent = int | Tensor
+
+
+class _Layout(NamedTuple):
+    """Where a floating dtype keeps its exponent: `2**k` is the integer `(k + bias) * unit`, taken for a float."""
+
+    integers: torch.dtype
+    bias: int
+    unit: int
+
+
+_LAYOUTS = {torch.float32: _Layout(torch.int32, 127, 2**23), torch.float64: _Layout(torch.int64, 1023, 2**52)}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -48,37 +66,73 @@ def count_nonfinite(
     return x.numel() - int(torch.isfinite(x).sum())
 
 
-def max_exponent(
-    x: Tensor,  # (...)
-) -> int:
-    """Give the smallest e for which no real or imaginary part exceeds 2**e in size.
+def _scale_of(
+    x: Tensor,  # (...), of a compute dtype
+) -> tuple[float | Tensor, Exponent]:
+    """Give `2**-e` and e which bring the largest real or imaginary part to [0.5, 1), as constants.
 
-    Args:
-        x: A tensor of at least one finite entry, of any floating or complex dtype.
-
-    Returns:
-        The exponent; 0 if all entries are zero.
-
-    Example:
-        >>> max_exponent(torch.tensor([0.3, -3.0])), max_exponent(torch.zeros(2))
-        (2, 0)
+    They are 1 and 0 if that is zero, infinite or NaN. If it is subnormal, e is the least one for which `2**-e` is a
+    number.
     """
     x = x.detach()
-    parts = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-    # Via the two extremes, so that no array of absolute values is formed.
-    low, high = torch.aminmax(parts)
-    return math.frexp(max(-float(low), float(high)))[1]
+    # By the two extremes, so that no array of absolute values is formed.
+    least, greatest = torch.aminmax(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x)
+    bias = _LAYOUTS[least.dtype].bias
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        try:
+            exponent = max(-bias, math.frexp(max(-float(least), float(greatest)))[1])
+        except RuntimeError:  # one of vmap's tensors, or of a tracer's, which stands for many
+            pass
+        else:
+            return 2.0**-exponent, exponent
+    size = torch.maximum(greatest, -least)
+    mantissa, exponents = torch.frexp(size)
+    # The quotient is a power of two, so nothing is rounded.
+    return torch.nan_to_num(mantissa / size, nan=1.0, posinf=2.0**bias), exponents.clamp(min=-bias)
+
+
+def powers_of_two(
+    exponent: Exponent,  # any integers, of shape (...)
+    dtype: torch.dtype,
+) -> tuple[float, float] | tuple[Tensor, Tensor]:
+    """Give two numbers whose product is 2**exponent.
+
+    Two, since one alone leaves the range where its product with a number does not: 2**1074 times the smallest double
+    is 1. Beyond what two can be, 2**2044 in double and 2**252 in single precision, they are as large as can be; and
+    beyond 2**-2044 and 2**-252 as small.
+
+    Args:
+        exponent: An integer, or an integer tensor of any shape.
+        dtype: float32, float64, complex64 or complex128.
+
+    Returns:
+        Two floats for an integer, otherwise two real tensors of the precision of `dtype`.
+
+    Example:
+        >>> powers_of_two(-3, torch.float32), powers_of_two(torch.tensor(-3), torch.float32)
+        ((0.25, 0.5), (tensor(0.2500), tensor(0.5000)))
+    """
+    real = dtype.to_real()
+    integers, bias, unit = _LAYOUTS[real]
+    if isinstance(exponent, int):
+        halves = [max(1 - bias, min(bias, half)) for half in (exponent >> 1, exponent - (exponent >> 1))]
+        return 2.0 ** halves[0], 2.0 ** halves[1]
+    half = exponent >> 1
+    parts = torch.stack([half, exponent - half]).clamp(1 - bias, bias).to(integers)
+    first, second = ((parts + bias) * unit).view(real).unbind()
+    return first, second
 
 
 def times_power_of_two(
     x: Tensor,  # (...)
-    exponent: int,
+    exponent: Exponent,
 ) -> Tensor:
     """Multiply by 2**exponent, exactly unless the result leaves the dtype's range.
 
     Args:
         x: A tensor of any shape and any floating or complex dtype.
-        exponent: Any integer; beyond the range of the dtype the result is infinite or zero, as it has to be.
+        exponent: Any integer; beyond the range of the dtype the result is infinite or zero, as it has to be. (Not if
+            all of `x` is subnormal, where an exponent beyond that of `powers_of_two` counts as the largest of its.)
 
     Returns:
         The product, of the shape and dtype of `x`; `x` itself if the exponent is 0.
@@ -87,46 +141,45 @@ def times_power_of_two(
         >>> times_power_of_two(torch.tensor([3.0]), -1)
         tensor([1.5000])
     """
-    # In steps: 2.0**1074 is infinite although 2**1074 times the smallest double is 1. A real dtype's own range
-    # bounds each step, and no more than a handful of them can matter.
-    step = max(1, int(math.log2(torch.finfo(x.dtype).max)) - 1)
-    exponent = max(-8 * step, min(8 * step, exponent))
-    while exponent:
-        part = max(-step, min(step, exponent))
-        x = x * 2.0**part
-        exponent -= part
-    return x
+    if isinstance(exponent, int) and exponent == 0:
+        return x
+    dtype = compute_dtype(x.dtype)
+    if isinstance(exponent, int) and abs(exponent) < _LAYOUTS[dtype.to_real()].bias:
+        return (x.to(dtype) * 2.0**exponent).to(x.dtype)  # the same in one go
+    first, second = powers_of_two(exponent, dtype)
+    return (x.to(dtype) * first * second).to(x.dtype)
 
 
 def split_scale(
     x: Tensor,  # (...)
-) -> tuple[Tensor, int]:
+) -> tuple[Tensor, Exponent]:
     """Split a tensor into entries of size at most one and a power of two: `x = y * 2**exponent`, exactly.
 
     Args:
-        x: A tensor of at least one finite entry, of any floating or complex dtype.
+        x: A tensor of at least one entry, of float32, float64, complex64 or complex128.
 
     Returns:
-        `y`, of the shape and dtype of `x`, whose largest entry lies in [0.5, 1), and the exponent. The gradient flows
-        through `y`; the exponent is a constant.
+        `y`, of the shape and dtype of `x`, whose largest real or imaginary part lies in [0.5, 1) (below if it is
+        subnormal in `x`; `y` is `x` if it is zero or not finite), and the exponent. The gradient flows through `y`;
+        the exponent is a constant.
 
     Example:
         >>> split_scale(torch.tensor([6.0, 2.0]))
         (tensor([0.7500, 0.2500]), 3)
     """
-    exponent = max_exponent(x)
-    return times_power_of_two(x, -exponent), exponent
+    factor, exponent = _scale_of(x)
+    return x * factor, exponent
 
 
 def split_scales(
     cores: Sequence[Tensor],  # each (r, ..., r')
     dtype: torch.dtype,
-) -> tuple[list[Tensor], int]:
+) -> tuple[list[Tensor], Exponent]:
     """Cast cores to a dtype and take all their scales out: the train is that of the new cores times 2**exponent.
 
     Args:
-        cores: Cores with finite entries.
-        dtype: The dtype of the new cores.
+        cores: Cores of any floating or complex dtype.
+        dtype: The dtype of the new cores: float32, float64, complex64 or complex128.
 
     Returns:
         The new cores, with entries of size at most one, and the exponent.
@@ -141,17 +194,17 @@ def split_scales(
 
 
 def join_scale(
-    cores: Sequence[Tensor],  # each (r, ..., r'); all but the last with entries of size at most about one
-    exponent: int,
+    cores: Sequence[Tensor],  # each (r, ..., r')
+    exponent: Exponent,
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """Put a scale back into cores: into the last one if its dtype can hold it, otherwise evenly into all.
+    """Put a scale back into cores: into the last one if its dtype can hold it, otherwise so that all are of one size.
 
     So a train stays left-orthogonal whenever its norm is a number of its dtype, and a train whose norm is not
     (1e600, say) is still held to full precision.
 
     Args:
-        cores: Cores whose train is to be multiplied.
+        cores: Cores whose train is to be multiplied, of float32, float64, complex64 or complex128.
         exponent: The train is multiplied by 2**exponent.
         dtype: The dtype of the result.
 
@@ -166,12 +219,17 @@ def join_scale(
         True
     """
     info = torch.finfo(dtype)
-    top = max_exponent(cores[-1]) + exponent
     # From below: leave room for entries somewhat smaller than the largest before they lose digits.
-    lowest, highest = math.log2(info.tiny) - math.log2(info.eps) / 2, math.log2(info.max)
-    if lowest < top < highest:
-        powers = [0] * (len(cores) - 1) + [exponent]
-    else:
-        share, rest = divmod(exponent, len(cores))
-        powers = [share + (k < rest) for k in range(len(cores))]
+    lowest = math.floor(math.log2(info.tiny) - math.log2(info.eps) / 2)
+    highest = math.ceil(math.log2(info.max))
+    order = len(cores)
+    top = _scale_of(cores[-1])[1] + exponent
+    powers = [*[0] * (order - 1), exponent]
+    fits = (lowest < top) & (top < highest)
+    if fits is not True:
+        exponents = [_scale_of(core)[1] for core in cores]
+        total = exponent + sum(exponents)
+        evenly = [(total + k) // order - e for k, e in zip(reversed(range(order)), exponents, strict=True)]
+        unknown = isinstance(fits, Tensor)
+        powers = [torch.where(fits, *pair) for pair in zip(powers, evenly, strict=True)] if unknown else evenly
     return [times_power_of_two(core, power).to(dtype) for core, power in zip(cores, powers, strict=True)]
