@@ -1,6 +1,6 @@
 """Tensor trains on PyTorch."""
 
-from ttnet import interop, modes, nn
+from ttnet import interop, modes, nn, pytree
 from ttnet.construct import arange, eye, meshgrid, ones, random, zeros
 from ttnet.contraction import ContractionPlan, contract, plan
 from ttnet.decomposition import CrossProgress, CrossResult, CrossStatus, apply, tt_cross, tt_svd
@@ -65,6 +65,7 @@ __all__ = [
     "plot_compression",
     "plot_ranks",
     "plot_singular_values",
+    "pytree",
     "quantize",
     "random",
     "reshape",

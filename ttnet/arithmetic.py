@@ -201,7 +201,7 @@ def norm(
         tensor(4.0000)
     """
     value, exponent = norm_and_exponent(cores)
-    return times_power_of_two(value, exponent).to(cores[0].dtype.to_real())
+    return times_power_of_two(value, exponent).to(cores[0].real.dtype)
 
 
 def log_norm(
@@ -220,4 +220,5 @@ def log_norm(
         tensor(69077.5...)
     """
     value, exponent = norm_and_exponent(cores)
-    return (value.log() + math.log(2) * exponent).to(cores[0].dtype.to_real())
+    exponent = torch.as_tensor(exponent, dtype=value.dtype, device=value.device)
+    return (value.log() + math.log(2) * exponent).to(cores[0].real.dtype)

@@ -88,6 +88,26 @@ class CoreChain:
         self._cores = tuple(cores)
         self._check_cores()
 
+    @classmethod
+    def unchecked(cls, cores: Iterable[Any]) -> Self:
+        """Make a value of cores known to fit, or of what stands for cores in a tree of tensors.
+
+        Args:
+            cores: The cores, or batches of them, or anything else that a transform of `torch.func` puts there.
+
+        Returns:
+            The value, of which nothing has been checked.
+
+        Example:
+            >>> import torch
+            >>> from ttnet import TensorTrain
+            >>> len(TensorTrain.unchecked([torch.ones(5, 1, 2, 1)]).cores)  # a batch of five trains
+            1
+        """
+        value = cls.__new__(cls)
+        value._cores = tuple(cores)
+        return value
+
     def _check_cores(self) -> None:
         expected = f"expected a torch.Tensor of shape ({', '.join(self._core_shape)})"
         if not self._cores:
@@ -174,7 +194,7 @@ class CoreChain:
             >>> ttnet.ones((2, 3)).to(torch.complex64).dtype
             torch.complex64
         """
-        return type(self)(core.to(*args, **kwargs) for core in self._cores)
+        return type(self)([core.to(*args, **kwargs) for core in self._cores])
 
     def clone(self) -> Self:
         """Copy all cores; gradients flow through the copy.
@@ -187,7 +207,7 @@ class CoreChain:
             >>> ttnet.ones((2, 3)).clone().shape
             (2, 3)
         """
-        return type(self)(core.clone() for core in self._cores)
+        return type(self)([core.clone() for core in self._cores])
 
     def detach(self) -> Self:
         """Cut the value off from the graph of gradients.
@@ -200,7 +220,7 @@ class CoreChain:
             >>> ttnet.ones((2, 3)).detach().cores[0].requires_grad
             False
         """
-        return type(self)(core.detach() for core in self._cores)
+        return type(self)([core.detach() for core in self._cores])
 
     def conj(self) -> Self:
         """Take the complex conjugate.
@@ -213,7 +233,35 @@ class CoreChain:
             >>> (ttnet.ones((2,)) * 1j).conj().full()
             tensor([0.-1.j, 0.-1.j])
         """
-        return type(self)(core.conj() for core in self._cores)
+        return type(self)([core.conj() for core in self._cores])
+
+    def mul(self, other: Any) -> Self:
+        """Give `self * other`: in code for `torch.compile`, which cannot trace that operator with a tensor.
+
+        Args:
+            other: A number, a tensor of shape (), or a value of the same kind and shape, to multiply entry by entry.
+
+        Returns:
+            The product.
+
+        Raises:
+            TTTypeError: If `other` is of another type.
+            TTShapeError: If the shapes differ.
+            TTValueError: If the devices differ.
+
+        Example:
+            >>> import torch, ttnet
+            >>> ttnet.ones((2,)).mul(torch.tensor(3.0)).full()
+            tensor([3., 3.])
+        """
+        product = self.__mul__(other)
+        if product is NotImplemented:
+            expected = f"a number, a tensor of shape () or a {type(self).__name__}"
+            raise TTTypeError(f"other is a {type(other).__name__}; expected {expected}.")
+        return product
+
+    def __mul__(self, other: object) -> Self:
+        return NotImplemented
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, which `ttnet.load` reads; an old file is replaced only when the new one is whole.

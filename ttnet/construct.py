@@ -157,7 +157,7 @@ def eye(
     where = torch.get_default_device() if device is None else torch.device(device)
     advice = "take the mode apart into smaller ones."
     check_memory(max(shape) ** 2, dtype, where, what="the largest core of the identity", advice=advice)
-    return TTMatrix(torch.eye(size, dtype=dtype, device=device)[None, :, :, None] for size in shape)
+    return TTMatrix([torch.eye(size, dtype=dtype, device=device)[None, :, :, None] for size in shape])
 
 
 def arange(
@@ -247,7 +247,7 @@ def _constant(
     shape = check_shape(shape, "shape")
     dtype = _check_dtype(dtype)
     modes = [[size] for size in shape] or [[]]
-    return TensorTrain(torch.full((1, *sizes, 1), value, dtype=dtype, device=device) for sizes in modes)
+    return TensorTrain([torch.full((1, *sizes, 1), value, dtype=dtype, device=device) for sizes in modes])
 
 
 def _check_dtype(dtype: torch.dtype | None) -> torch.dtype:

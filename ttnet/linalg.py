@@ -38,7 +38,7 @@ def qr(
         >>> torch.allclose(q @ r, torch.eye(3, 2))
         True
     """
-    q, r = _QR.apply(matrix)
+    q, r = (_QR if torch.compiler.is_compiling() else _ForwardQR).apply(matrix)
     return q, r
 
 
@@ -137,15 +137,19 @@ def _choose_rank(
 class _QR(torch.autograd.Function):
     """With Q^H dQ = 0 for the gauge: dQ = (1 - Q Q^H) dC R^-1 and dR = Q^H dC."""
 
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        q, r = _blocked_qr(matrix, "reduced")
-        ctx.save_for_backward(q, r)
-        ctx.set_materialize_grads(False)
-        return q, r
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
+    def forward(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        return _blocked_qr(matrix, "reduced")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
     def backward(ctx: Any, grad_q: Tensor | None, grad_r: Tensor | None) -> Tensor:
         q, r = ctx.saved_tensors
         grad = torch.zeros_like(q @ r) if grad_r is None else q @ grad_r
@@ -153,6 +157,18 @@ class _QR(torch.autograd.Function):
             outside = grad_q - q @ (q.mH @ grad_q)
             grad = grad + outside @ torch.linalg.pinv(r).mH
         return grad
+
+
+class _ForwardQR(_QR):
+    """With the same formulas the other way round, which `torch.compile` does not take."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        q, r = ctx.saved_tensors
+        tangent_r = q.mH @ tangent
+        if q.shape[0] <= q.shape[1]:
+            return torch.zeros_like(q), tangent_r
+        return (tangent - q @ tangent_r) @ torch.linalg.pinv(r), tangent_r
 
 
 class _TruncatedSVD(torch.autograd.Function):

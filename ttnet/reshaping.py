@@ -17,7 +17,7 @@ from ttnet.errors import TTShapeError, TTTypeError, spell_count
 from ttnet.indexing import index
 from ttnet.memory import check_memory
 from ttnet.orthogonal import right_orthogonalise
-from ttnet.scales import compute_dtype, join_scale, split_scale, split_scales
+from ttnet.scales import Exponent, compute_dtype, join_scale, split_scale, split_scales
 from ttnet.sweeps import balance, carry_centre, check_finite, usable_eps
 from ttnet.tensor_train import TensorTrain
 from ttnet.truncation import ErrorBudget, check_eps, check_max_rank
@@ -112,10 +112,10 @@ def _regroup(
         check_finite(cores)
     cores, exponent = split_scales(cores, cores[0].dtype)
     cores, power = _merge(cores, coarse)
-    exponent += power
+    exponent = exponent + power
     if fine != coarse:
         cores, power = right_orthogonalise(cores)
-        exponent += power
+        exponent = exponent + power
         norm = float(torch.linalg.vector_norm(cores[0].detach()))
         caps = [None] * (len(fine) - len(coarse))
         cores = _split(cores, fine, ErrorBudget(norm=norm, eps=eps, max_ranks=caps, dtype=cores[0].dtype))
@@ -146,7 +146,7 @@ def _check_core(count: int, like: Tensor) -> None:
 def _merge(
     cores: Sequence[Tensor],  # each (r, n, r')
     sizes: Sequence[int],
-) -> tuple[list[Tensor], int]:
+) -> tuple[list[Tensor], Exponent]:
     """Multiply neighbouring cores up to modes of the given sizes, and keep their scale apart."""
     groups: list[list[Tensor]] = []
     rest = iter(cores)
@@ -158,11 +158,12 @@ def _merge(
             merged *= group[-1].shape[1]
             _check_core(group[0].shape[0] * merged * group[-1].shape[2], group[0])
         groups.append(group)
-    result, exponent = [], 0
+    result: list[Tensor] = []
+    exponent: Exponent = 0
     for merged_core, *others in groups:
         for core in others:
             merged_core, power = split_scale(torch.tensordot(merged_core, core, 1).flatten(1, 2))
-            exponent += power
+            exponent = exponent + power
         result.append(merged_core)
     return result, exponent
 

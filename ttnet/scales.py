@@ -23,12 +23,20 @@ Exponent = int | Tensor
 class _Layout(NamedTuple):
     """Where a floating dtype keeps its exponent: `2**k` is the integer `(k + bias) * unit`, taken for a float."""
 
+    floats: torch.dtype
     integers: torch.dtype
     bias: int
     unit: int
 
 
-_LAYOUTS = {torch.float32: _Layout(torch.int32, 127, 2**23), torch.float64: _Layout(torch.int64, 1023, 2**52)}
+_SINGLE = _Layout(torch.float32, torch.int32, 127, 2**23)
+_DOUBLE = _Layout(torch.float64, torch.int64, 1023, 2**52)
+_LAYOUTS = {
+    torch.float32: _SINGLE,
+    torch.complex64: _SINGLE,
+    torch.float64: _DOUBLE,
+    torch.complex128: _DOUBLE,
+}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -112,14 +120,13 @@ def powers_of_two(
         >>> powers_of_two(-3, torch.float32), powers_of_two(torch.tensor(-3), torch.float32)
         ((0.25, 0.5), (tensor(0.2500), tensor(0.5000)))
     """
-    real = dtype.to_real()
-    integers, bias, unit = _LAYOUTS[real]
+    floats, integers, bias, unit = _LAYOUTS[dtype]
     if isinstance(exponent, int):
         halves = [max(1 - bias, min(bias, half)) for half in (exponent >> 1, exponent - (exponent >> 1))]
         return 2.0 ** halves[0], 2.0 ** halves[1]
     half = exponent >> 1
     parts = torch.stack([half, exponent - half]).clamp(1 - bias, bias).to(integers)
-    first, second = ((parts + bias) * unit).view(real).unbind()
+    first, second = ((parts + bias) * unit).view(floats).unbind()
     return first, second
 
 
@@ -144,7 +151,7 @@ def times_power_of_two(
     if isinstance(exponent, int) and exponent == 0:
         return x
     dtype = compute_dtype(x.dtype)
-    if isinstance(exponent, int) and abs(exponent) < _LAYOUTS[dtype.to_real()].bias:
+    if isinstance(exponent, int) and abs(exponent) < _LAYOUTS[dtype].bias:
         return (x.to(dtype) * 2.0**exponent).to(x.dtype)  # the same in one go
     first, second = powers_of_two(exponent, dtype)
     return (x.to(dtype) * first * second).to(x.dtype)
@@ -224,12 +231,11 @@ def join_scale(
     highest = math.ceil(math.log2(info.max))
     order = len(cores)
     top = _scale_of(cores[-1])[1] + exponent
-    powers = [*[0] * (order - 1), exponent]
-    fits = (lowest < top) & (top < highest)
+    fits = (lowest < top) & (top < highest)  # 0, 1 or a tensor
+    powers: list[Exponent] = [*[0] * (order - 1), exponent]
     if fits is not True:
         exponents = [_scale_of(core)[1] for core in cores]
         total = exponent + sum(exponents)
-        evenly = [(total + k) // order - e for k, e in zip(reversed(range(order)), exponents, strict=True)]
-        unknown = isinstance(fits, Tensor)
-        powers = [torch.where(fits, *pair) for pair in zip(powers, evenly, strict=True)] if unknown else evenly
+        evenly = [(total + k) // order - own for k, own in zip(reversed(range(order)), exponents, strict=True)]
+        powers = [even + fits * (power - even) for even, power in zip(evenly, powers, strict=True)]
     return [times_power_of_two(core, power).to(dtype) for core, power in zip(cores, powers, strict=True)]

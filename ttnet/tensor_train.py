@@ -361,7 +361,7 @@ class TensorTrain(CoreChain):
             scalar = float(scalar) if isinstance(scalar, int) else scalar  # torch takes no more than 64 bits
         except OverflowError as error:
             raise TTValueError("the scalar is an int beyond the range of float64; expected a smaller one.") from error
-        dtype = torch.result_type(self._cores[-1], scalar)
+        dtype = (self._cores[-1].new_empty(1) * scalar).dtype  # torch.result_type, which cannot be compiled
         wide = torch.complex128 if dtype.is_complex else torch.float64
         number, power = split_scale(torch.as_tensor(scalar, dtype=wide, device=self.device))
         cores, exponent = split_scales(self._cores, compute_dtype(self.dtype))

@@ -125,7 +125,7 @@ class TTMatrix(CoreChain):
                 f"the train has shape {shorten(train.shape)}, row_shape is {shorten(rows)} and col_shape is "
                 f"{shorten(cols)}; expected as many modes in each, and products row_shape[k] * col_shape[k] as sizes."
             )
-        return cls(core.unflatten(1, (m, n)) for core, m, n in zip(train.cores, rows, cols, strict=True))
+        return cls([core.unflatten(1, (m, n)) for core, m, n in zip(train.cores, rows, cols, strict=True)])
 
     def to_train(self) -> TensorTrain:
         """Give the same entries as a train of modes `m_k * n_k`, the column index fastest.
@@ -138,7 +138,7 @@ class TTMatrix(CoreChain):
             >>> ttnet.eye((2, 2)).to_train().shape
             (4, 4)
         """
-        return TensorTrain(core.flatten(1, 2) for core in self._cores)
+        return TensorTrain([core.flatten(1, 2) for core in self._cores])
 
     def _like(self, train: TensorTrain) -> TTMatrix:
         """Take a train apart into this one's modes."""
@@ -169,7 +169,7 @@ class TTMatrix(CoreChain):
     @property
     def T(self) -> TTMatrix:
         """The transpose, without conjugation."""
-        return TTMatrix(core.transpose(1, 2) for core in self._cores)
+        return TTMatrix([core.transpose(1, 2) for core in self._cores])
 
     @property
     def H(self) -> TTMatrix:
@@ -284,6 +284,35 @@ class TTMatrix(CoreChain):
             (1, 1, 1)
         """
         return self._like(self.to_train().round(eps=eps, max_rank=max_rank, method=method))
+
+    @overload
+    def matmul(self, other: Tensor) -> Tensor: ...
+    @overload
+    def matmul(self, other: TensorTrain) -> TensorTrain: ...
+    @overload
+    def matmul(self, other: TTMatrix) -> TTMatrix: ...
+    def matmul(self, other: Tensor | TensorTrain | TTMatrix) -> Tensor | TensorTrain | TTMatrix:
+        """Give `self @ other`: in code for `torch.compile`, which cannot trace that operator between objects.
+
+        Args:
+            other: A tensor of shape (N,) or (..., N, columns), a train of shape `col_shape`, or a TT-matrix.
+
+        Returns:
+            The product, of the kind of `other`.
+
+        Raises:
+            TTTypeError: If `other` is of another type.
+            TTShapeError: If the shapes do not fit.
+            TTValueError: If the devices differ.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.eye((2, 3)).matmul(torch.arange(6.0))
+            tensor([0., 1., 2., 3., 4., 5.])
+        """
+        if not isinstance(other, Tensor | TensorTrain | TTMatrix):
+            raise TTTypeError(f"other is a {type(other).__name__}; expected a torch.Tensor, TensorTrain or TTMatrix.")
+        return self.__matmul__(other)
 
     @overload
     def __matmul__(self, other: Tensor) -> Tensor: ...
