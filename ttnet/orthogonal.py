@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ttnet.errors import TTIndexError, TTTypeError
 from ttnet.linalg import qr, r_factor
-from ttnet.scales import compute_dtype, join_scale, split_scale, split_scales, times_power_of_two
+from ttnet.scales import Exponent, compute_dtype, join_scale, split_scale, split_scales, times_power_of_two
 from ttnet.sweeps import carry_centre, check_finite
 from ttnet.tensor_train import TensorTrain
 
@@ -67,7 +67,7 @@ def orthogonalise(tt: TensorTrain, centre: int) -> TensorTrain:
 
 def right_orthogonalise(
     cores: Sequence[Tensor],  # each (r, n, r')
-) -> tuple[list[Tensor], int]:
+) -> tuple[list[Tensor], Exponent]:
     """Make every core but the first one orthonormal in its rows, by QR factorisations from the right.
 
     Args:
@@ -85,7 +85,7 @@ def right_orthogonalise(
     return _orthogonalise(cores, 0)
 
 
-def _orthogonalise(cores: Sequence[Tensor], centre: int) -> tuple[list[Tensor], int]:
+def _orthogonalise(cores: Sequence[Tensor], centre: int) -> tuple[list[Tensor], Exponent]:
     done, exponent = split_scales(cores, compute_dtype(cores[0].dtype))
     for k in range(centre):
         carry_centre(done, k)
@@ -161,12 +161,13 @@ def entropies(tt: TensorTrain) -> Tensor:
     return (torch.stack(sums) if sums else tt.cores[0].new_zeros(0)).to(tt.dtype.to_real())
 
 
-def _spectra(tt: TensorTrain) -> list[tuple[Tensor, int]]:
+def _spectra(tt: TensorTrain) -> list[tuple[Tensor, Exponent]]:
     """Give the singular values at each bond, and an exponent: the true ones are these times 2**exponent."""
     if tt.ndim < 2:
         return []
     cores, total = split_scales(tt.cores, compute_dtype(tt.dtype))
-    right, exponent = cores[0].new_ones(1, 1), 0  # (r, s): a factor of what lies right of the bond
+    exponent: Exponent = 0
+    right = cores[0].new_ones(1, 1)  # (r, s): a factor of what lies right of the bond
     rights = []
     for core in cores[:0:-1]:
         unfolding = torch.tensordot(core, right, 1).flatten(1)  # (r, n s)
@@ -183,8 +184,8 @@ def _spectra(tt: TensorTrain) -> list[tuple[Tensor, int]]:
     return spectra
 
 
-def _normalised_spectra(tt: TensorTrain) -> list[tuple[Tensor, int]]:
-    spectra = []
+def _normalised_spectra(tt: TensorTrain) -> list[tuple[Tensor, Exponent]]:
+    spectra: list[tuple[Tensor, Exponent]] = []
     for values, _ in _spectra(tt):
         norm = torch.linalg.vector_norm(values)
         spectra.append((values / torch.where(norm > 0, norm, 1), 0))

@@ -75,7 +75,7 @@ def count_nonfinite(
 
 
 def _scale_of(
-    x: Tensor,  # (...), of a compute dtype
+    x: Tensor,  # (...)
 ) -> tuple[float | Tensor, Exponent]:
     """Give `2**-e` and e which bring the largest real or imaginary part to [0.5, 1), as constants.
 
@@ -85,7 +85,8 @@ def _scale_of(
     x = x.detach()
     # By the two extremes, so that no array of absolute values is formed.
     least, greatest = torch.aminmax(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x)
-    bias = _LAYOUTS[least.dtype].bias
+    dtype = compute_dtype(least.dtype)
+    bias = _LAYOUTS[dtype].bias
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         try:
             exponent = max(-bias, math.frexp(max(-float(least), float(greatest)))[1])
@@ -93,10 +94,28 @@ def _scale_of(
             pass
         else:
             return 2.0**-exponent, exponent
-    size = torch.maximum(greatest, -least)
+    size = torch.maximum(greatest, -least).to(dtype)
     mantissa, exponents = torch.frexp(size)
     # The quotient is a power of two, so nothing is rounded.
     return torch.nan_to_num(mantissa / size, nan=1.0, posinf=2.0**bias), exponents.clamp(min=-bias)
+
+
+def max_exponent(
+    x: Tensor,  # (...)
+) -> Exponent:
+    """Give the smallest e for which no real or imaginary part exceeds 2**e in size, as `split_scale` takes it out.
+
+    Args:
+        x: A tensor of at least one entry, of any floating or complex dtype.
+
+    Returns:
+        The exponent; 0 if all entries are zero, or one is NaN or infinite.
+
+    Example:
+        >>> max_exponent(torch.tensor([0.3, -3.0])), max_exponent(torch.zeros(2))
+        (2, 0)
+    """
+    return _scale_of(x)[1]
 
 
 def powers_of_two(
@@ -163,7 +182,7 @@ def split_scale(
     """Split a tensor into entries of size at most one and a power of two: `x = y * 2**exponent`, exactly.
 
     Args:
-        x: A tensor of at least one entry, of float32, float64, complex64 or complex128.
+        x: A tensor of at least one entry, of any floating or complex dtype.
 
     Returns:
         `y`, of the shape and dtype of `x`, whose largest real or imaginary part lies in [0.5, 1) (below if it is
@@ -230,11 +249,11 @@ def join_scale(
     lowest = math.floor(math.log2(info.tiny) - math.log2(info.eps) / 2)
     highest = math.ceil(math.log2(info.max))
     order = len(cores)
-    top = _scale_of(cores[-1])[1] + exponent
+    top = max_exponent(cores[-1]) + exponent
     fits = (lowest < top) & (top < highest)  # 0, 1 or a tensor
     powers: list[Exponent] = [*[0] * (order - 1), exponent]
     if fits is not True:
-        exponents = [_scale_of(core)[1] for core in cores]
+        exponents = [max_exponent(core) for core in cores]
         total = exponent + sum(exponents)
         evenly = [(total + k) // order - own for k, own in zip(reversed(range(order)), exponents, strict=True)]
         powers = [even + fits * (power - even) for even, power in zip(evenly, powers, strict=True)]

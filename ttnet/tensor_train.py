@@ -60,7 +60,7 @@ class TensorTrain(CoreChain):
     @property
     def ranks(self) -> tuple[int, ...]:
         """The ranks of all bonds, the outer ones included: order + 1 ints that begin and end with 1."""
-        return super().ranks if self.ndim else (1,)
+        return (1, *(core.shape[-1] for core in self._cores)) if self.ndim else (1,)
 
     def full(self) -> Tensor:
         """Contract to the dense tensor.

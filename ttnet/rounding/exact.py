@@ -8,10 +8,10 @@ from torch import Tensor
 from ttnet.linalg import qr, r_factor, truncated_svd
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.sums import TrainSum, sweep
-from ttnet.scales import split_scale
+from ttnet.scales import Exponent, split_scale
 
 
-def round_exactly(x: TrainSum, budget: RelativeBudget) -> tuple[list[Tensor], int]:
+def round_exactly(x: TrainSum, budget: RelativeBudget) -> tuple[list[Tensor], Exponent]:
     """Round by one sweep of QR factorisations from the right and one of truncated SVDs from the left.
 
     At a bond, let the part on its right be `h`, of shape (R, columns), and `h^H = q f^H` its QR factorisation. What is

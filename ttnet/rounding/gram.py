@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.sums import TrainSum, sweep
-from ttnet.scales import split_scale
+from ttnet.scales import Exponent, split_scale
 
 _EPS = torch.finfo(torch.float64).eps
 _MARGIN = 0.1  # how much of a square the noise may make up where the square decides
@@ -25,7 +25,7 @@ class _DrownedError(Exception):
     """A decision is within reach of the rounding noise."""
 
 
-def round_by_gram(x: TrainSum, budget: RelativeBudget) -> tuple[list[Tensor], int] | None:
+def round_by_gram(x: TrainSum, budget: RelativeBudget) -> tuple[list[Tensor], Exponent] | None:
     """Round with the Gram matrices of what lies right of each bond, and of what is carried there from the left.
 
     At a bond, let the part on its right be `h`, of shape (R, columns). Its Gram matrix `g = h h^H` comes by

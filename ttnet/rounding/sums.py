@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ttnet.scales import split_scale, times_power_of_two
+from ttnet.scales import Exponent, split_scale, times_power_of_two
 
 
 class TrainSum:
@@ -31,7 +31,8 @@ class TrainSum:
     """
 
     def __init__(self, trains: Sequence[Sequence[Tensor]], coefficients: Tensor | None, dtype: torch.dtype) -> None:
-        summands, exponents = [], []
+        summands: list[list[Tensor]] = []
+        exponents: list[Exponent] = []
         for i, cores in enumerate(trains):
             scaled, exponent = _tame(cores, dtype)
             if coefficients is not None:
@@ -121,9 +122,10 @@ class TrainSum:
         return torch.cat([torch.tensordot(part, block, 1) for block, part in zip(blocks, parts, strict=True)], dim=-1)
 
 
-def _tame(cores: Sequence[Tensor], dtype: torch.dtype) -> tuple[list[Tensor], int]:
+def _tame(cores: Sequence[Tensor], dtype: torch.dtype) -> tuple[list[Tensor], Exponent]:
     """Take the scale out of a train, except where it is small enough to stay, which saves a copy of the core."""
-    tame, exponent = [], 0
+    tame: list[Tensor] = []
+    exponent: Exponent = 0
     for core in cores:
         core = core.to(dtype)
         if not 2.0**-16 <= largest_part(core) <= 2.0**16:
@@ -153,7 +155,7 @@ def largest_part(
     return max(-float(low), float(high))
 
 
-def _share_scale(summands: list[list[Tensor]], exponents: list[int]) -> list[int]:
+def _share_scale(summands: list[list[Tensor]], exponents: list[Exponent]) -> list[Exponent]:
     """Bring all summands to the largest one's exponent, their cores taking up the difference evenly."""
     # Zeros have no scale, so they must not set that of the sum.
     alive = [all(bool(core.any()) for core in cores) for cores in summands]
@@ -170,7 +172,7 @@ def _share_scale(summands: list[list[Tensor]], exponents: list[int]) -> list[int
 def sweep(
     x: TrainSum,
     find_basis: Callable[[int, Tensor], tuple[Tensor, Tensor]],
-) -> tuple[list[Tensor], list[int]]:
+) -> tuple[list[Tensor], list[Exponent]]:
     """Project a train, bond by bond from the left, onto orthonormal bases.
 
     Each step is an orthogonal projection, and the later ones go on inside what the earlier ones kept. So the squared
@@ -192,8 +194,10 @@ def sweep(
         >>> [tuple(core.shape) for core in cores]
         [(1, 2, 2), (2, 3, 1)]
     """
-    carried, exponent = x.head, 0
-    cores, exponents = [], []
+    carried = x.head
+    exponent: Exponent = 0
+    cores: list[Tensor] = []
+    exponents: list[Exponent] = []
     for k in range(x.order):
         carried, step = split_scale(carried)
         exponent = exponent + step
