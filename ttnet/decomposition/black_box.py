@@ -31,7 +31,7 @@ def log_norm(
     """
     scaled, exponent = split_scale(x)
     norm = float(torch.linalg.vector_norm(scaled))
-    return math.log(norm) + exponent * math.log(2) if norm else -math.inf
+    return math.log(norm) + int(exponent) * math.log(2) if norm else -math.inf
 
 
 class BudgetSpentError(Exception):

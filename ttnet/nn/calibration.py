@@ -118,7 +118,8 @@ class SecondMoment:
             )
         if not x.numel():
             return
-        rows, exponent = split_scale(x.reshape(-1, self.features).to(_double(x)))
+        rows, scale = split_scale(x.reshape(-1, self.features).to(_double(x)))
+        exponent = int(scale)
         if self._sum is None:
             self._sum, self._exponent = rows.new_zeros(self.features, self.features), exponent
         if exponent > self._exponent:

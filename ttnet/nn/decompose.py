@@ -259,7 +259,7 @@ class _Fit:
         self._matrix, self._moment = matrix, moment
         self._metric = None if moment is None else self._like(moment.metric(), matrix)
         # Calibrated fits solve linear equations, and do so in double precision; scales are left to `tt_svd`.
-        self._exponent = max_exponent(matrix)
+        self._exponent = int(max_exponent(matrix))
         if self._metric is not None:
             self._wide = times_power_of_two(matrix.to(self._metric.dtype), -self._exponent)
 
@@ -359,7 +359,7 @@ def balanced(cores: Sequence[Tensor]) -> list[Tensor]:
         >>> [float(core) for core in balanced([torch.tensor([16.0]), torch.tensor([1.0])])]
         [4.0, 4.0]
     """
-    exponents = [max_exponent(core) for core in cores]
+    exponents = [int(max_exponent(core)) for core in cores]
     share, more = divmod(sum(exponents), len(cores))
     return [
         times_power_of_two(core, share + (k < more) - exponent)
