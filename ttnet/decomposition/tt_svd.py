@@ -115,7 +115,7 @@ def _measure(
         return 0, squares**0.5
     if count := count_nonfinite(x):
         raise TTValueError(f"x holds NaN or infinite entries, {count} of {x.numel()}; expected finite numbers.")
-    exponent = max_exponent(x)
+    exponent = int(max_exponent(x))
     return exponent, sum_of_squares(Unfolding(x, 1, dtype, exponent=exponent)) ** 0.5
 
 
