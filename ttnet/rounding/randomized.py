@@ -19,7 +19,7 @@ from ttnet.linalg import qr, r_factor
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.exact import round_exactly
 from ttnet.rounding.sums import TrainSum, sweep
-from ttnet.scales import Exponent, split_scale, times_power_of_two
+from ttnet.scales import split_scale, times_power_of_two
 
 _OVERSAMPLING = 10  # columns beyond max_rank
 _FIRST_COLUMNS = 16
@@ -27,7 +27,7 @@ _CHECK_COLUMNS = 32
 _FAILURE = 1e-10  # the probability that a check lets a larger error pass
 _MARGIN = 0.1  # how much of the squared bound may go to what a projection misses
 
-Train = tuple[list[Tensor], Exponent]  # cores, and the exponent of the power of two that multiplies them
+Train = tuple[list[Tensor], int]  # cores, and the exponent of the power of two that multiplies them
 
 
 class Sketch(NamedTuple):
@@ -40,7 +40,7 @@ class Sketch(NamedTuple):
     """
 
     factors: list[Tensor]
-    exponents: list[Exponent]
+    exponents: list[int]
     steps: int
 
 
@@ -118,10 +118,8 @@ def draw_sketch(x: TrainSum, columns: Sequence[int], generator: torch.Generator)
         >>> sketch.factors[0].shape, sketch.steps
         (torch.Size([3, 2]), 1)
     """
-    factor, steps = x.tail, 0
-    exponent: Exponent = 0
-    factors: list[Tensor] = []
-    exponents: list[Exponent] = []
+    factor, exponent, steps = x.tail, 0, 0
+    factors, exponents = [], []
     for k in range(x.order - 1, 0, -1):
         factor = x.times_right(k, factor).flatten(1)  # (R, n q)
         width = columns[k - 1]
