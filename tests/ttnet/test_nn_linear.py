@@ -224,14 +224,20 @@ def test_per_sample_gradients():
             torch.testing.assert_close(together[name][k], alone[name])
 
 
+def kept_numbers(layer, x):
+    """How many numbers that are neither the input nor a parameter are kept for the backward pass."""
+    kept = {}
+    own = {tensor.data_ptr() for tensor in (x, *layer.parameters())}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t.numel()}) or t, lambda t: t):
+        layer(x)
+    return sum(size for pointer, size in kept.items() if pointer not in own)
+
+
 def test_only_the_input_is_kept_for_the_backward_pass():
     layer = TTLinear(64, 64, ranks=8)
-    x = torch.randn(500, 64, requires_grad=True)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        layer(x)
-    own = {core.data_ptr() for core in layer.cores} | {x.data_ptr()}
-    assert {tensor.data_ptr() for tensor in kept} == own
+    assert kept_numbers(layer, torch.randn(5000, 64, requires_grad=True)) == 0
+    # For few tokens, merged cores at most.
+    assert kept_numbers(layer, torch.randn(30, 64, requires_grad=True)) <= 64 * 64
 
 
 def test_state_dicts_copies_and_the_meta_device():
@@ -430,7 +436,7 @@ def test_the_repr_says_what_the_layer_is_made_of():
 @settings(deadline=None, max_examples=30)
 def test_an_order_covers_all_cores_once(layer, tokens):
     shapes = layer.tt.layout.pair_shapes
-    for purpose in ("forward", "backward", "lookup"):
+    for purpose in ("product", "product, trained", "lookup", "lookup, trained"):
         order = cheapest_order(shapes, tokens, purpose=purpose)
         groups = order.groups[::-1] if order.kind == "right" else order.groups
         assert [k for group in groups for k in range(group.start, group.stop)] == list(range(len(shapes)))

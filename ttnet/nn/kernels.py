@@ -4,24 +4,22 @@ Between two steps a sweep from the left holds, for every token, a tensor `(n so 
 the bond that is open and `m` the next mode to contract. A step multiplies the middle by a matrix, and
 `(n so far, n r', m to come)` is the next such tensor without any permutation. From the right it is the mirror image.
 
-Under autograd only the tokens and the cores are kept for the backward pass, which contracts once more: that costs at
-most as much again as the forward pass, while the intermediates of a train can be many times larger than the tokens.
+Under autograd the tokens and the cores are kept for the backward pass, which sweeps once more: that costs at most as
+much again as the forward pass, while the intermediates of a train can be many times larger than the tokens. Merged
+groups are kept only where merging is a good part of the work, for few tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttnet.nn.orders import MACHINES, Group, Order, Step, Tree, cheapest_order, is_folded
+from ttnet.nn.orders import MACHINES, Group, Order, Step, Tree, is_folded
 from ttnet.scales import compute_dtype
-
-Pullback = Callable[[Tensor, list[Tensor | None]], None]
-
 
 # --- merging --------------------------------------------------------------------------------------
 
@@ -37,8 +35,13 @@ def merged(order: Order, cores: Sequence[Tensor], dtype: torch.dtype) -> list[Te
     Returns:
         One matrix for each group: of shape `(outer, inner)` for a sweep; for a lookup `(rows, inner * outer)`.
     """
-    cores = [core.to(compute_dtype(core.dtype)) for core in cores]
+    cores = _wide(cores)
     return [_arrange(order, group, _merge(group.tree, cores)).to(dtype) for group in order.groups]
+
+
+def _wide(cores: Sequence[Tensor]) -> Sequence[Tensor]:
+    dtype = compute_dtype(cores[0].dtype)
+    return cores if dtype == cores[0].dtype else [core.to(dtype) for core in cores]
 
 
 def _merge(tree: Tree, cores: Sequence[Tensor]) -> Tensor:  # (r, m_1 n_1 ... m_p n_p, r')
@@ -49,24 +52,18 @@ def _merge(tree: Tree, cores: Sequence[Tensor]) -> Tensor:  # (r, m_1 n_1 ... m_
     return product.view(left.shape[0], -1, right.shape[-1])
 
 
-def _merge_and_pull(tree: Tree, cores: Sequence[Tensor]) -> tuple[Tensor, Pullback]:
-    """Merge, and give what takes a gradient of the result to the gradients of the cores."""
+def _pull(tree: Tree, cores: Sequence[Tensor], grad: Tensor, grads: list[Tensor | None]) -> None:
+    """Take the gradient of a merged group to the cores; each half is merged again, which costs less than the whole."""
     if isinstance(tree, int):
-        core = cores[tree]
-
-        def leaf(grad: Tensor, grads: list[Tensor | None]) -> None:
-            grads[tree] = grad.reshape(core.shape)
-
-        return core.flatten(1, 2), leaf
-    (left, pull_left), (right, pull_right) = (_merge_and_pull(branch, cores) for branch in tree)
+        grads[tree] = grad.reshape(cores[tree].shape)
+        return
+    left, right = (_merge(branch, cores) for branch in tree)
     a, b = left.reshape(-1, left.shape[-1]), right.reshape(right.shape[0], -1)
-
-    def pull(grad: Tensor, grads: list[Tensor | None]) -> None:
-        grad = grad.reshape(a.shape[0], b.shape[1])
-        pull_left((grad @ b.mH).view(left.shape), grads)
-        pull_right((a.mH @ grad).view(right.shape), grads)
-
-    return (a @ b).view(left.shape[0], -1, right.shape[-1]), pull
+    grad = grad.reshape(a.shape[0], b.shape[1])
+    left_grad, right_grad = grad @ b.mH, a.mH @ grad
+    del grad, a, b
+    _pull(tree[0], cores, left_grad.view(left.shape), grads)
+    _pull(tree[1], cores, right_grad.view(right.shape), grads)
 
 
 def _arrange(order: Order, group: Group, core: Tensor) -> Tensor:
@@ -125,11 +122,16 @@ def chunk_size(order: Order, device: torch.device) -> int:
     return max(16, machine.chunk // max(order.largest, 1))
 
 
-def _sweep_in_chunks(x: Tensor, order: Order, matrices: Sequence[Tensor]) -> Tensor:
+def _sweep_in_chunks(x: Tensor, order: Order, matrices: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+    """Sweep without autograd, in pieces where intermediates are large, and add the bias in place."""
     chunk = chunk_size(order, x.device)
     if len(x) <= chunk:
-        return sweep(x, order, matrices)
-    return torch.cat([sweep(part, order, matrices) for part in x.split(chunk)])
+        y = sweep(x, order, matrices)
+    else:
+        y = x.new_empty(len(x), order.columns)
+        for start in range(0, len(x), chunk):
+            y[start : start + chunk] = sweep(x[start : start + chunk], order, matrices)
+    return y if bias is None else y.add_(bias)
 
 
 def _sweep_back(
@@ -147,7 +149,7 @@ def _sweep_back(
     for k in reversed(range(len(states))):
         step, matrix = order.groups[k].step, matrices[k]
         if needs[1]:
-            grads.append(_outer(grad, states[k], step))
+            grads.append(_outer(grad, states[k], step, order.kind == "left"))
         states.pop()
         if k == 0 and not needs[0]:
             return None, grads[::-1]
@@ -155,12 +157,14 @@ def _sweep_back(
     return grad.reshape(x.shape), grads[::-1]
 
 
-def _outer(grad: Tensor, state: Tensor, step: Step) -> Tensor:  # (outer, inner)
+def _outer(grad: Tensor, state: Tensor, step: Step, transposed: bool) -> Tensor:  # (outer, inner)
+    """Give the gradient of a step's matrix, laid out in memory as the matrix itself is."""
     if step.free == 1:
-        return grad.reshape(-1, step.outer).mT @ state.reshape(-1, step.inner).conj()
-    a = grad.reshape(-1, step.outer, step.free).transpose(0, 1).reshape(step.outer, -1)
-    b = state.reshape(-1, step.inner, step.free).transpose(0, 1).reshape(step.inner, -1)
-    return a @ b.mH
+        a, b = grad.reshape(-1, step.outer), state.reshape(-1, step.inner)
+    else:
+        a = grad.reshape(-1, step.outer, step.free).mT.reshape(-1, step.outer)
+        b = state.reshape(-1, step.inner, step.free).mT.reshape(-1, step.inner)
+    return (b.mH @ a).mT if transposed else a.mT @ b.conj()
 
 
 # --- looking up -----------------------------------------------------------------------------------
@@ -273,107 +277,106 @@ def _look_up_back(
 # --- autograd -------------------------------------------------------------------------------------
 
 
-def _pull_cores(
-    order: Order,
-    cores: Sequence[Tensor],
-    back: Callable[[list[Tensor]], tuple[Tensor | None, list[Tensor]]],
-    dtype: Any,
-) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Merge the cores once more, let `back` give the gradients of the merged groups, and pull these to the cores."""
-    wide = [core.to(compute_dtype(core.dtype)) for core in cores]
-    pairs = [_merge_and_pull(group.tree, wide) for group in order.groups]
-    matrices = [_arrange(order, group, core).to(dtype) for group, (core, _) in zip(order.groups, pairs, strict=True)]
-    grad, matrix_grads = back(matrices)
+def _pull_all(order: Order, cores: Sequence[Tensor], matrix_grads: list[Tensor]) -> list[Tensor | None]:
+    """Take the gradients of the merged groups, which are used up, to the cores."""
+    wide = _wide(cores)
     grads: list[Tensor | None] = [None] * len(cores)
-    for group, (core, pull), matrix_grad in zip(order.groups, pairs, matrix_grads, strict=bool(matrix_grads)):
-        pull(_rearrange(order, group, matrix_grad.to(core.dtype)), grads)
-    return grad, [None if g is None else g.to(core.dtype) for g, core in zip(grads, cores, strict=True)]
+    for group in reversed(order.groups):
+        _pull(group.tree, wide, _rearrange(order, group, matrix_grads.pop().to(wide[0].dtype)), grads)
+    return [None if grad is None else grad.to(core.dtype) for grad, core in zip(grads, cores, strict=True)]
 
 
 class _Product(torch.autograd.Function):
-    """Tokens times a TT-matrix; keeps the tokens and the cores for the backward pass and nothing else."""
+    """Tokens times a TT-matrix, plus a bias; keeps the tokens and the cores for the backward pass.
 
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, order: Order, *cores: Tensor) -> Tensor:
-        return _sweep_in_chunks(x, order, merged(order, cores, x.dtype))
+    The merged groups are kept as well where merging them again would take long.
+    """
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, order, *cores = inputs
+    def forward(ctx: Any, x: Tensor, order: Order, bias: Tensor | None, *cores: Tensor) -> Tensor:
+        matrices = merged(order, cores, x.dtype)
         ctx.save_for_backward(x, *cores)
-        ctx.shapes = order.shapes
+        ctx.order, ctx.bias_dtype = order, None if bias is None else bias.dtype
+        ctx.kept = matrices if order.kept else None
+        return _sweep_in_chunks(x, order, matrices, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *cores = ctx.saved_tensors
-        needs = (ctx.needs_input_grad[0], any(ctx.needs_input_grad[2:]))
-        order = cheapest_order(ctx.shapes, len(x), purpose="backward", device=x.device.type)
+        order, matrices, ctx.kept = ctx.order, ctx.kept, None
+        if matrices is None or torch.is_grad_enabled():  # gradients of gradients flow through the merging
+            matrices = merged(order, cores, x.dtype)
+        needs = (ctx.needs_input_grad[0], any(ctx.needs_input_grad[3:]))
+        bias_grad = grad.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
+        x_grad, matrix_grads = _sweep_back_in_chunks(x, grad, order, matrices, needs)
+        del matrices
+        grads = _pull_all(order, cores, matrix_grads) if needs[1] else [None] * len(cores)
+        return x_grad, None, bias_grad, *grads
 
-        def back(matrices: list[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
-            chunk = chunk_size(order, x.device)
-            if len(x) <= chunk:
-                return _sweep_back(x, grad, order, matrices, needs)
-            x_grads: list[Tensor] = []
-            sums: list[Tensor] = []
-            for part, grad_part in zip(x.split(chunk), grad.split(chunk), strict=True):
-                x_grad, grads = _sweep_back(part, grad_part, order, matrices, needs)
-                x_grads += [] if x_grad is None else [x_grad]
-                grads = [g.to(compute_dtype(g.dtype)) for g in grads]
-                sums = [a + b for a, b in zip(sums, grads, strict=True)] if sums else grads
-            return torch.cat(x_grads) if x_grads else None, sums
 
-        x_grad, grads = _pull_cores(order, cores, back, x.dtype)
-        return x_grad, None, *grads
+def _sweep_back_in_chunks(
+    x: Tensor, grad: Tensor, order: Order, matrices: Sequence[Tensor], needs: tuple[bool, bool]
+) -> tuple[Tensor | None, list[Tensor]]:
+    chunk = chunk_size(order, x.device)
+    if len(x) <= chunk:
+        return _sweep_back(x, grad, order, matrices, needs)
+    x_grad = x.new_empty(x.shape) if needs[0] else None
+    sums: list[Tensor] = []
+    for start in range(0, len(x), chunk):
+        piece = slice(start, start + chunk)
+        part, grads = _sweep_back(x[piece], grad[piece], order, matrices, needs)
+        if x_grad is not None and part is not None:
+            x_grad[piece] = part
+        grads = [g.to(compute_dtype(g.dtype)) for g in grads]
+        sums = [a + b for a, b in zip(sums, grads, strict=True)] if sums else grads
+    return x_grad, sums
 
 
 class _Lookup(torch.autograd.Function):
     """Rows of a TT-matrix; keeps their numbers and the cores for the backward pass and nothing else."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(ids: Tensor, order: Order, *cores: Tensor) -> Tensor:
-        return _lookup_wide(ids, order, cores)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ids, order, *cores = inputs
+    def forward(ctx: Any, ids: Tensor, order: Order, *cores: Tensor) -> Tensor:
         ctx.save_for_backward(ids, *cores)
-        ctx.shapes = order.shapes
+        ctx.order = order
+        return _lookup_wide(ids, order, cores)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         ids, *cores = ctx.saved_tensors
-        order = cheapest_order(ctx.shapes, len(ids), purpose="lookup backward", device=grad.device.type)
-        wide = compute_dtype(grad.dtype)
-        _, grads = _pull_cores(
-            order, cores, lambda tables: (None, _look_up_back(ids, grad.to(wide), order, tables)), wide
-        )
-        return None, None, *grads
+        order, wide = ctx.order, compute_dtype(grad.dtype)
+        table_grads = _look_up_back(ids, grad.to(wide), order, merged(order, cores, wide))
+        return None, None, *_pull_all(order, cores, table_grads)
+
+
+def _is_traced() -> bool:
+    """Tell whether a compiler or a transform of torch.func is at work, which needs plain operations."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def product(
     x: Tensor,  # (tokens, in_size)
     order: Order,
-    cores: Sequence[Tensor],  # (r, m, n, r'), of the dtype of x
+    bias: Tensor | None,  # (out_size,)
+    cores: Sequence[Tensor],  # (r, m, n, r')
 ) -> Tensor:  # (tokens, out_size)
-    """Multiply tokens by a TT-matrix, with gradients for both.
+    """Multiply tokens by a TT-matrix and add a bias, with gradients for all three.
 
     Args:
         x: The tokens.
-        order: The order of the forward pass; the backward pass chooses its own.
+        order: The order.
+        bias: The bias, or None.
         cores: The cores.
 
     Returns:
-        The product.
+        The product, of the dtype of `x`.
     """
-    if torch.compiler.is_compiling():  # the compiler decides itself what to keep
-        return sweep(x, order, merged(order, cores, x.dtype))
+    if _is_traced():
+        y = sweep(x, order, merged(order, cores, x.dtype))
+        return y if bias is None else y + bias.to(y.dtype)
     if torch.is_grad_enabled():
-        return _Product.apply(x, order, *cores)
-    return _sweep_in_chunks(x, order, merged(order, cores, x.dtype))
+        return _Product.apply(x, order, bias, *cores)
+    return _sweep_in_chunks(x, order, merged(order, cores, x.dtype), bias)
 
 
 def rows(
@@ -385,13 +388,13 @@ def rows(
 
     Args:
         ids: Row numbers, all of them valid.
-        order: The order of the forward pass; the backward pass chooses its own.
+        order: The order.
         cores: The cores.
 
     Returns:
         The rows.
     """
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled() and not _is_traced():
         return _Lookup.apply(ids, order, *cores)
     return _lookup_wide(ids, order, cores)
 

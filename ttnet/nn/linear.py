@@ -24,8 +24,8 @@ class TTLinear(nn.Module):
     """`y = x W^T + b` with `W^T`, of shape `(in_features, out_features)`, as a tensor train; in place of `nn.Linear`.
 
     A call contracts the tokens with the cores in the order that is cheapest for their number, and forms the weight
-    only where that is cheapest. A backward pass contracts once more instead of keeping intermediates: a call keeps its
-    input and nothing else. Source: Novikov et al. 2015, "Tensorizing Neural Networks", eq. 5.
+    only where that is cheapest. A backward pass sweeps once more instead of keeping intermediates: a call keeps its
+    input, and merged cores only where there are few tokens. Source: Novikov et al. 2015, "Tensorizing Neural Networks", eq. 5.
 
     Args:
         in_features: Size of the input, at least 1.
@@ -282,8 +282,7 @@ class TTLinear(nn.Module):
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise TTShapeError(f"x has shape {tuple(x.shape)}; expected (..., {self.in_features}).")
         hold = 0 if self.training else self.cache_limit
-        y = self.tt.multiply(x, transposed=self.transposed, hold=hold)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        return self.tt.multiply(x, bias=self.bias, transposed=self.transposed, hold=hold)
 
     def to_dense(self) -> nn.Linear:
         """Form the layer as an `nn.Linear`.

@@ -23,6 +23,7 @@ CoreShape = tuple[int, int, int, int]  # (r, m, n, r'): m is contracted with the
 Tree = int | tuple["Tree", "Tree"]  # which cores are merged with which
 
 _LARGEST_BUCKET = 21  # orders for more tokens than 2**20 are those for that many
+_WORTH_KEEPING = 0.05  # the share of the work from which on merged groups are kept rather than merged again
 _SHORT_ROW = 16  # matrices with rows shorter than this are too thin for batched products
 
 
@@ -78,6 +79,7 @@ class Order:
         largest: Number of entries of the largest intermediate for each token, its input and result not counted.
         each: The part of `seconds` that grows with the tokens, for one of them.
         columns: Size of a token's result, the product of all n.
+        kept: Whether the merged groups are worth keeping from the forward pass to the backward one.
 
     Example:
         >>> order = cheapest_order(((1, 64, 1, 4), (4, 1, 64, 1)), 4096)
@@ -93,6 +95,7 @@ class Order:
     largest: int
     each: float
     columns: int
+    kept: bool = False
 
 
 def bucket(tokens: int) -> int:
@@ -115,7 +118,7 @@ def cheapest_order(
     shapes: tuple[CoreShape, ...],
     tokens: int,
     *,
-    purpose: str = "forward",
+    purpose: str = "product",
     device: str = "cpu",
     limit: int | None = None,
 ) -> Order:
@@ -124,8 +127,8 @@ def cheapest_order(
     Args:
         shapes: The shapes `(r, m, n, r')` of the cores.
         tokens: Number of tokens or of rows to look up.
-        purpose: `"forward"`, `"backward"` (which contracts once more and then back), `"lookup"` or
-            `"lookup backward"`.
+        purpose: `"product"` or `"lookup"` for the forward pass alone, `"product, trained"` or `"lookup, trained"` for
+            that and the backward pass.
         device: Type of the device, such as `"cpu"`.
         limit: Largest number of entries of the merged groups where these are held and so cost nothing; None where
             they are merged for the occasion.
@@ -143,7 +146,7 @@ def cheapest_order(
 
 
 def order_table(
-    shapes: tuple[CoreShape, ...], *, purpose: str = "forward", device: str = "cpu"
+    shapes: tuple[CoreShape, ...], *, purpose: str = "product", device: str = "cpu"
 ) -> tuple[tuple[int, Order], ...]:
     """List the cheapest orders with the number of tokens up to which each is used.
 
@@ -194,8 +197,8 @@ def _cheapest_order(
 ) -> Order:
     kinds = ("lookup",) if purpose.startswith("lookup") else ("left", "right")
     machine = MACHINES[device]
-    backward = purpose.endswith("backward")
-    found = [_shortest_path(shapes, kind, 2**exponent, backward, machine, limit) for kind in kinds]
+    trained = purpose.endswith("trained")
+    found = [_shortest_path(shapes, kind, 2**exponent, trained, machine, limit) for kind in kinds]
     orders = [order for order in found if order is not None]
     if not orders:
         return _cheapest_order(shapes, exponent, purpose, device, None)
@@ -203,7 +206,7 @@ def _cheapest_order(
 
 
 def _shortest_path(
-    shapes: tuple[CoreShape, ...], kind: str, tokens: int, backward: bool, machine: Machine, limit: int | None
+    shapes: tuple[CoreShape, ...], kind: str, tokens: int, trained: bool, machine: Machine, limit: int | None
 ) -> Order | None:
     d = len(shapes)
     # Ways to reach a bond, none of which is worse than another in both seconds and entries.
@@ -217,9 +220,9 @@ def _shortest_path(
             size = _size(shapes[start:stop])
             merging += _arranging(shapes[start:stop], kind, size, machine)
             seconds = _token_seconds(shapes[start:stop], kind, step, tokens, machine)
-            # Back through a product there are two more products, and merging is undone likewise.
-            seconds *= 3 if backward else 1
-            seconds += merging * (3 if backward else 1) if limit is None else 0.0
+            # Back through a product there are two more products, and intermediates are swept once more.
+            seconds *= 1 if not trained else 3 if (start == 0 if kind == "right" else stop == d) else 4
+            seconds += merging * (3 if trained else 1) if limit is None else 0.0
             for cost, held, groups in ways[start]:
                 if limit is None or held + size <= limit:
                     reached.append((cost + seconds, held + size, (*groups, group)))
@@ -238,7 +241,9 @@ def _shortest_path(
     if kind == "lookup":
         largest = max(largest, *(g.step.inner * g.step.outer for g in groups))
     each = sum(_token_seconds(shapes[g.start : g.stop], kind, g.step, tokens, machine) for g in groups) / tokens
-    return Order(shapes, kind, groups, cost, held, largest, each, math.prod(shape[2] for shape in shapes))
+    again = sum(merge_tree(shapes[g.start : g.stop], g.start, machine)[1] for g in groups)
+    kept = trained and again > _WORTH_KEEPING * cost
+    return Order(shapes, kind, groups, cost, held, largest, each, math.prod(shape[2] for shape in shapes), kept)
 
 
 def _step(shapes: tuple[CoreShape, ...], kind: str, start: int, stop: int) -> Step:

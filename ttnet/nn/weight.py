@@ -203,13 +203,15 @@ class TTWeight(nn.Module):
         self,
         x: Tensor,  # (*batch, rows), or (*batch, cols) if transposed
         *,
+        bias: Tensor | None = None,  # (cols,), or (rows,) if transposed
         transposed: bool = False,
         hold: int = 0,
     ) -> Tensor:  # (*batch, cols), or (*batch, rows)
-        """Multiply row vectors by the matrix or its transpose, in the cheapest order.
+        """Multiply row vectors by the matrix or its transpose, in the cheapest order, and add a bias.
 
         Args:
             x: The vectors, of the dtype of the cores.
+            bias: The bias, or None.
             transposed: Whether to multiply by the transpose.
             hold: Bytes of merged cores that may be held for the next call; 0 to hold none.
 
@@ -222,22 +224,27 @@ class TTWeight(nn.Module):
         elif x.dtype != self.cores[0].dtype:
             raise TTTypeError(f"x has dtype {x.dtype}, but the layer's is {self.cores[0].dtype}; convert one of them.")
         with torch.autocast(device, enabled=False):  # cores are merged in single precision all the same
-            return self._multiply(x, transposed, hold)
+            return self._multiply(x, bias, transposed, hold)
 
-    def _multiply(self, x: Tensor, transposed: bool, hold: int) -> Tensor:
+    def _multiply(self, x: Tensor, bias: Tensor | None, transposed: bool, hold: int) -> Tensor:
         tokens = x.reshape(-1, x.shape[-1])
         cores = self._pairs(transposed)
+        exact = not transposed or (self.rows == self.layout.rows and self.fixed_row is None)
+        inner_bias = bias if exact else None  # otherwise the result is yet to be put right
         if hold and self._may_hold():
             order = cheapest_order(
                 self._shapes[transposed], len(tokens), device=x.device.type, limit=hold // x.element_size()
             )
             y = sweep(tokens, order, self._merged(order, cores, x.dtype, hold))
+            y = y if inner_bias is None else y + inner_bias.to(y.dtype)
         else:
-            y = product(tokens, self._order(len(tokens), transposed), cores)
+            y = product(tokens, self._order(len(tokens), transposed), inner_bias, cores)
         if transposed and self.rows < self.layout.rows:
             y = y[:, : self.rows].contiguous()
         if self.fixed_row is not None:
             y = self._with_fixed_row(tokens, y, transposed)
+        if bias is not None and not exact:
+            y = y + bias.to(y.dtype)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
     def _with_fixed_row(self, x: Tensor, y: Tensor, transposed: bool) -> Tensor:
@@ -328,15 +335,16 @@ class TTWeight(nn.Module):
         self._shapes = (shapes, tuple((r, n, m, s) for r, m, n, s in shapes))
         device = self.cores[0].device.type
         device = "cpu" if device == "meta" else device
+        uses = {False: (shapes, "product"), True: (self._shapes[True], "product"), None: (shapes, "lookup")}
         self._tables = {
-            False: order_table(shapes, device=device),
-            True: order_table(self._shapes[True], device=device),
-            None: order_table(shapes, purpose="lookup", device=device),
+            (use, trained): order_table(cores, purpose=f"{what}, trained" if trained else what, device=device)
+            for use, (cores, what) in uses.items()
+            for trained in (False, True)
         }
         self._dense_order = whole(shapes)
 
     def _order(self, tokens: int, transposed: bool | None) -> Order:
-        table = self._tables[transposed]
+        table = self._tables[transposed, torch.is_grad_enabled()]
         for most, order in table[:-1]:
             if tokens <= most:
                 return order
