@@ -25,7 +25,8 @@ class TTLinear(nn.Module):
 
     A call contracts the tokens with the cores in the order that is cheapest for their number, and forms the weight
     only where that is cheapest. A backward pass sweeps once more instead of keeping intermediates: a call keeps its
-    input, and merged cores only where there are few tokens. Source: Novikov et al. 2015, "Tensorizing Neural Networks", eq. 5.
+    input, and merged cores only where there are few tokens. Source: Novikov et al. 2015, "Tensorizing Neural
+    Networks", eq. 5.
 
     Args:
         in_features: Size of the input, at least 1.
