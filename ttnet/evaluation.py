@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,43 +49,62 @@ def evaluate(
     """
     if not isinstance(tt, TensorTrain):
         raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TensorTrain.")
-    return scaled_entries(tt, _check_indices(indices, tt)).to(tt.dtype)
+    return scaled_entries(scaled_slices(tt), _check_indices(indices, tt)).to(tt.dtype)
+
+
+Slices = Sequence[tuple[Tensor, Tensor]]
+"""Per mode the slices of the core, (n, r, r'), with entries of size at most one, and the exponents of each, (n,)."""
+
+
+def scaled_slices(tt: TensorTrain) -> Slices:
+    """Split the slices of all cores into numbers near one and powers of two, for `scaled_entries`.
+
+    Args:
+        tt: The train.
+
+    Returns:
+        The slices, in single precision at least, and their exponents.
+
+    Example:
+        >>> [(slices, exponents)] = scaled_slices(TensorTrain([torch.tensor([[[6.0], [1.0]]])]))
+        >>> slices.flatten(), exponents
+        (tensor([0.7500, 0.5000]), tensor([3, 1]))
+    """
+    cores = [core.to(compute_dtype(tt.dtype)) for core in tt.cores]
+    return [_split_scales(core.movedim(1, 0)) for core in cores] if tt.ndim else [_split_scales(cores[0][None])]
 
 
 def scaled_entries(
-    tt: TensorTrain,
+    slices: Slices,
     indices: Tensor,  # (batch, d), within range
     exponent: int = 0,
 ) -> Tensor:
     """Give entries of a train times a power of two, which may have a range that the entries themselves leave.
 
     Args:
-        tt: The train, of order d.
-        indices: An int64 tensor of shape (batch, d) on the device of `tt`.
+        slices: What `scaled_slices` gives for a train of order d.
+        indices: An int64 tensor of shape (batch, d) on the device of the train.
         exponent: The entries are multiplied by 2**exponent.
 
     Returns:
         A tensor of shape (batch,), in single precision at least.
 
     Example:
-        >>> tt = TensorTrain([torch.full((1, 2, 1), 2.0)] * 1000)
-        >>> scaled_entries(tt, torch.zeros(1, 1000, dtype=torch.int64), -998)
+        >>> slices = scaled_slices(TensorTrain([torch.full((1, 2, 1), 2.0)] * 1000))
+        >>> scaled_entries(slices, torch.zeros(1, 1000, dtype=torch.int64), -998)
         tensor([4.])
     """
-    dtype = compute_dtype(tt.dtype)
-    cores = [core.to(dtype) for core in tt.cores] if tt.ndim else [tt.cores[0].to(dtype)[:, None]]
-    if not tt.ndim:
+    if not indices.shape[1]:  # a scalar is the one slice of what has no mode
         indices = indices.new_zeros(len(indices), 1)
-    slices = [_split_scales(core.movedim(1, 0)) for core in cores]  # (n, r, r') and (n,)
-    chunk = max(1, _CHUNK // max(core.shape[0] * core.shape[2] for core in cores))
+    chunk = max(1, _CHUNK // max(scaled.shape[1] * scaled.shape[2] for scaled, _ in slices))
     parts = []
     for rows in indices.split(chunk):
-        values = cores[0].new_ones(len(rows), 1)  # (rows, r)
-        powers = torch.full((len(rows),), exponent, dtype=torch.int64, device=rows.device)
+        values = slices[0][0].new_ones(len(rows), 1)  # (rows, r)
+        exponents = torch.full((len(rows),), exponent, dtype=torch.int64, device=rows.device)
         for (scaled, steps), index in zip(slices, rows.T, strict=True):
             values, step = _split_scales((values[:, None] @ scaled[index])[:, 0])
-            powers = powers + step + steps[index]
-        parts.append(_times_powers_of_two(values[:, 0], powers))
+            exponents = exponents + step + steps[index]
+        parts.append(_times_powers_of_two(values[:, 0], exponents, parts=16))
     return torch.cat(parts)
 
 
@@ -120,18 +140,18 @@ def _split_scales(
     """Split every x[i] into entries of size at most one and a power of two, which is a constant to gradients."""
     parts = torch.view_as_real(x.detach().resolve_conj()) if x.is_complex() else x.detach()
     exponents = torch.frexp(parts.abs().flatten(1).amax(1)).exponent.long()
-    return _times_powers_of_two(x, -exponents), exponents
+    return _times_powers_of_two(x, -exponents, parts=2), exponents
 
 
 def _times_powers_of_two(
     x: Tensor,  # (batch, ...)
     exponents: Tensor,  # (batch,), ints
+    parts: int,
 ) -> Tensor:
-    # In steps, since 2**1074 is no double although 2**1074 times the smallest one is 1; see `scales`.
-    step = math.frexp(torch.finfo(x.dtype).max)[1] - 2
-    exponents = exponents.clamp(-8 * step, 8 * step).reshape(-1, *[1] * (x.ndim - 1))
-    while exponents.any():
-        part = exponents.clamp(-step, step)
+    """Multiply every x[i] by 2**exponents[i], in equal parts: 2**1074 is no double, but 2**537 is one."""
+    largest = math.frexp(torch.finfo(x.dtype).max)[1] - 2
+    exponents = exponents.clamp(-parts * largest, parts * largest).reshape(-1, *[1] * (x.ndim - 1))
+    share = exponents // parts
+    for part in [share] * (parts - 1) + [exponents - (parts - 1) * share]:
         x = x * torch.pow(2.0, part.to(x.real.dtype))
-        exponents = exponents - part
     return x
