@@ -236,19 +236,19 @@ def test_orders_zero_and_one():
         assert result.converged
 
 
-@given(st.lists(st.sampled_from([1, 1, 2, 5]), min_size=1, max_size=7).map(tuple), seeds, st.integers(1, 40))
+@given(st.lists(st.sampled_from([1, 1, 2, 5]), min_size=1, max_size=6).map(tuple), seeds, st.integers(1, 40))
 def test_any_small_shape_works_with_any_number_of_samples(shape, seed, samples):
-    full = draw_tensor(shape, torch.float64, seed)
-    result = ttnet.tt_cross(lambda i: full[i.unbind(1)], shape, samples=samples, seed=seed, eps=1e-10)
-    assert result.value.shape == shape
+    full = dense(draw_train(shape, [2] * (len(shape) - 1), torch.float64, seed))
+    result = ttnet.tt_cross(lambda i: full[i.unbind(1)], shape, samples=samples, seed=seed, eps=1e-9)
+    assert result.converged
     assert result.samples == min(samples, full.numel())
+    assert result.value.shape == shape
+    assert relative_error(result.value.full(), full) <= 1e-9
     if samples >= full.numel():
-        assert relative_error(result.value.full(), full) <= 1e-10
         assert (result.evaluations, result.sweeps, result.history) == (full.numel(), 0, ())
-        assert "all" in result.caveat
-    elif result.converged and samples >= 20:
-        # Noise of full rank: found whole or not at all, unless samples missed a part of it.
-        assert relative_error(result.value.full(), full) <= 1
+        assert "computed on all" in result.caveat
+    else:
+        assert "estimated on" in result.caveat
 
 
 def test_a_small_tensor_is_evaluated_once_and_whole():
@@ -369,14 +369,13 @@ def test_a_missed_spike_is_in_the_caveat():
     assert "no more than 0.01% of all entries" in more.caveat
 
 
-def test_a_spike_that_a_sample_hits_is_found():
-    # In 1,000 samples of 4,096 entries all nonzero ones are soon hit, far apart as they are.
+def test_spikes_that_samples_hit_are_found():
+    # No change of two neighbouring indices leads from one nonzero entry to another; only samples do.
     f = lambda i: (i == i[:, :1]).all(1).double() * (1 + i[:, 0])  # noqa: E731
     result = ttnet.tt_cross(f, (8,) * 4, samples=4000)
-    full = tensor_of(f, (8,) * 4)
-    if result.converged:
-        assert relative_error(result.value.full(), full) <= 1e-10
-    assert relative_error(result.value.full(), full) < 0.5
+    assert result.converged
+    assert result.value.ranks == (1, 8, 8, 8, 1)
+    assert relative_error(result.value.full(), tensor_of(f, (8,) * 4)) <= 1e-12
 
 
 @pytest.mark.parametrize("eps", [1e-2, 1e-8])
