@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ttnet.linalg import qr, r_factor, truncated_svd
+from ttnet.linalg import qr, r_factor, triangular_factor, truncated_svd
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.sums import TrainSum, sweep
 from ttnet.scales import Exponent, split_scale
@@ -27,6 +26,7 @@ def round_exactly(x: TrainSum, budget: RelativeBudget) -> tuple[list[Tensor], Ex
         The new cores, all but the last one left-orthogonal, and an exponent: the train is theirs times 2**exponent.
 
     Example:
+        >>> import torch
         >>> one = [torch.ones(1, 2, 1), torch.ones(1, 3, 1)]
         >>> x = TrainSum([one, one], None, torch.float64)
         >>> cores, exponent = round_exactly(x, RelativeBudget(eps=0.0, max_ranks=[None], dtype=torch.float64))
@@ -65,13 +65,4 @@ def _right_factors(x: TrainSum) -> list[Tensor]:
 def _triangle(
     matrix: Tensor,  # (m, n)
 ) -> Tensor:  # (n, n)
-    """Give the R factor, in a tree of blocks as `linalg.qr` does, without forming the Q factors on the way."""
-    if matrix.requires_grad:
-        return r_factor(matrix)
-    rows, columns = matrix.shape
-    block = max(1024, 4 * columns)
-    if rows < 2 * block:
-        return torch.linalg.qr(matrix, mode="r").R
-    cut = rows // block * block
-    tops = torch.linalg.qr(matrix[:cut].unflatten(0, (-1, block)), mode="r").R  # (blocks, n, n)
-    return _triangle(torch.cat([tops.flatten(0, 1), matrix[cut:]]))
+    return r_factor(matrix) if matrix.requires_grad else triangular_factor(matrix)

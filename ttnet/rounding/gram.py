@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ttnet.rounding.budget import RelativeBudget
+from ttnet.rounding.products import multiply
 from ttnet.rounding.sums import TrainSum, sweep
 from ttnet.scales import Exponent, split_scale
 
@@ -65,8 +66,8 @@ def _gram(
     """Give the lower triangle of rows @ rows^H, with a quarter of the products left out."""
     half = len(rows) // 2
     gram = rows.new_zeros(len(rows), len(rows))
-    gram[:half, :half] = rows[:half] @ rows[:half].mH
-    gram[half:] = rows[half:] @ rows.mH
+    gram[:half, :half] = multiply(rows[:half], rows[:half].mH)
+    gram[half:] = multiply(rows[half:], rows.mH)
     return gram
 
 
@@ -112,7 +113,7 @@ class _Cuts:
         c: Tensor,  # (r n, R)
     ) -> tuple[Tensor, Tensor]:  # (r n, s), (s, R)
         factor, budget = self._factors[k], self._budget
-        image = c @ factor  # (r n, q)
+        image = multiply(c, factor)  # (r n, q)
         budget.measure(image)
         columns, rows = torch.linalg.vector_norm(c, dim=0), torch.linalg.vector_norm(factor, dim=1)
         noise = _noise_of_gram(len(factor)) * float((columns * rows).square().sum()) + 4 * _EPS * budget.norm**2
@@ -134,8 +135,8 @@ class _Cuts:
         budget.spend(math.sqrt(tail), math.sqrt(noise))
 
         kept = vectors[:, cut:]
-        u = torch.linalg.qr(image @ kept)[0] if is_tall else kept
-        return u, u.mH @ c
+        u = torch.linalg.qr(multiply(image, kept)).Q if is_tall else kept
+        return u, multiply(u.mH, c)
 
     def may_be_noise(self) -> bool:
         """Say whether `max_rank` cut off so little that a train of those ranks might be as good as exact."""

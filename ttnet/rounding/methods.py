@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from ttnet.chain import check_scalar, shorten
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.exact import round_exactly
 from ttnet.rounding.gram import round_by_gram
+from ttnet.rounding.products import same_threads
 from ttnet.rounding.randomized import round_randomly
 from ttnet.rounding.sums import TrainSum, largest_part
 from ttnet.scales import compute_dtype, count_nonfinite, join_scale
@@ -86,7 +88,7 @@ def round(
     check_method(method, METHODS)
     bound = check_eps(eps)
     max_ranks = check_max_rank(max_rank, max(0, tt.ndim - 1))
-    _check_finite(tt, "cores")
+    _check_numbers(tt, "cores")
     if tt.ndim < 2:
         return tt.clone()
     return _round([tt], None, tt.dtype, bound, max_ranks, method)
@@ -142,7 +144,7 @@ def round_sum(
     if coefficients is not None:
         weights, dtype = _check_coefficients(coefficients, len(terms), dtype, first.device)
     for i, term in enumerate(terms):
-        _check_finite(term, f"trains[{i}].cores")
+        _check_numbers(term, f"trains[{i}].cores")
     result = _round(terms, weights, dtype, bound, max_ranks, method)
     return result if first.ndim else TensorTrain([result.cores[0].reshape(1, 1)])
 
@@ -197,14 +199,15 @@ def _round(
         return RelativeBudget(eps=eps, max_ranks=max_ranks, dtype=dtype)
 
     method = choose(method) if x.order > 1 else "svd"
-    result = None
-    if method == "randomized":
-        result = round_randomly(x, eps=eps, max_ranks=max_ranks, dtype=dtype)
-        method = "randomized" if result else choose("auto")
-    if method == "gram":
-        double = torch.complex128 if dtype.is_complex else torch.float64
-        result = round_by_gram(x if x.dtype == double else TrainSum(summands, weights, double), budget())
-    cores, exponent = result or round_exactly(x, budget())
+    with same_threads():
+        result = None
+        if method == "randomized":
+            result = round_randomly(x, eps=eps, max_ranks=max_ranks, dtype=dtype)
+            method = "randomized" if result else choose("auto")
+        if method == "gram":
+            double = torch.complex128 if dtype.is_complex else torch.float64
+            result = round_by_gram(x if x.dtype == double else TrainSum(summands, weights, double), budget())
+        cores, exponent = result or round_exactly(x, budget())
     return TensorTrain(join_scale(cores, exponent, dtype))
 
 
@@ -256,10 +259,24 @@ def _check_coefficients(
     return stacked if dtype.is_complex else stacked.real, dtype
 
 
-def _check_finite(train: TensorTrain, name: str) -> None:
+def _check_numbers(train: TensorTrain, name: str) -> None:
     for k, core in enumerate(train.cores):
+        if not _is_readable(core):
+            raise TTValueError(
+                f"{name}[{k}] has no plain numbers (it is on the meta device or under a transform of torch.func); "
+                "expected some, since ranks depend on them: round outside, and differentiate by backward()."
+            )
         if not math.isfinite(largest_part(core)):
             raise TTValueError(
                 f"{name}[{k}] holds NaN or infinite entries, {count_nonfinite(core)} of {core.numel()}; expected "
                 "finite numbers."
             )
+
+
+def _is_readable(core: Tensor) -> bool:
+    try:
+        core.data_ptr()  # which what stands for many tensors, or is to be differentiated by torch.func, has not
+    except RuntimeError:
+        return False
+    # A forward-mode derivative would be lost.
+    return not core.is_meta and unpack_dual(core).tangent is None

@@ -18,16 +18,16 @@ from torch import Tensor
 from ttnet.linalg import qr, r_factor
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.exact import round_exactly
+from ttnet.rounding.products import multiply
 from ttnet.rounding.sums import TrainSum, sweep
-from ttnet.scales import split_scale, times_power_of_two
+from ttnet.scales import Exponent, split_scale, times_power_of_two
 
-_OVERSAMPLING = 10  # columns beyond max_rank
 _FIRST_COLUMNS = 16
 _CHECK_COLUMNS = 32
 _FAILURE = 1e-10  # the probability that a check lets a larger error pass
 _MARGIN = 0.1  # how much of the squared bound may go to what a projection misses
 
-Train = tuple[list[Tensor], int]  # cores, and the exponent of the power of two that multiplies them
+Train = tuple[list[Tensor], Exponent]  # cores, and the exponent of the power of two that multiplies them
 
 
 class Sketch(NamedTuple):
@@ -40,7 +40,7 @@ class Sketch(NamedTuple):
     """
 
     factors: list[Tensor]
-    exponents: list[int]
+    exponents: list[Exponent]
     steps: int
 
 
@@ -69,32 +69,34 @@ def round_randomly(x: TrainSum, *, eps: float, max_ranks: Sequence[int | None], 
     """
     useful = _useful_columns(x)
     caps = [
-        most if rank is None else min(most, rank + _OVERSAMPLING) for most, rank in zip(useful, max_ranks, strict=True)
+        most if rank is None else min(most, _columns_for(rank)) for most, rank in zip(useful, max_ranks, strict=True)
     ]
     is_capped = max(caps) < max(useful)
     columns = max(caps) if is_capped else max(_FIRST_COLUMNS, max(useful) // 8)
     precision = 100 * torch.finfo(x.dtype).eps
     can_check = precision * _safety(sum(most > _CHECK_COLUMNS for most in useful)) <= math.sqrt(_MARGIN) * eps
-    if not (is_capped or can_check):
+    if 2 * columns > max(useful) or not (is_capped or can_check):
         return None
 
     generator = torch.Generator().manual_seed(0)
     sketches = [draw_sketch(x, [min(columns, cap) for cap in caps], generator)]
-    while 2 * columns <= max(useful):
+    while True:
         check = draw_sketch(x, [_CHECK_COLUMNS] * len(caps), generator) if can_check else None
         train, missed = project(x, sketches, check)
         if missed**2 <= _MARGIN * eps**2:
             return _trim(train, math.sqrt(eps**2 - missed**2), max_ranks, dtype)[0]
         if check is None or is_capped:
             trimmed, is_forced = _trim(train, eps, max_ranks, dtype)
-            # Unchecked, the bound may fail, unless it is max_rank that makes it fail. Ranks below the number of columns
-            # say that nothing was missed, to the last digits.
+            # Without an error bound, ranks below the number of columns say that nothing was missed, to the last digits.
+            # With one, what is unconfirmed will do only if it is max_rank that forbids the bound.
             return trimmed if is_forced or not eps else None
+        more = max(columns, _CHECK_COLUMNS)  # the check's own columns, and others
+        if 2 * (columns + more) > max(useful):
+            return None
         sketches.append(check)
-        if columns > _CHECK_COLUMNS:
-            sketches.append(draw_sketch(x, [columns - _CHECK_COLUMNS] * len(caps), generator))
-        columns = max(2 * columns, columns + _CHECK_COLUMNS)
-    return None
+        if more > _CHECK_COLUMNS:
+            sketches.append(draw_sketch(x, [more - _CHECK_COLUMNS] * len(caps), generator))
+        columns += more
 
 
 def draw_sketch(x: TrainSum, columns: Sequence[int], generator: torch.Generator) -> Sketch:
@@ -118,8 +120,10 @@ def draw_sketch(x: TrainSum, columns: Sequence[int], generator: torch.Generator)
         >>> sketch.factors[0].shape, sketch.steps
         (torch.Size([3, 2]), 1)
     """
-    factor, exponent, steps = x.tail, 0, 0
-    factors, exponents = [], []
+    factor, steps = x.tail, 0
+    exponent: Exponent = 0
+    factors: list[Tensor] = []
+    exponents: list[Exponent] = []
     for k in range(x.order - 1, 0, -1):
         factor = x.times_right(k, factor).flatten(1)  # (R, n q)
         width = columns[k - 1]
@@ -130,7 +134,7 @@ def draw_sketch(x: TrainSum, columns: Sequence[int], generator: torch.Generator)
                 # Single precision is random enough, and drawn at a multiple of the speed.
                 single = torch.complex64 if factor.is_complex() else torch.float32
                 omega = torch.randn(factor.shape[1], width, dtype=single, generator=generator) / math.sqrt(width)
-                factor = factor @ omega.to(factor)
+                factor = multiply(factor, omega.to(factor))
                 steps += 1
         factor, step = split_scale(factor)
         exponent = exponent + step
@@ -154,14 +158,14 @@ def project(x: TrainSum, sketches: Sequence[Sketch], check: Sketch | None) -> tu
     losses: list[Tensor] = []
 
     def find_basis(k: int, c: Tensor) -> tuple[Tensor, Tensor]:  # (r n, R) to (r n, s) and (s, R)
-        image = c @ torch.cat([sketch.factors[k] for sketch in sketches], dim=1)
+        image = multiply(c, torch.cat([sketch.factors[k] for sketch in sketches], dim=1))
         if image.shape[1] >= min(c.shape):
             u, w = qr(c)
         else:
-            u = qr(image)[0]
+            u = torch.linalg.qr(image).Q if _is_double(c) else qr(image)[0]
             w = _adjoint_product(u, c)
         if check is not None:
-            seen = c @ check.factors[k]
+            seen = multiply(c, check.factors[k])
             losses.append(_norm(seen - u @ _adjoint_product(u, seen)))
         return u, w
 
@@ -182,7 +186,12 @@ def _trim(train: Train, eps: float, max_ranks: Sequence[int | None], dtype: torc
     cores, exponent = train
     budget = RelativeBudget(eps=eps, max_ranks=max_ranks, dtype=dtype)
     cores, step = round_exactly(TrainSum([cores], None, cores[0].dtype), budget)
-    return (cores, exponent + step), budget.is_forced
+    return (cores, step + exponent), budget.is_forced
+
+
+def _columns_for(rank: int) -> int:
+    """Give the number of columns that find `rank` directions well, for a few more than there are."""
+    return rank + max(10, rank // 4)
 
 
 def _useful_columns(x: TrainSum) -> list[int]:
@@ -213,14 +222,19 @@ def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dtype=torch.complex128 if x.is_complex() else torch.float64)
 
 
+def _is_double(x: Tensor) -> bool:
+    """Say whether long sums leave enough digits, so that they need no blocks."""
+    return x.dtype in (torch.float64, torch.complex128)
+
+
 def _adjoint_product(
     u: Tensor,  # (m, s)
     c: Tensor,  # (m, n)
 ) -> Tensor:  # (s, n)
     """Give u^H @ c, the long sum in blocks, so that single precision loses no digits."""
     block = 1024
-    if len(u) <= 2 * block or u.dtype.itemsize // (2 if u.is_complex() else 1) > 4:
-        return u.mH @ c
+    if len(u) <= 2 * block or _is_double(u):
+        return multiply(u.mH, c)
     cut = len(u) // block * block
     blocks = u[:cut].unflatten(0, (-1, block)).mH @ c[:cut].unflatten(0, (-1, block))
     return blocks.sum(0) + u[cut:].mH @ c[cut:]

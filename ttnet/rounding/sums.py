@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ttnet.scales import Exponent, split_scale, times_power_of_two
+from ttnet.rounding.products import multiply
+from ttnet.scales import Exponent, share_out, split_scale, times_power_of_two
 
 
 class TrainSum:
@@ -90,10 +91,9 @@ class TrainSum:
             torch.Size([2, 2, 1])
         """
         blocks = self.cores[k]
-        if len(blocks) == 1:
-            return torch.tensordot(blocks[0], matrix, 1)
         parts = matrix.split([block.shape[2] for block in blocks])
-        return torch.cat([torch.tensordot(block, part, 1) for block, part in zip(blocks, parts, strict=True)])
+        products = [multiply(block.flatten(0, 1), part) for block, part in zip(blocks, parts, strict=True)]  # (r n, q)
+        return _cat(products, 0).unflatten(0, (-1, blocks[0].shape[1]))
 
     def times_left(
         self,
@@ -116,10 +116,13 @@ class TrainSum:
             torch.Size([1, 2, 2])
         """
         blocks = self.cores[k]
-        if len(blocks) == 1:
-            return torch.tensordot(matrix, blocks[0], 1)
         parts = matrix.split([block.shape[0] for block in blocks], dim=1)
-        return torch.cat([torch.tensordot(part, block, 1) for block, part in zip(blocks, parts, strict=True)], dim=-1)
+        products = [multiply(part, block.flatten(1)) for block, part in zip(blocks, parts, strict=True)]  # (s, n r')
+        return _cat([product.unflatten(1, (blocks[0].shape[1], -1)) for product in products], 2)
+
+
+def _cat(parts: list[Tensor], dim: int) -> Tensor:
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
 def _tame(cores: Sequence[Tensor], dtype: torch.dtype) -> tuple[list[Tensor], Exponent]:
@@ -127,7 +130,7 @@ def _tame(cores: Sequence[Tensor], dtype: torch.dtype) -> tuple[list[Tensor], Ex
     tame: list[Tensor] = []
     exponent: Exponent = 0
     for core in cores:
-        core = core.to(dtype)
+        core = core.to(dtype).resolve_neg()  # numpy has no such lazy sign
         if not 2.0**-16 <= largest_part(core) <= 2.0**16:
             core, step = split_scale(core)
             exponent = exponent + step
@@ -163,9 +166,8 @@ def _share_scale(summands: list[list[Tensor]], exponents: list[Exponent]) -> lis
     for cores, exponent, is_alive in zip(summands, exponents, alive, strict=True):
         if not is_alive or exponent == top:
             continue
-        share = (exponent - top) // len(cores)
-        for k, core in enumerate(cores):
-            cores[k] = times_power_of_two(core, share if k else exponent - top - share * (len(cores) - 1))
+        for k, share in enumerate(share_out(exponent - top, len(cores))):
+            cores[k] = times_power_of_two(cores[k], share)
     return [top] * len(exponents)
 
 
