@@ -154,7 +154,7 @@ class ErrorBudget:
         self._storage_noise = torch.finfo(dtype).eps / 2 if is_half else 0.0
         rounding = math.sqrt(order) * self._noise(1) + order * self._storage_noise
         self._left = (max(0.0, eps - rounding) * norm) ** 2
-        self._bond = 0
+        self.spent: tuple[float, ...] = ()  # what each bond so far was cut by
 
     @property
     def left(self) -> float:
@@ -201,8 +201,8 @@ class ErrorBudget:
             >>> ErrorBudget(norm=2.0, eps=0.5, max_ranks=[3], dtype=torch.float64).allowance(4)
             (0.99..., 3)
         """
-        share = math.sqrt(self._left / (len(self._max_ranks) - self._bond))
-        max_rank = self._max_ranks[self._bond if bond is None else bond]
+        share = math.sqrt(self._left / (len(self._max_ranks) - len(self.spent)))
+        max_rank = self._max_ranks[len(self.spent) if bond is None else bond]
         return max(share, self._noise(size) * self._norm), max_rank
 
     def spend(self, tail: float) -> None:
@@ -218,4 +218,4 @@ class ErrorBudget:
             (0.99..., 3)
         """
         self._left = max(0.0, self._left - tail**2)
-        self._bond += 1
+        self.spent = (*self.spent, tail)

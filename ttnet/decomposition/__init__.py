@@ -1,8 +1,9 @@
 """From tensors and functions to trains."""
 
 from ttnet.decomposition.cross_result import CrossProgress, CrossResult, CrossStatus
+from ttnet.decomposition.dense import as_dense
 from ttnet.decomposition.elementwise import apply
 from ttnet.decomposition.tt_cross import tt_cross
-from ttnet.decomposition.tt_svd import as_dense, tt_svd
+from ttnet.decomposition.tt_svd import tt_svd
 
 __all__ = ["CrossProgress", "CrossResult", "CrossStatus", "apply", "as_dense", "tt_cross", "tt_svd"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.tt_svd import as_dense
+from ttnet.decomposition.dense import as_dense
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.scales import split_scale
 

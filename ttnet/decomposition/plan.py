@@ -114,6 +114,7 @@ def next_step(
     rank_of: Callable[[int], int],
     method: str,
     itemsize: int,
+    most_columns: int | None = None,
 ) -> Step | None:
     """Choose how to go on with the part of the tensor that is left.
 
@@ -123,9 +124,10 @@ def next_step(
         rank_of: Tells the rank expected at the bond before mode k of them, 0 < k < len(shape).
         method: The kernel that looks first.
         itemsize: Bytes of an entry.
+        most_columns: The most columns that there is memory for; None for any number.
 
     Returns:
-        The step of the lowest price; a tensor of few entries is taken from the left, mode by mode, by "qr". None if
+        The step of the lowest price, or None if there is none within `most_columns`; a tensor of few entries is taken from the left, mode by mode, by "qr". None if
         the method is "randomized" and no short side is long enough to gain by it.
 
     Example:
@@ -138,6 +140,8 @@ def next_step(
     for side, modes, columns in _unfoldings(shape, outer_ranks, small):
         rows = numel // columns
         rank = min(rank_of(modes if side == "left" else len(shape) - modes), rows, columns)
+        if most_columns is not None and columns > most_columns:
+            continue
         if method == "randomized" and (small or 4 * (rank + OVERSAMPLING) > columns):
             continue
         kernel = "qr" if small else method

@@ -110,8 +110,32 @@ def by_gram(u: Unfolding, norm: float, dtype: torch.dtype) -> Spectrum:
         >>> by_gram(Unfolding(torch.diag(torch.tensor([1.0, 2.0])), 1, torch.float32), 5**0.5, torch.float64).energies
         tensor([4., 1.], dtype=torch.float64)
     """
-    energies, v = torch.linalg.eigh(gram_matrix(u, dtype))
-    return Spectrum(energies.flip(0), v.flip(1), min(u.shape), gram_bound(u.shape[1], norm, dtype))
+    return of_gram(gram_matrix(u, dtype), min(u.shape), norm, dtype)
+
+
+def of_gram(
+    gram: Tensor,  # (n, n)
+    full_rank: int,
+    norm: float,
+    dtype: torch.dtype,
+) -> Spectrum:
+    """Read the spectrum off a Gram matrix.
+
+    Args:
+        gram: `X^H X`, in double precision.
+        full_rank: The largest rank that X may have.
+        norm: The Frobenius norm of X.
+        dtype: The precision of the products.
+
+    Returns:
+        The spectrum, of all columns.
+
+    Example:
+        >>> of_gram(torch.eye(2, dtype=torch.float64), 2, 2**0.5, torch.float64).energies
+        tensor([1., 1.], dtype=torch.float64)
+    """
+    energies, v = torch.linalg.eigh(gram)
+    return Spectrum(energies.flip(0), v.flip(1), full_rank, gram_bound(len(gram), norm, dtype))
 
 
 def by_qr(u: Unfolding) -> Spectrum:
@@ -127,5 +151,25 @@ def by_qr(u: Unfolding) -> Spectrum:
         >>> by_qr(Unfolding(torch.ones(2, 1, 2), 1, torch.float64)).cut(1e-9, None)
         (1, ...)
     """
-    _, s, vh = torch.linalg.svd(triangle(u), full_matrices=False)
-    return Spectrum(s.square(), vh.mH, min(u.shape), 0.0)
+    return of_triangle(triangle(u), min(u.shape))
+
+
+def of_triangle(
+    r: Tensor,  # (m, n)
+    full_rank: int,
+) -> Spectrum:
+    """Read the spectrum off a triangle.
+
+    Args:
+        r: A matrix with `r^H r = X^H X`, found without loss.
+        full_rank: The largest rank that X may have.
+
+    Returns:
+        The spectrum, whose bound is 0.
+
+    Example:
+        >>> of_triangle(torch.tensor([[2.0]]), 1).energies
+        tensor([4.])
+    """
+    _, s, vh = torch.linalg.svd(r, full_matrices=False)
+    return Spectrum(s.square(), vh.mH, full_rank, 0.0)

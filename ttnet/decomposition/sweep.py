@@ -41,6 +41,9 @@ class Sweep:
         norm: The Frobenius norm of x times 2**-exponent, not 0.
         budget: What the bonds may lose.
         method: "auto", "gram", "qr" or "randomized".
+        left: The cores that are done on the left, if x is what they and those on the right have left; its first and
+            last axis are then the bonds to them.
+        right: The cores that are done on the right.
 
     Example:
         >>> budget = ErrorBudget(norm=8**0.5, eps=0.1, max_ranks=[None, None], dtype=torch.float32)
@@ -50,16 +53,25 @@ class Sweep:
     """
 
     def __init__(
-        self, x: Tensor, dtype: torch.dtype, exponent: int, norm: float, budget: ErrorBudget, method: str
+        self,
+        x: Tensor,
+        dtype: torch.dtype,
+        exponent: int,
+        norm: float,
+        budget: ErrorBudget,
+        method: str,
+        *,
+        left: Sequence[Tensor] = (),
+        right: Sequence[Tensor] = (),
     ) -> None:
-        self._rest = x[None, ..., None]  # (r, the modes that are left, r')
+        self._rest = x if left or right else x[None, ..., None]  # (r, the modes that are left, r')
         self._dtype = dtype
         self._exponent = exponent
         self._norm = norm  # that of the rest
         self._budget = budget
         self._method = method
-        self._left: list[Tensor] = []
-        self._right: list[Tensor] = []
+        self._left = list(left)
+        self._right = list(right)
         self._rank = _FIRST_RANK  # what is expected of the next bond
         self._sketches = method in ("auto", "randomized")
         # Precisions in which a Gram matrix did not resolve a cut that the largest rank was to force.
@@ -153,8 +165,8 @@ class Sweep:
             bonds = range(first, first + count)
         for spectrum in self._spectra(u, step, *self._budget.allowance(min(u.shape), bonds[0])):
             budget = copy.copy(self._budget)
-            v = _mirrored(spectrum.v.mT, shape[::-1]).mT if left else spectrum.v
-            cores = _cut(spectrum, v, shape, bonds, budget)
+            v = mirrored(spectrum.v.mT, shape[::-1]).mT if left else spectrum.v
+            cores = cut_bonds(spectrum, v, shape, bonds, budget)
             if cores is not None:
                 break
         else:
@@ -175,26 +187,14 @@ class Sweep:
         """Take modes that no bond is cut between by identities, which copies nothing of the rest."""
         columns, rows = math.prod(shape), self._rest.shape[len(shape) :] if left else self._rest.shape[: -len(shape)]
         self._rest = self._rest.reshape(columns, *rows) if left else self._rest.reshape(*rows, columns)
-        cores: list[Tensor] = []
-        *sizes, inner = shape
-        for size in reversed(sizes):
-            eye = torch.eye(size * inner, dtype=double(self._dtype), device=self._rest.device)
-            core = eye.reshape(-1, inner, size).mT if left else eye.reshape(-1, size, inner)
-            cores.insert(0, core)
-            inner *= size
-        return cores
+        return identities(shape, left, double(self._dtype), self._rest.device)
 
     def _project(
         self, u: Unfolding, spectrum: Spectrum, cores: Sequence[Tensor], shape: Sequence[int], left: bool
     ) -> None:
         """Replace the rest by its coordinates in the space that new cores span."""
-        rank, columns = len(cores[0]), u.shape[1]
-        basis = cores[0]
-        for core in cores[1:]:
-            basis = torch.tensordot(basis, core, 1)
-        basis = basis.reshape(rank, columns)
-        if left:
-            basis = _mirrored(basis, shape)
+        rank = len(cores[0])
+        basis = basis_of(cores, shape, left)
         product = u.new_product(rank)
         if spectrum.seen is None:
             project(u, basis.mH, product)
@@ -229,7 +229,55 @@ class Sweep:
         return cores
 
 
-def _mirrored(
+def identities(shape: Sequence[int], left: bool, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """Give the cores of modes that no bond is cut between.
+
+    Args:
+        shape: The modes, the outermost one last, and the rank of the bond behind it.
+        left: Whether they are seen in a mirror.
+        dtype: The dtype of the cores.
+        device: Their device.
+
+    Returns:
+        Identities, as cores.
+
+    Example:
+        >>> [tuple(core.shape) for core in identities((3, 2, 1), False, torch.float64, torch.device("cpu"))]
+        [(6, 3, 2), (2, 2, 1)]
+    """
+    cores: list[Tensor] = []
+    *sizes, inner = shape
+    for size in reversed(sizes):
+        eye = torch.eye(size * inner, dtype=dtype, device=device)
+        core = eye.reshape(-1, inner, size).mT if left else eye.reshape(-1, size, inner)
+        cores.insert(0, core)
+        inner *= size
+    return cores
+
+
+def basis_of(cores: Sequence[Tensor], shape: Sequence[int], left: bool) -> Tensor:
+    """Multiply new cores up to the basis of the space they span.
+
+    Args:
+        cores: The cores, with orthonormal rows.
+        shape: Their modes and the rank of the bond behind the last one.
+        left: Whether they are seen in a mirror.
+
+    Returns:
+        A matrix of shape (rank, columns), its columns in the order of those of the unfolding.
+
+    Example:
+        >>> basis_of([torch.eye(4).reshape(4, 2, 2), torch.eye(2).reshape(2, 2, 1)], (2, 2, 1), False).shape
+        torch.Size([4, 4])
+    """
+    basis = cores[0]
+    for core in cores[1:]:
+        basis = torch.tensordot(basis, core, 1)
+    basis = basis.reshape(len(cores[0]), -1)
+    return mirrored(basis, shape) if left else basis
+
+
+def mirrored(
     matrix: Tensor,  # (k, n_1 ... n_m)
     shape: Sequence[int],  # (n_1, ..., n_m)
 ) -> Tensor:
@@ -238,7 +286,7 @@ def _mirrored(
     return tensor.permute(0, *range(len(shape), 0, -1)).reshape(matrix.shape)
 
 
-def _cut(
+def cut_bonds(
     spectrum: Spectrum,
     v: Tensor,  # (n_1 ... n_m r, k): its singular vectors, the modes in the order of `shape`
     shape: Sequence[int],  # (n_1, ..., n_m, r)
