@@ -127,8 +127,9 @@ def next_step(
         most_columns: The most columns that there is memory for; None for any number.
 
     Returns:
-        The step of the lowest price, or None if there is none within `most_columns`; a tensor of few entries is taken from the left, mode by mode, by "qr". None if
-        the method is "randomized" and no short side is long enough to gain by it.
+        The step of the lowest price; a tensor of few entries is taken from the left, mode by mode, by "qr". None if
+        there is none within `most_columns`, or if the method is "randomized" and no short side is long enough to gain
+        by it.
 
     Example:
         >>> next_step((2,) * 26, (1, 1), lambda k: 16, "gram", 8).modes  # 2**6 = 64 to 16

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ttnet.decomposition import plan
+from ttnet.decomposition.array_source import ArrayLike, check_array, entry_dtype, read
 from ttnet.decomposition.dense import as_dense
+from ttnet.decomposition.out_of_core import ArraySweep, PassProgress, check_memory_limit
 from ttnet.decomposition.sweep import Sweep
 from ttnet.decomposition.unfolding_kernels import Unfolding, sum_of_squares
 from ttnet.errors import TTShapeError, TTValueError
@@ -22,11 +26,14 @@ METHODS = ("auto", "svd", "qr", "gram", "randomized")
 
 
 def tt_svd(
-    x: Tensor | npt.NDArray[Any],  # (n_1, ..., n_d)
+    x: Tensor | npt.NDArray[Any] | ArrayLike,  # (n_1, ..., n_d)
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
     method: str = "auto",
+    memory: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    callback: Callable[[PassProgress], object] | None = None,
 ) -> TensorTrain:
     """Decompose a dense tensor into a train of small ranks that keeps an error bound.
 
@@ -36,7 +43,9 @@ def tt_svd(
 
     Args:
         x: A tensor or numpy array of any order, strides and scale; every mode of size at least 1. Integers and bools
-            are taken as float64, which holds integers up to 2**53.
+            are taken as float64, which holds integers up to 2**53. Also any array with `shape`, `dtype` and slicing,
+            such as a numpy memory map or one of h5py, zarr or dask: it is read in slabs, each once or twice, and on a
+            dask cluster where they are.
         eps: Bound on the relative Frobenius error, at least 0. None or 0 cuts only what is rounding noise, as does any
             bound below the precision of the dtype: some ten times its machine epsilon, growing with the square roots of
             the order and of the unfoldings' shorter sides. From 1 on, all ranks are 1. For bfloat16 and float16,
@@ -49,6 +58,11 @@ def tt_svd(
             verified random combinations of rows. What a method cannot certify is done by the next more exact one.
             "auto" chooses by size, bound and expected ranks; the page on TT-SVD in the documentation tells its rule.
             If `x` requires gradients, all methods are "svd".
+        memory: Bytes to use at most for an array that is read in slabs, at least 2**20; None for 2**30. If given, a
+            tensor or numpy array is read in slabs, too, without gradients.
+        checkpoint: A folder in which to keep what finished passes over the slabs have found. A run that was
+            interrupted goes on after them if called again with the same arguments; when it is done, they are removed.
+        callback: Called with a `PassProgress` after every slab.
 
     Returns:
         A train of the dtype and device of `x`, with storage of its own, left-orthogonal if the norm of `x` is a number
@@ -59,6 +73,7 @@ def tt_svd(
         TTTypeError: If an argument is of the wrong type.
         TTShapeError: If a mode is empty, or `max_rank` has the wrong number of entries.
         TTValueError: If an argument is out of range, or `x` has entries that are NaN or infinite.
+        TTFileError: If the checkpoint is of another decomposition, or cannot be written.
 
     Example:
         >>> i = torch.arange(8.0)
@@ -67,9 +82,12 @@ def tt_svd(
         >>> tt.ranks, bool((tt.full() - x).norm() <= 1e-5 * x.norm())
         ((1, 2, 2, 1), True)
     """
-    x = as_dense(x)
     check_method(method, METHODS)
     bound = check_eps(eps)
+    in_slabs = memory is not None or not isinstance(x, Tensor | np.ndarray) or isinstance(x, np.memmap)
+    if in_slabs or checkpoint is not None or callback is not None:
+        return _in_slabs(x, bound, max_rank, method, memory, checkpoint, callback)
+    x = as_dense(x)
     max_ranks = check_max_rank(max_rank, max(0, x.ndim - 1))
     if 0 in x.shape:
         raise TTShapeError(f"x has shape {tuple(x.shape)}; every mode must have size at least 1.")
@@ -85,6 +103,39 @@ def tt_svd(
     else:
         cores = Sweep(x.detach(), compute_dtype(x.dtype), exponent, norm, budget, method).run()
     return TensorTrain(core.contiguous() for core in join_scale(cores, exponent, x.dtype))
+
+
+def _in_slabs(
+    x: ArrayLike,
+    eps: float,
+    max_rank: int | Sequence[int] | None,
+    method: str,
+    memory: int | None,
+    checkpoint: str | os.PathLike[str] | None,
+    callback: Callable[[PassProgress], object] | None,
+) -> TensorTrain:
+    """Decompose an array that need not fit into memory."""
+    dtype = entry_dtype(x)
+    shape = tuple(map(int, x.shape))
+    max_ranks = check_max_rank(max_rank, max(0, len(shape) - 1))
+    memory = check_memory_limit(memory)
+    check_array(x)
+    if len(shape) < 2:
+        return tt_svd(read(x, (slice(None),) * len(shape)), eps=eps)
+    sweep = ArraySweep(
+        x.detach() if isinstance(x, Tensor) else x,
+        eps=eps,
+        max_ranks=max_ranks,
+        method=method,
+        memory=memory,
+        checkpoint=checkpoint,
+        callback=callback,
+    )
+    cores, exponent = sweep.run()
+    if not cores:
+        like = torch.empty(0, dtype=dtype)
+        return TensorTrain([_unit(size, like) for size in shape[:-1]] + [like.new_zeros(1, shape[-1], 1)])
+    return TensorTrain(core.contiguous() for core in join_scale(cores, exponent, dtype))
 
 
 def _exact(
