@@ -3,7 +3,7 @@
 from ttnet import interop, modes, nn, pytree
 from ttnet.construct import arange, eye, meshgrid, ones, random, zeros
 from ttnet.contraction import ContractionPlan, contract, plan
-from ttnet.decomposition import CrossProgress, CrossResult, CrossStatus, apply, tt_cross, tt_svd
+from ttnet.decomposition import CrossProgress, CrossResult, CrossStatus, PassProgress, apply, tt_cross, tt_svd
 from ttnet.errors import (
     MissingExtraError,
     TTConvergenceError,
@@ -32,6 +32,7 @@ __all__ = [
     "CrossResult",
     "CrossStatus",
     "MissingExtraError",
+    "PassProgress",
     "TTConvergenceError",
     "TTError",
     "TTFileError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +12,20 @@ import numpy.typing as npt
 import torch
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from ttnet.chain import shorten
-from ttnet.decomposition import as_dense, tt_svd
+from ttnet.decomposition import PassProgress, as_dense, tt_svd
 from ttnet.errors import TTError, TTFileError, TTValueError, spell_count
 from ttnet.fidelity import relative_error
 from ttnet.io import load, write_atomically
@@ -46,6 +55,13 @@ def decompose(
     output: TrainOutput,
     eps: Eps = None,
     max_rank: MaxRank = None,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GIB", help="Read the array in slabs, and use so many GiB at most.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep finished passes over the array here; a run that was cut off goes on."),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Decompose a numpy array into a tensor train, and report its ranks, compression and error.
@@ -55,6 +71,8 @@ def decompose(
         output: The safetensors file to write.
         eps: Bound on the relative Frobenius error, at least 0.
         max_rank: One int, or one per inner bond with commas between.
+        memory: For an array larger than memory: what to use at most, in GiB. The error is not measured then.
+        checkpoint: A folder for what finished passes over such an array have found.
         force: Replace an old file.
 
     Raises:
@@ -66,6 +84,14 @@ def decompose(
     with _one_sentence():
         ranks = _parse_ranks(max_rank)
         _check_output(output, force)
+        if memory is not None or checkpoint is not None:
+            array = _read_npy(file, mapped=True)
+            with _bar() as callback:
+                limit = None if memory is None else int(memory * 2**30)
+                tt = tt_svd(array, eps=eps, max_rank=ranks, memory=limit, checkpoint=checkpoint, callback=callback)
+            tt.save(output)
+            _report(tt, {"written to": str(output)})
+            return
         with _progress() as step:
             step(f"Reading {file.name}")
             x = as_dense(_read_npy(file), str(file))
@@ -226,6 +252,23 @@ def _progress() -> Iterator[Any]:
         yield lambda text: progress.update(task, description=text)
 
 
+@contextmanager
+def _bar() -> Iterator[Callable[[PassProgress], None]]:
+    """Show how far each pass over an array is, on standard error; give the function to report to."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        tasks: dict[tuple[int, str], TaskID] = {}
+
+        def report(found: PassProgress) -> None:
+            key = found.step, found.name
+            if key not in tasks:
+                tasks[key] = progress.add_task(f"Step {found.step}, {found.name}", total=found.total)
+            progress.update(tasks[key], completed=found.done)
+
+        yield report
+
+
 def _parse_ranks(text: str | None) -> int | list[int] | None:
     if text is None:
         return None
@@ -245,9 +288,9 @@ def _check_output(path: Path, force: bool) -> None:
         raise TTFileError(f"There is no folder '{path.parent}'; create it first.")
 
 
-def _read_npy(path: Path) -> npt.NDArray[Any]:
+def _read_npy(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
     except FileNotFoundError as error:
         raise TTFileError(f"There is no file '{path}'; check the path.") from error
     except (ValueError, EOFError) as error:

@@ -175,3 +175,14 @@ def test_extras(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         import_extra("broken_package", extra="plot")
+
+
+def test_decompose_an_array_in_slabs(run):
+    np.save("x.npy", ttnet.random((80, 60, 50), 2, seed=0).full().numpy())
+    where = ("-o", "x.safetensors")
+    result = run("decompose", "x.npy", "--eps", "1e-3", "--memory", "0.001", "--checkpoint", "passes", *where)
+    assert result.exit_code == 0, result.output
+    assert ttnet.load("x.safetensors").ranks == (1, 2, 2, 1)
+    result = run("decompose", "x.npy", "--memory", "1e-9", *where, "--force")
+    assert result.exit_code == 1
+    assert "memory is 1 bytes" in result.output

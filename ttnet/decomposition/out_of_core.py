@@ -11,6 +11,7 @@ import contextlib
 import copy
 import math
 import numbers
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +121,7 @@ class ArraySweep:
         max_ranks: Sequence[int | None],
         method: str,
         memory: int,
-        checkpoint: str | Path | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
         callback: Callable[[PassProgress], object] | None = None,
     ) -> None:
         self._entries = entry_dtype(array)
