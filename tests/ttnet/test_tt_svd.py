@@ -245,7 +245,7 @@ def test_bad_arguments(arguments, error, message):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        ([[1.0]], TTTypeError, "x is a list; expected a torch.Tensor or a numpy.ndarray"),
+        ([[1.0]], TTTypeError, "x is a list; expected a torch.Tensor, a numpy.ndarray, or an array"),
         (np.array(["a"]), TTTypeError, "x has dtype <U1"),
         (torch.ones(2, dtype=torch.float8_e5m2), TTTypeError, "float8_e5m2"),
         (torch.eye(2).to_sparse(), TTTypeError, "x has the layout torch.sparse_coo; expected a dense tensor"),
