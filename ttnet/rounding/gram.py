@@ -32,8 +32,8 @@ def round_by_gram(x: TrainSum, budget: RelativeBudget) -> tuple[list[Tensor], Ex
     At a bond, let the part on its right be `h`, of shape (R, columns). Its Gram matrix `g = h h^H` comes by
     contraction from that of the next bond, and with a Cholesky factor `f` of it, what is carried there from the left,
     `c`, has with `h` the singular values and left singular vectors of `c f`. All of O(order * n * R**3) is in matrix
-    products. Source: Al Daas, Ballard, Manning 2022, "Parallel algorithms for tensor train arithmetic", section 4;
-    here one-sided, since the bases on the left are made orthonormal as they come.
+    products. Source: Al Daas, Ballard, Manning 2022, "Parallel tensor train rounding using Gram SVD"; here one-sided,
+    since the bases on the left are made orthonormal as they come, and with a certificate.
 
     Args:
         x: The train, in double precision; no gradient flows.

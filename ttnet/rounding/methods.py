@@ -44,8 +44,8 @@ def round(
       Algorithm 2; here what one bond leaves of the error budget goes to the later ones.
     - "gram": eigenvalues of Gram matrices instead, in double precision. Where that has too few digits to keep the bound
       or to tell ranks from noise, which it notices, it falls back to "svd"; so always for an `eps` much below 1e-6
-      that `max_rank` does not overrule. Source: Al Daas, Ballard, Manning 2022, "Parallel algorithms for tensor train
-      arithmetic".
+      that `max_rank` does not overrule. Source: Al Daas, Ballard, Manning 2022, "Parallel tensor train
+      rounding using Gram SVD".
     - "randomized": products with random columns, for ranks that come down a lot. With an `eps`, an independent check
       confirms the bound, wrongly with a probability below 1e-10; where it does not, this falls back to "auto". With
       `max_rank` alone, the error is some two times the others'. The same call gives the same result, and the global

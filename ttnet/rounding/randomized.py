@@ -49,7 +49,7 @@ def round_randomly(x: TrainSum, *, eps: float, max_ranks: Sequence[int | None], 
 
     With an error bound, ever more columns are taken until an independent check finds the bound kept; it is wrong with
     a probability below 1e-10. Without one, `max_rank` sets their number. Source: Al Daas et al. 2023, "Randomized
-    algorithms for rounding in the tensor-train format", Algorithm 3.2, randomize-then-orthogonalize; the check is ours.
+    algorithms for rounding in the tensor-train format", randomize-then-orthogonalize; the check is ours.
 
     Args:
         x: The train, in a dtype that LAPACK knows; no gradient flows.
