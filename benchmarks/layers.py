@@ -67,18 +67,23 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return allocations.peak
 
 
+def clock() -> float:
+    """On one thread the time that this thread had, which others on the machine change least."""
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def measure(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Time all runs in turn, round after round, for about so long and at least eight rounds."""
+    """Time all runs in turn, round after round, for about so long and at least six rounds."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     names, begin = list(runs), time.perf_counter()
     number = 0
-    while number < 10 or time.perf_counter() - begin < seconds:
+    while number < 7 or time.perf_counter() - begin < seconds:
         shift = number % len(names)  # no layer always follows the same one
         for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
+            start = clock()
             runs[name]()
-            if number >= 2:
-                times[name].append(time.perf_counter() - start)
+            if number >= 1:
+                times[name].append(clock() - start)
         number += 1
     return times
 
@@ -119,7 +124,7 @@ def fixed_order(shapes: Any, whole: bool) -> orders.Order:
         step = orders._step(shapes, "left", start, stop)
         groups.append(orders._group(shapes, "left", start, stop, tree, step))
     largest = max((g.step.batch * g.step.outer * g.step.free for g in groups[:-1]), default=0)
-    return orders.Order(shapes, "left", tuple(groups), 0.0, 0, largest, 0.0, math.prod(s[2] for s in shapes))
+    return orders.Order(shapes, "left", tuple(groups), 0.0, 0, largest, 0, 0.0, math.prod(s[2] for s in shapes))
 
 
 def linear_layers(rows: tuple[int, ...], cols: tuple[int, ...], rank: int) -> dict[str, nn.Module]:
@@ -229,7 +234,7 @@ def main() -> None:
     RESULTS.write_text(
         "# Layers\n\n"
         "How many times longer, and how many times more memory, other layers of the same modes and ranks take than "
-        "ours: above 1, ours is ahead. Median and quartiles of the ratios of interleaved rounds; memory is the peak of "
+        "ours: above 1, ours is ahead. Processor time of one thread (wall time for more); median and quartiles of the ratios of interleaved rounds; memory is the peak of "
         "what a call allocates. The last two of a forward row are ours held to one order of contraction.\n\n"
         f"{args.threads} thread(s), {platform.processor() or platform.machine()}, float32, {versions}. "
         f"Repeat: `python -m benchmarks.layers --threads {args.threads} --seconds {args.seconds:g}`\n\n"

@@ -114,12 +114,16 @@ def test_every_order_gives_the_same_numbers(layout, purpose):
                 _group(shapes, kind, a, b, merge_tree(shapes[a:b], a, MACHINES["cpu"])[0], _step(shapes, kind, a, b))
                 for a, b in itertools.pairwise(bounds)
             )
-            order = Order(shapes, kind, groups[::-1] if kind == "right" else groups, 0.0, 0, 1, 0.0, layer.out_features)
+            order = Order(
+                shapes, kind, groups[::-1] if kind == "right" else groups, 0.0, 0, 1, 1, 0.0, layer.out_features
+            )
             matrices = kernels.merged(order, layer.tt._pairs(False), torch.float64)
             if purpose == "forward":
                 torch.testing.assert_close(kernels.sweep(x, order, matrices), x @ weight.mT)
             else:
-                x_grad, grads = kernels._sweep_back(x, back, order, matrices, (True, True))
+                x_grad, grads = kernels._sweep_back(
+                    kernels._states(x, order, matrices), back, order, matrices, (True, True)
+                )
                 torch.testing.assert_close(x_grad, back @ weight)
                 y = kernels.sweep(x, order, matrices)
                 torch.testing.assert_close(grads, list(torch.autograd.grad(y, matrices, back)))

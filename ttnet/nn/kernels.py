@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttnet.nn.orders import MACHINES, Group, Order, Step, Tree, is_folded
+from ttnet.nn.orders import Group, Order, Step, Tree, is_folded, machine_for
 from ttnet.scales import compute_dtype
 
 # --- merging --------------------------------------------------------------------------------------
@@ -118,8 +118,7 @@ def sweep(
 
 def chunk_size(order: Order, device: torch.device) -> int:
     """Give the number of tokens to sweep at a time, so that intermediates stay in the cache or in bounds."""
-    machine = MACHINES.get(device.type, MACHINES["cuda"])
-    return max(16, machine.chunk // max(order.largest, 1))
+    return max(16, machine_for(device.type).chunk // max(order.largest, 1))
 
 
 def _sweep_in_chunks(x: Tensor, order: Order, matrices: Sequence[Tensor], bias: Tensor | None) -> Tensor:
@@ -134,17 +133,23 @@ def _sweep_in_chunks(x: Tensor, order: Order, matrices: Sequence[Tensor], bias: 
     return y if bias is None else y.add_(bias)
 
 
+def _states(x: Tensor, order: Order, matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Give the tokens before each step."""
+    states = [x]
+    for group, matrix in zip(order.groups[:-1], matrices, strict=False):
+        states.append(_multiply(states[-1], matrix, group.step))
+    return states
+
+
 def _sweep_back(
-    x: Tensor,  # (tokens, in_size)
+    states: list[Tensor],
     grad: Tensor,  # (tokens, out_size)
     order: Order,
     matrices: Sequence[Tensor],
     needs: tuple[bool, bool],
 ) -> tuple[Tensor | None, list[Tensor]]:
-    """Give the gradients of the tokens and of the merged groups; `needs` says which of the two are wanted."""
-    states = [x]
-    for group, matrix in zip(order.groups[:-1], matrices, strict=False):
-        states.append(_multiply(states[-1], matrix, group.step))
+    """Give the gradients of the tokens and of the merged groups; `needs` says which, and the states are used up."""
+    shape = states[0].shape
     grads: list[Tensor] = []
     for k in reversed(range(len(states))):
         step, matrix = order.groups[k].step, matrices[k]
@@ -154,17 +159,23 @@ def _sweep_back(
         if k == 0 and not needs[0]:
             return None, grads[::-1]
         grad = _multiply(grad, matrix.mH, Step(step.batch, step.outer, step.inner, step.free))
-    return grad.reshape(x.shape), grads[::-1]
+    return grad.reshape(shape), grads[::-1]
 
 
 def _outer(grad: Tensor, state: Tensor, step: Step, transposed: bool) -> Tensor:  # (outer, inner)
     """Give the gradient of a step's matrix, laid out in memory as the matrix itself is."""
+    a, b, rows, columns = grad, state.conj(), step.outer, step.inner
+    if transposed:
+        a, b, rows, columns = b, a, columns, rows
     if step.free == 1:
-        a, b = grad.reshape(-1, step.outer), state.reshape(-1, step.inner)
+        result = a.reshape(-1, rows).mT @ b.reshape(-1, columns)
     else:
-        a = grad.reshape(-1, step.outer, step.free).mT.reshape(-1, step.outer)
-        b = state.reshape(-1, step.inner, step.free).mT.reshape(-1, step.inner)
-    return (b.mH @ a).mT if transposed else a.mT @ b.conj()
+        a, b = a.reshape(-1, rows, step.free), b.reshape(-1, columns, step.free)
+        if rows * columns < (rows + columns) * step.free:  # to sum small products is cheaper than to permute factors
+            result = torch.bmm(a, b.mT).sum(0)
+        else:
+            result = a.transpose(0, 1).reshape(rows, -1) @ b.transpose(0, 1).reshape(columns, -1).mT
+    return result.mT if transposed else result
 
 
 # --- looking up -----------------------------------------------------------------------------------
@@ -289,7 +300,7 @@ def _pull_all(order: Order, cores: Sequence[Tensor], matrix_grads: list[Tensor])
 class _Product(torch.autograd.Function):
     """Tokens times a TT-matrix, plus a bias; keeps the tokens and the cores for the backward pass.
 
-    The merged groups are kept as well where merging them again would take long.
+    The merged groups are kept as well where merging them again would take long, and intermediates that are small.
     """
 
     @staticmethod
@@ -297,19 +308,29 @@ class _Product(torch.autograd.Function):
         matrices = merged(order, cores, x.dtype)
         ctx.save_for_backward(x, *cores)
         ctx.order, ctx.bias_dtype = order, None if bias is None else bias.dtype
-        ctx.kept = matrices if order.kept else None
-        return _sweep_in_chunks(x, order, matrices, bias)
+        ctx.kept, ctx.states = matrices if order.kept else None, None
+        if len(order.groups) == 1 or len(x) * order.between > machine_for(x.device.type).chunk:
+            return _sweep_in_chunks(x, order, matrices, bias)
+        ctx.states = _states(x, order, matrices)[1:]
+        y = _multiply(ctx.states[-1], matrices[-1], order.groups[-1].step).reshape(len(x), order.columns)
+        return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *cores = ctx.saved_tensors
-        order, matrices, ctx.kept = ctx.order, ctx.kept, None
-        if matrices is None or torch.is_grad_enabled():  # gradients of gradients flow through the merging
+        order, matrices, states = ctx.order, ctx.kept, ctx.states
+        ctx.kept = ctx.states = None
+        if torch.is_grad_enabled():  # gradients of gradients flow through what leads to these
+            matrices = states = None
+        if matrices is None:
             matrices = merged(order, cores, x.dtype)
         needs = (ctx.needs_input_grad[0], any(ctx.needs_input_grad[3:]))
         bias_grad = grad.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
-        x_grad, matrix_grads = _sweep_back_in_chunks(x, grad, order, matrices, needs)
-        del matrices
+        if states is None:
+            x_grad, matrix_grads = _sweep_back_in_chunks(x, grad, order, matrices, needs)
+        else:
+            x_grad, matrix_grads = _sweep_back([x, *states], grad, order, matrices, needs)
+        del matrices, states
         grads = _pull_all(order, cores, matrix_grads) if needs[1] else [None] * len(cores)
         return x_grad, None, bias_grad, *grads
 
@@ -319,12 +340,12 @@ def _sweep_back_in_chunks(
 ) -> tuple[Tensor | None, list[Tensor]]:
     chunk = chunk_size(order, x.device)
     if len(x) <= chunk:
-        return _sweep_back(x, grad, order, matrices, needs)
+        return _sweep_back(_states(x, order, matrices), grad, order, matrices, needs)
     x_grad = x.new_empty(x.shape) if needs[0] else None
     sums: list[Tensor] = []
     for start in range(0, len(x), chunk):
         piece = slice(start, start + chunk)
-        part, grads = _sweep_back(x[piece], grad[piece], order, matrices, needs)
+        part, grads = _sweep_back(_states(x[piece], order, matrices), grad[piece], order, matrices, needs)
         if x_grad is not None and part is not None:
             x_grad[piece] = part
         grads = [g.to(compute_dtype(g.dtype)) for g in grads]

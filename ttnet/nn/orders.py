@@ -23,7 +23,7 @@ CoreShape = tuple[int, int, int, int]  # (r, m, n, r'): m is contracted with the
 Tree = int | tuple["Tree", "Tree"]  # which cores are merged with which
 
 _LARGEST_BUCKET = 21  # orders for more tokens than 2**20 are those for that many
-_WORTH_KEEPING = 0.05  # the share of the work from which on merged groups are kept rather than merged again
+_WORTH_KEEPING = 0.02  # the share of the work from which on merged groups are kept rather than merged again
 _SHORT_ROW = 16  # matrices with rows shorter than this are too thin for batched products
 
 
@@ -41,6 +41,22 @@ MACHINES = {
     "cpu": Machine(flops=7e10, entries=5e9, moves=1.5e9, call=3e-6, chunk=2**18),
     "cuda": Machine(flops=4e13, entries=4e11, moves=2e11, call=8e-6, chunk=2**26),
 }
+
+
+def machine_for(device: str) -> Machine:
+    """Give what is assumed of a device.
+
+    Args:
+        device: Its type, such as `"cpu"`; one that is not known counts as a GPU.
+
+    Returns:
+        The constants.
+
+    Example:
+        >>> machine_for("mps") is machine_for("cuda")
+        True
+    """
+    return MACHINES.get(device, MACHINES["cuda"])
 
 
 class Step(NamedTuple):
@@ -77,6 +93,7 @@ class Order:
         seconds: What it is expected to take.
         held: Number of entries of all merged groups.
         largest: Number of entries of the largest intermediate for each token, its input and result not counted.
+        between: Number of entries of all intermediates of a token together.
         each: The part of `seconds` that grows with the tokens, for one of them.
         columns: Size of a token's result, the product of all n.
         kept: Whether the merged groups are worth keeping from the forward pass to the backward one.
@@ -93,9 +110,21 @@ class Order:
     seconds: float
     held: int
     largest: int
+    between: int
     each: float
     columns: int
     kept: bool = False
+
+    def does_as(self, other: Order) -> bool:
+        """Tell whether another order does the same, whatever it is expected to take.
+
+        Args:
+            other: An order for the same cores.
+
+        Returns:
+            Whether it does.
+        """
+        return (self.kind, self.groups, self.kept) == (other.kind, other.groups, other.kept)
 
 
 def bucket(tokens: int) -> int:
@@ -165,7 +194,7 @@ def order_table(
     rows: list[tuple[int, Order]] = []
     for exponent in range(_LARGEST_BUCKET):
         order = cheapest_order(shapes, 2**exponent, purpose=purpose, device=device)
-        if rows and (rows[-1][1].kind, rows[-1][1].groups) == (order.kind, order.groups):
+        if rows and rows[-1][1].does_as(order):
             rows.pop()
         rows.append((2**exponent, order))
     return tuple(rows)
@@ -188,7 +217,7 @@ def whole(shapes: tuple[CoreShape, ...]) -> Order:
     tree, seconds = merge_tree(shapes, 0, MACHINES["cpu"])
     group = _group(shapes, "lookup", 0, len(shapes), tree, _step(shapes, "lookup", 0, len(shapes)))
     columns = math.prod(shape[2] for shape in shapes)
-    return Order(shapes, "lookup", (group,), seconds, _size(shapes), 0, 0.0, columns)
+    return Order(shapes, "lookup", (group,), seconds, _size(shapes), 0, 0, 0.0, columns)
 
 
 @lru_cache(maxsize=16384)
@@ -237,13 +266,13 @@ def _shortest_path(
         return None
     cost, held, groups = ways[d][0]
     groups = groups[::-1] if kind == "right" else groups
-    largest = max((g.step.batch * g.step.outer * g.step.free for g in groups[:-1]), default=0)
-    if kind == "lookup":
-        largest = max(largest, *(g.step.inner * g.step.outer for g in groups))
+    between = [g.step.batch * g.step.outer * g.step.free for g in groups[:-1]]
+    largest = max(between, default=0)
     each = sum(_token_seconds(shapes[g.start : g.stop], kind, g.step, tokens, machine) for g in groups) / tokens
     again = sum(merge_tree(shapes[g.start : g.stop], g.start, machine)[1] for g in groups)
     kept = trained and again > _WORTH_KEEPING * cost
-    return Order(shapes, kind, groups, cost, held, largest, each, math.prod(shape[2] for shape in shapes), kept)
+    columns = math.prod(shape[2] for shape in shapes)
+    return Order(shapes, kind, groups, cost, held, largest, sum(between), each, columns, kept)
 
 
 def _step(shapes: tuple[CoreShape, ...], kind: str, start: int, stop: int) -> Step:
