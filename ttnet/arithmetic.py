@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ttnet.linalg import r_factor
 from ttnet.memory import check_memory
-from ttnet.scales import Exponent, compute_dtype, powers_of_two, split_scale, split_scales, times_power_of_two
+from ttnet.scales import Exponent, compute_dtype, level, powers_of_two, split_scale, split_scales, times_power_of_two
 
 
 def full(
@@ -37,8 +37,6 @@ def full(
                 [3., 3.]])
     """
     shape = [size for core in cores for size in core.shape[1:-1]]
-    if len(cores) == 1:
-        return cores[0].reshape(shape)
     check_memory(
         math.prod(shape),
         cores[0].dtype,
@@ -82,6 +80,8 @@ def add(
     """
     if len(a) == 1:
         return [a[0] + b[0]]
+    dtype = torch.promote_types(a[0].dtype, b[0].dtype)
+    a, b = level(a, dtype), level(b, dtype)  # 1e200 and 1e-200 side by side in one core would be 1 and 0
     first = torch.cat([a[0], b[0]], dim=-1)
     last = torch.cat([a[-1], b[-1]], dim=0)
     return [first, *(_block_diagonal(x, y) for x, y in zip(a[1:-1], b[1:-1], strict=True)), last]
@@ -91,9 +91,8 @@ def _block_diagonal(
     x: Tensor,  # (r, n, r')
     y: Tensor,  # (s, n, s')
 ) -> Tensor:
-    dtype = torch.promote_types(x.dtype, y.dtype)
-    above = torch.cat([x, x.new_zeros(x.shape[0], x.shape[1], y.shape[2], dtype=dtype)], dim=2)
-    below = torch.cat([y.new_zeros(y.shape[0], x.shape[1], x.shape[2], dtype=dtype), y], dim=2)
+    above = torch.cat([x, x.new_zeros(x.shape[0], x.shape[1], y.shape[2])], dim=2)
+    below = torch.cat([y.new_zeros(y.shape[0], x.shape[1], x.shape[2]), y], dim=2)
     return torch.cat([above, below])
 
 
@@ -182,7 +181,9 @@ def norm_and_exponent(
         carried, step = split_scale(carried)
         exponent = exponent + step
         carried = r_factor((carried @ core.flatten(1)).reshape(-1, core.shape[-1]))  # of (r n, r')
-    return carried.abs().reshape(()), exponent
+    # A factorisation may turn an infinite entry into finite ones.
+    doubt = 0 * sum(core.detach().sum().abs() for core in scaled)
+    return carried.abs().reshape(()) + doubt, exponent
 
 
 def norm(

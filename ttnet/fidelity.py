@@ -38,7 +38,7 @@ def relative_error(
     if isinstance(x, TensorTrain | TTMatrix):
         exact, other = ((v.to_train() if isinstance(v, TTMatrix) else v).to(double) for v in (x, tt))
         error, norm = (float(value.log_norm()) for value in (exact - other, exact))
-        return float(torch.tensor(error - norm).exp()) if error > -torch.inf else 0.0
+        return float(torch.tensor(error - norm, dtype=torch.float64).exp()) if error > -torch.inf else 0.0
     if tuple(x.shape) != tt.shape:
         raise TTShapeError(f"x has shape {tuple(x.shape)} and tt {tt.shape}; expected the same shape.")
     scaled, exponent = split_scale(x.to(double))

@@ -16,7 +16,7 @@ from ttnet.dims import check_dim
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.indexing import index
 from ttnet.memory import check_memory
-from ttnet.scales import compute_dtype, join_scale, split_scales
+from ttnet.scales import compute_dtype, join_scale, level, split_scales
 from ttnet.tensor_train import TensorTrain
 from ttnet.tt_matrix import TTMatrix
 
@@ -60,7 +60,7 @@ def cat(trains: Sequence[TensorTrain], dim: int = 0) -> TensorTrain:
     dtype = reduce(torch.promote_types, [train.dtype for train in trains])
     advice = "join fewer trains at a time, and round in between."
     check_memory(largest, dtype, trains[0].device, what="the largest core of the result", advice=advice)
-    chains = enumerate(zip(*(train.cores for train in trains), strict=True))
+    chains = enumerate(zip(*(level(train.cores, dtype) for train in trains), strict=True))
     return TensorTrain([_join(cores, sizes[k], k == dim, k == 0, k == order - 1) for k, cores in chains])
 
 

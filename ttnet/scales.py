@@ -254,7 +254,56 @@ def join_scale(
     powers: list[Exponent] = [*[0] * (order - 1), exponent]
     if fits is not True:
         exponents = [max_exponent(core) for core in cores]
-        total = exponent + sum(exponents)
-        evenly = [(total + k) // order - own for k, own in zip(reversed(range(order)), exponents, strict=True)]
+        parts = share_out(exponent + sum(exponents), order)
+        evenly = [part - own for part, own in zip(parts, exponents, strict=True)]
         powers = [even + fits * (power - even) for even, power in zip(evenly, powers, strict=True)]
     return [times_power_of_two(core, power).to(dtype) for core, power in zip(cores, powers, strict=True)]
+
+
+def share_out(exponent: Exponent, count: int) -> list[Exponent]:
+    """Split an integer into parts that differ by one at most, and are mixed: no run of them strays from the mean.
+
+    Args:
+        exponent: The integer.
+        count: How many parts.
+
+    Returns:
+        The parts.
+
+    Example:
+        >>> share_out(6, 4), share_out(-2, 4)
+        ([1, 2, 1, 2], [-1, 0, -1, 0])
+    """
+    return [exponent * (k + 1) // count - exponent * k // count for k in range(count)]
+
+
+def level(
+    cores: Sequence[Tensor],  # each (r, ..., r')
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """Move powers of two between cores so that the products of the first k grow evenly with k, on the average.
+
+    The train stays the same. Beside the cores of another train that went through this, as in a block-diagonal sum,
+    neither one's part is lost below the other's on the way from the first core to the last.
+
+    Args:
+        cores: The cores of a train.
+        dtype: The dtype of the new cores.
+
+    Returns:
+        The new cores.
+
+    Example:
+        >>> [float(core) for core in level([torch.tensor([[[1e30]]]), torch.tensor([[[1e-30]]])], torch.float32)]
+        [0.788..., 1.268...]
+    """
+    scaled, exponents = zip(*(split_scale(core.to(compute_dtype(dtype))) for core in cores), strict=True)
+    norms = torch.stack([torch.linalg.vector_norm(core.detach(), dtype=core.dtype) for core in scaled]).real.double()
+    own = torch.stack([torch.as_tensor(exponent, device=norms.device) for exponent in exponents])
+    sizes = own + norms.log2().nan_to_num(0.0, 0.0, 0.0)  # of zero, too
+    steps = torch.arange(1, len(cores) + 1, device=norms.device)
+    # How far the line is above the product of the first k cores: 0 at the end.
+    lifts = (steps * (sizes.sum() / len(cores)) - sizes.cumsum(0)).round().long()
+    powers = own + lifts.diff(prepend=lifts.new_zeros(1))
+    exact = powers.tolist() if isinstance(exponents[0], int) else powers.unbind()
+    return [times_power_of_two(core, power).to(dtype) for core, power in zip(scaled, exact, strict=True)]
