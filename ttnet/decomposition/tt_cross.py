@@ -87,10 +87,9 @@ def tt_cross(
         >>> result.converged, set(result.value.ranks), result.evaluations < 1e-20 * 32**20
         (True, {1, 2}, True)
     """
-    shape, bound, samples = _check_arguments(
-        f, shape, eps, max_rank, seed, max_sweeps, max_evaluations, samples, batch_size, dtype
+    shape, bound, samples, device = _check_arguments(
+        f, shape, eps, max_rank, seed, max_sweeps, max_evaluations, samples, batch_size, dtype, device
     )
-    device = torch.get_default_device() if device is None else torch.device(device)
     box = BlackBox(
         f, shape, dtype=dtype, device=device, batch_size=batch_size, max_evaluations=max_evaluations, reserve=samples
     )
@@ -120,8 +119,9 @@ def _check_arguments(
     samples: int,
     batch_size: int,
     dtype: object,
-) -> tuple[tuple[int, ...], float, int]:
-    """Check what `tt_cross` is given; return the shape, the bound and how many samples there can be."""
+    device: torch.device | str | None,
+) -> tuple[tuple[int, ...], float, int, torch.device]:
+    """Check what `tt_cross` is given; return the shape, the bound, how many samples there can be, and the device."""
     if not callable(f):
         raise TTTypeError(f"f is a {type(f).__name__}; expected a function of an int64 tensor of shape (batch, d).")
     shape = check_shape(shape, "shape")
@@ -145,7 +145,10 @@ def _check_arguments(
         )
     if dtype is not None and not (isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype.is_complex)):
         raise TTTypeError(f"dtype is {dtype}; expected a floating or complex torch.dtype, or None for that of f.")
-    return shape, bound, samples
+    try:
+        return shape, bound, samples, torch.get_default_device() if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise TTValueError(f"device is {device!r}; expected a torch.device or its name, such as 'cpu'.") from error
 
 
 def _whole(
@@ -232,7 +235,10 @@ class _Search:
         self.history: list[CrossProgress] = []
         # The search begins at zero. The samples where this is most wrong, the largest ones, are the first pivots.
         zero = TensorTrain([torch.zeros(1, size, 1, dtype=torch.float64, device=device) for size in shape])
-        self.error, _, pivots = self._look(zero, zero)
+        first = self._draw()
+        # Two of them are corners of the grid, where functions have their extremes more often than elsewhere.
+        first[:1], first[1:2] = 0, torch.tensor(shape, device=device) - 1
+        self.error, _, pivots = self._look(zero, zero, first)
         self.value = zero.to(box.dtype)
         self._pivots = pivots[:NEW_PIVOTS]
         self._noise = _noise(box, shape)
@@ -250,7 +256,7 @@ class _Search:
             except BudgetSpentError:
                 return CrossStatus.MAX_EVALUATIONS
             value = self._finish(raw)
-            error, error_of_all, self._pivots = self._look(raw, value)
+            error, error_of_all, self._pivots = self._look(raw, value, self._draw())
             change = _ratio(float((raw - last).log_norm()), float(raw.log_norm())) if last is not None else math.inf
             distances.append(max(change, error, error_of_all))
             converged = distances[-1] <= self._eps
@@ -302,13 +308,21 @@ class _Search:
         # Scales apart: single precision may hold every entry, but not the norm, which is in one core now.
         return TensorTrain(join_scale(*split_scales(rounded.cores, rounded.dtype), self._box.dtype))
 
-    def _look(self, raw: TensorTrain, value: TensorTrain) -> tuple[float, float, Tensor]:
+    def _draw(self) -> Tensor:
+        """Draw fresh samples."""
+        draws = [torch.randint(n, (self._samples,), generator=self._generator, device="cpu") for n in self._shape]
+        return torch.stack(draws, dim=1).to(self._device)
+
+    def _look(
+        self,
+        raw: TensorTrain,
+        value: TensorTrain,
+        indices: Tensor,  # (samples, d)
+    ) -> tuple[float, float, Tensor]:
         """Compare the rounded train with fresh samples, and the one before rounding with all there are so far.
 
         Returns both errors, and the samples that fit worst: the more is wrong, the more pivots are missing.
         """
-        draws = [torch.randint(n, (self._samples,), generator=self._generator, device="cpu") for n in self._shape]
-        indices = torch.stack(draws, dim=1).to(self._device)
         values = self._box.entries(indices)
         _, error = self._errors(value, indices, values)
         self._indices = torch.cat([self._indices, indices])
