@@ -248,7 +248,7 @@ torch.set_num_threads(1)
 ttnet.tt_svd(np.ones((80, 60, 50)), eps=0.1, memory=2**20)  # what is loaded and measured once
 x = np.load(sys.argv[1], mmap_mode="r")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-tt = ttnet.tt_svd(x, eps=1e-6, memory=2**25)
+tt = ttnet.tt_svd(x, eps=1e-6, memory=2**24)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, tt.ranks)
 """
 
@@ -264,4 +264,4 @@ def test_memory_is_bounded(tmp_path):
         [sys.executable, "-c", MEASURE, tmp_path / "x.npy"], capture_output=True, text=True, check=True
     )
     used = int(done.stdout.split()[0])
-    assert used < 2**25 + 2**23  # the limit, and what the allocator keeps
+    assert used < 2**24 + 2**23  # the limit, and what the allocator keeps

@@ -161,7 +161,7 @@ class Source:
             return
         for ranges in slabs:
             yield ranges, function(read(self.array, ranges))
-            _release(self.array)
+            release(self.array)
 
 
 def read(array: ArrayLike, ranges: Ranges) -> Tensor:
@@ -182,11 +182,18 @@ def read(array: ArrayLike, ranges: Ranges) -> Tensor:
     return as_dense(part if isinstance(part, Tensor) else np.asarray(part))
 
 
-def _release(array: ArrayLike) -> None:
-    """Give the pages of a memory map back that have been read, so that they do not count as this process's memory."""
+def release(array: ArrayLike) -> None:
+    """Give back the pages of a memory map that were read or written, so that they do not count as this process's.
+
+    Args:
+        array: The array; nothing is done if it is no memory map of a file's own contents.
+
+    Example:
+        >>> release(np.ones(2))
+    """
     mapped = getattr(array, "_mmap", None)
-    if isinstance(array, np.memmap) and mapped is not None and array.mode in ("r", "r+") and hasattr(mapped, "madvise"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+    if isinstance(array, np.memmap) and array.mode != "c" and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)  # what was written stays with the system, on its way to the disk
 
 
 def _edges(array: ArrayLike) -> list[list[int]]:

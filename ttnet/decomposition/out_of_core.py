@@ -30,6 +30,7 @@ from ttnet.decomposition.array_source import (
     Source,
     entry_dtype,
     read,
+    release,
     slab_gram,
     slab_projection,
     slab_size,
@@ -340,6 +341,7 @@ class ArraySweep:
         for ranges, (product, part) in self._slabs("projection", function, axes, left):
             place = (slice(None), *ranges[axes:]) if left else (*ranges[: len(sizes) - axes], slice(None))
             target[place] = product
+            release(target)
             squares += part
         self._norm = math.sqrt(squares)
         ends = (1, self._source.right) if left else (self._source.left, 1)
