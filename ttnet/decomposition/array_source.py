@@ -192,7 +192,7 @@ def release(array: ArrayLike) -> None:
         >>> release(np.ones(2))
     """
     mapped = getattr(array, "_mmap", None)
-    if isinstance(array, np.memmap) and array.mode != "c" and hasattr(mapped, "madvise"):
+    if mapped is not None and isinstance(array, np.memmap) and array.mode != "c" and hasattr(mapped, "madvise"):
         mapped.madvise(mmap.MADV_DONTNEED)  # what was written stays with the system, on its way to the disk
 
 
