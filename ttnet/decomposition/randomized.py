@@ -1,7 +1,8 @@
 """The leading singular vectors of an unfolding from random combinations of its rows, verified against all of it.
 
 Source: Halko, Martinsson, Tropp 2011, "Finding Structure with Randomness", Algorithm 4.2 and section 4.3; here the
-sketch is taken of the short side, grows in blocks, and is given up as soon as it costs more than a Gram matrix.
+sketch is one of the short side, and of a sample of the rows first, since what it finds is verified anyway. It grows in
+blocks, and is given up as soon as the singular values are seen to fall off too slowly for it to pay.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ttnet.decomposition.unfolding_kernels import Unfolding, double, project, sk
 
 PROBES = 4  # rows of a sketch that are kept back to estimate what the others miss
 _MISSES = 0.1  # how much of the allowance, in the square, may lie outside of the sketch
+_SAMPLE = 8  # one block of how many makes the sample
 
 
 def by_sketch(
@@ -43,15 +45,30 @@ def by_sketch(
     """
     # Seeded, so that a decomposition is the same every time.
     generator = torch.Generator().manual_seed(0x7E450)
-    goal = _MISSES * allowed**2
+    has_sample = u.shape[0] > 2 * _SAMPLE * u.block_rows(least=4 * max_size)
+    for every in (_SAMPLE, 1) if has_sample else (1,):
+        v = _row_space(u, _MISSES * allowed**2 / every**0.5, size, max_size, generator, every)
+        if v is None:
+            return None
+        found = _verified(u, v, norm, allowed)
+        if found is not None:
+            return found
+        size = min(max_size, v.shape[1] + PROBES)
+    return None
+
+
+def _row_space(
+    u: Unfolding, goal: float, size: int, max_size: int, generator: torch.Generator, every: int
+) -> Tensor | None:
+    """Give an orthonormal basis outside of which a sketch sees no more than a goal; None if that needs too many."""
     drawn = torch.empty(0, u.shape[1], dtype=double(u.dtype), device=u.device)
     while len(drawn) + size <= max_size:
-        drawn = torch.cat([drawn, sketch(u, size, generator)])
-        half, missed = _missed(drawn, len(drawn) // 2), _missed(drawn, len(drawn) - PROBES)
-        if missed <= goal:  # an estimate; what counts is measured below
-            return _verified(u, torch.linalg.qr(drawn.mH)[0], norm, allowed)
-        # Twice the rows may be hoped to bring down the rest by the same factor twice, if values fall off geometrically.
-        if missed**3 > goal * half**2:
+        drawn = torch.cat([drawn, sketch(u, size, generator, every)])
+        missed = _missed(drawn, len(drawn) - PROBES)
+        if missed <= goal:
+            return torch.linalg.qr(drawn.mH)[0]
+        # Where values fall off geometrically, twice the rows bring down the rest by the same factor twice.
+        if missed**3 > goal * _missed(drawn, len(drawn) // 2) ** 2:
             return None
         size = len(drawn)
     return None

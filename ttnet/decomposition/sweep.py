@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,7 +29,6 @@ _FIRST_RANK = 8  # what is expected of a bond as long as nothing is known
 # How many times the rank expected a largest rank may be and still be taken for what decides.
 _FORCING = 4
 _FREE_FLOPS = 1e8  # a tenth of a second at most
-_MOST_SKETCHED = 200  # columns of a sketch beyond which a Gram matrix is always cheaper
 
 
 class Sweep:
@@ -114,9 +114,9 @@ class Sweep:
         assert base is not None
         if sketched is None or not self._sketches:
             return base
-        if self._method == "randomized":
-            return sketched
-        return sketched if self._forced_rank(1) is None and sketched.price < base.price else base
+        if self._method == "randomized" or (self._forced_rank(1) is None and sketched.price < base.price):
+            return replace(sketched, rival=base.price)
+        return base
 
     def _forced_rank(self, k: int) -> int | None:
         """Give the largest rank of the bond before mode k of the rest, if it will decide there and not the error."""
@@ -136,12 +136,12 @@ class Sweep:
 
     def _spectra(self, u: Unfolding, step: Step, allowed: float, max_rank: int | None) -> Iterator[Spectrum]:
         """Look at an unfolding with one kernel after the other, each more exact than those before."""
-        columns = u.shape[1]
         if step.method == "randomized":
-            found = by_sketch(u, self._norm, allowed, step.rank + OVERSAMPLING, min(columns // 3, _MOST_SKETCHED))
+            found = by_sketch(u, self._norm, allowed, step.rank + OVERSAMPLING, step.max_sketch)
             if found is not None:
                 yield found
             return
+        columns = u.shape[1]
         if step.method == "gram":
             for precision in (torch.float32, torch.float64):
                 resolves = gram_bound(columns, self._norm, precision) <= allowed**2 / 2
@@ -201,7 +201,7 @@ class Sweep:
         else:
             v, seen = spectrum.seen
             torch.mm(seen, (v.mH @ basis.mH).to(u.dtype), out=product)
-        self._norm = sum_of_squares(Unfolding(product, 1, u.dtype)) ** 0.5
+        self._norm = sum_of_squares(Unfolding(product.mT if left else product, 1, u.dtype)) ** 0.5
         self._rest, self._exponent = u.fold(product), 0
 
     def _finish(self) -> list[Tensor]:
