@@ -130,8 +130,8 @@ class Unfolding:
                     buffer = torch.empty(shape[::-1], dtype=dtype, device=self.device).mT
                 else:
                     buffer = torch.empty(shape, dtype=dtype, device=self.device)
-            if self._exponent:  # before any cast, which might leave the range of the other dtype
-                piece = times_power_of_two(piece, -self._exponent)
+            if self._exponent:  # from half precision first, but to single precision only when the range is right
+                piece = times_power_of_two(piece.to(self.dtype), -self._exponent)
             yield buffer[: len(piece)].copy_(piece)
 
     def real_blocks(
@@ -286,54 +286,62 @@ def triangle(u: Unfolding) -> Tensor:
     n = u.shape[1]
     height = max(1024, 8 * n)
     stack: list[Tensor] = []
-    for block in u.blocks(u.block_rows(least=height)):
+    for block in u.blocks(u.block_rows(least=height), double(u.dtype)):
         stack.append(triangular_factor(block))
         if len(stack) * n >= height:
             stack = [triangular_factor(torch.cat(stack))]
-    return triangular_factor(torch.cat(stack)).to(double(u.dtype))
+    return triangular_factor(torch.cat(stack))
 
 
 def project(
     u: Unfolding,
     v: Tensor,  # (n, r)
     out: Tensor,  # (rows, r)
+    dtype: torch.dtype | None = None,
     *,
-    residual: bool = False,
+    missed: str | None = None,
 ) -> float:
-    """Multiply `X V` into a given matrix.
+    """Multiply `X V` into a given matrix, and measure on the way how much of X lies outside of V's columns.
 
     Args:
         u: The unfolding X, of n columns.
         v: V, whose columns are orthonormal.
         out: The product, of the dtype of `u`.
-        residual: Whether to compute how much of X lies outside of V's columns, from the differences of all entries.
+        dtype: The precision of the products, of the kind of that of `u`, which None stands for.
+        missed: How to measure: by the "norms" of X and the product, whose difference shows nothing below the root of
+            the precision; by the "entries" of `X - X V V^H`, at twice the cost; or None, not at all.
 
     Returns:
-        `||X - X V V^H||**2`, or 0 if not asked for.
+        `||X - X V V^H||**2`, or 0.
 
     Example:
         >>> x, out = torch.eye(3, dtype=torch.float64), torch.empty(3, 1, dtype=torch.float64)
-        >>> project(Unfolding(x, 1, torch.float64), x[:, :1], out, residual=True)
+        >>> project(Unfolding(x, 1, torch.float64), x[:, :1], out, torch.float64, missed="entries")
         2.0
     """
-    matmul = matmul_for(u.device, u.dtype.to_real())
-    right = _real_embedding(v.to(u.dtype))
-    back = _real_embedding(v.to(u.dtype).mH).contiguous() if residual else right
+    dtype = u.dtype if dtype is None else dtype
+    matmul = matmul_for(u.device, dtype.to_real())
+    right = _real_embedding(v.to(dtype))
+    back = _real_embedding(v.to(dtype).mH).contiguous() if missed == "entries" else right
+    direct = out.dtype == dtype and not dtype.is_complex
     total = 0.0
-    rows = u.block_rows(least=64)
-    difference = torch.empty(0)
+    buffer, difference = torch.empty(0), torch.empty(0)
     start = 0
-    for block in u.real_blocks(rows):
+    for block in u.real_blocks(u.block_rows(least=64), dtype):
         target = out[start : start + len(block)]
         start += len(block)
-        if target.is_complex():
-            product = block.new_empty(len(block), right.shape[1])
-            matmul(block, right, product)
-            target.copy_(torch.view_as_complex(product.unflatten(1, (-1, 2))))
-        else:
+        if direct:
             product = target
-            matmul(block, right, product)
-        if residual:
+        else:
+            if len(buffer) != len(block):
+                buffer = block.new_empty(len(block), right.shape[1])
+            product = buffer
+        matmul(block, right, product)
+        if not direct:
+            target.copy_(torch.view_as_complex(product.unflatten(1, (-1, 2))) if dtype.is_complex else product)
+        if missed == "norms":
+            total += _sum_of_squares(block) - _sum_of_squares(product)
+        elif missed == "entries":
             if difference.shape != block.shape:
                 difference = torch.empty_like(block)  # in the same layout, so that both are read along memory
             matmul(product, back, difference)
@@ -341,7 +349,7 @@ def project(
     return total
 
 
-def sketch(u: Unfolding, size: int, generator: torch.Generator, every: int = 1) -> Tensor:
+def sketch(u: Unfolding, size: int, dtype: torch.dtype, generator: torch.Generator, every: int = 1) -> Tensor:
     """Multiply by random rows from the left: `Omega X`.
 
     A row of Omega is a Gaussian vector over the rows of a block, repeated for all blocks with random signs, so that it
@@ -350,6 +358,7 @@ def sketch(u: Unfolding, size: int, generator: torch.Generator, every: int = 1) 
     Args:
         u: The unfolding X, of n columns.
         size: The number of rows of Omega.
+        dtype: The precision of the products, of the kind of that of `u`.
         generator: The source of random numbers, on the CPU.
         every: How many blocks to read one of, at random.
 
@@ -358,15 +367,15 @@ def sketch(u: Unfolding, size: int, generator: torch.Generator, every: int = 1) 
 
     Example:
         >>> u = Unfolding(torch.ones(9, 4), 1, torch.float32)
-        >>> sketch(u, 2, torch.Generator().manual_seed(0)).shape
+        >>> sketch(u, 2, torch.float32, torch.Generator().manual_seed(0)).shape
         torch.Size([2, 4])
     """
-    real = u.dtype.to_real()
+    real = dtype.to_real()
     rows = u.block_rows(least=4 * size)
     omega = torch.randn(size, min(rows, u.shape[0]), generator=generator, dtype=torch.float64)
     omega = omega.mul_(every**0.5).to(device=u.device, dtype=real)
     matmul = matmul_for(u.device, real)
-    n = u.shape[1] * (2 if u.dtype.is_complex else 1)
+    n = u.shape[1] * (2 if dtype.is_complex else 1)
     total = torch.zeros(size, n, dtype=torch.float64, device=u.device)
     part = torch.empty(size, n, dtype=real, device=u.device)
     places = torch.randint(every, (-(-u.shape[0] // (rows * every)) + 1,), generator=generator).tolist()
@@ -374,8 +383,8 @@ def sketch(u: Unfolding, size: int, generator: torch.Generator, every: int = 1) 
     def chosen(place: int) -> bool:
         return place % every == places[place // every % len(places)]
 
-    for block in u.real_blocks(rows, chosen=chosen):
+    for block in u.real_blocks(rows, dtype, chosen):
         matmul(omega[:, : len(block)], block, part)
         signs = torch.randint(2, (size, 1), generator=generator).mul_(2).sub_(1)
         total.addcmul_(part.to(torch.float64), signs.to(total))
-    return torch.view_as_complex(total.unflatten(1, (-1, 2))) if u.dtype.is_complex else total
+    return torch.view_as_complex(total.unflatten(1, (-1, 2))) if dtype.is_complex else total
