@@ -135,6 +135,8 @@ class ErrorBudget:
         eps: The relative error bound, at least 0; from 1 on, every rank is 1.
         max_ranks: The largest rank of each inner bond.
         dtype: The dtype of the user's numbers, which sets their precision.
+        arithmetic: A wider dtype if the computation is in one, which spares all noise but that of the numbers as they
+            are handed over and, between steps, kept.
 
     Example:
         >>> budget = ErrorBudget(norm=3.0, eps=0.5, max_ranks=[None], dtype=torch.float64)
@@ -143,16 +145,32 @@ class ErrorBudget:
         torch.Size([3, 2])
     """
 
-    def __init__(self, *, norm: float, eps: float, max_ranks: Sequence[int | None], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        *,
+        norm: float,
+        eps: float,
+        max_ranks: Sequence[int | None],
+        dtype: torch.dtype,
+        arithmetic: torch.dtype | None = None,
+    ) -> None:
         order = len(max_ranks) + 1
         self._norm = norm
         # The zero train is already within an error of 1, so the best train of ranks 1 is, too.
         self._max_ranks = [1 if eps >= 1 else rank for rank in max_ranks]
-        self._compute_eps = torch.finfo(compute_dtype(dtype)).eps
+        kept = compute_dtype(dtype)
+        self._compute_eps = torch.finfo(arithmetic or kept).eps
         # Numbers handed over in half precision carry its rounding error, and the result is cast back to it.
-        is_half = dtype != compute_dtype(dtype)
-        self._storage_noise = torch.finfo(dtype).eps / 2 if is_half else 0.0
-        rounding = math.sqrt(order) * self._noise(1) + order * self._storage_noise
+        half_noise = torch.finfo(dtype).eps / 2 if dtype != kept else 0.0
+        if self._compute_eps < torch.finfo(kept).eps:
+            # The rounding of independent numbers: at most eps / 2 of the norm, once a step, and twice that for a floor.
+            kept_noise = torch.finfo(kept).eps
+            self._storage_noise = max(half_noise, 2 * kept_noise)
+            rounding = math.sqrt(order) * kept_noise / 2
+        else:
+            self._storage_noise = half_noise
+            rounding = math.sqrt(order) * self._noise(1)
+        rounding += order * half_noise
         self._left = (max(0.0, eps - rounding) * norm) ** 2
         self.spent: tuple[float, ...] = ()  # what each bond so far was cut by
 

@@ -36,6 +36,7 @@ class Step:
         flops: Arithmetic in units of a floating-point operation of a matrix product; slower kernels count more.
         bytes: Memory read and written.
         is_last: Whether it leaves a single mode.
+        rival: The price of the best step without a sketch.
     """
 
     side: str
@@ -47,6 +48,7 @@ class Step:
     flops: float
     bytes: float
     is_last: bool = False
+    rival: float = math.inf
 
     @property
     def cost(self) -> float:
@@ -59,6 +61,14 @@ class Step:
         if self.is_last:
             return self.cost
         return self.cost / (1 - self.rank / self.columns) if self.rank < self.columns else math.inf
+
+    @property
+    def max_sketch(self) -> int:
+        """The number of columns up to which a sketch costs less than the rival, or is the first one."""
+        spare = max(0.0, self.rival - self.cost) / (4.25 * self.rows * self.columns)
+        return min(
+            self.rank + OVERSAMPLING + int(min(spare, self.columns)), max(self.columns // 3, self.rank + OVERSAMPLING)
+        )
 
 
 def kernel_flops(method: str, rows: int, columns: int, rank: int) -> float:
@@ -84,7 +94,7 @@ def kernel_flops(method: str, rows: int, columns: int, rank: int) -> float:
     if method == "qr":
         return numel * (150 + 4 * columns + 2 * rank) + 25 * columns**3
     size = rank + OVERSAMPLING
-    return 4 * numel * size + rows * size**2 + 2 * rows * size * rank + 30 * columns * size**2
+    return 4.25 * numel * size + rows * size**2 + 2 * rows * size * rank + 30 * columns * size**2
 
 
 def kernel_bytes(method: str, rows: int, columns: int, rank: int, itemsize: int) -> float:
@@ -104,8 +114,9 @@ def kernel_bytes(method: str, rows: int, columns: int, rank: int, itemsize: int)
         >>> kernel_bytes("gram", 2**20, 64, 16, 8) / 2**29
         2.25
     """
-    written = 3 * (rank + OVERSAMPLING) if method == "randomized" else rank
-    return itemsize * rows * (2 * columns + written)
+    if method == "randomized":
+        return itemsize * rows * (1.125 * columns + 3 * (rank + OVERSAMPLING))
+    return itemsize * rows * (2 * columns + rank)
 
 
 def next_step(

@@ -1,7 +1,8 @@
 """The leading singular vectors of an unfolding from random combinations of its rows, verified against all of it.
 
 Source: Halko, Martinsson, Tropp 2011, "Finding Structure with Randomness", Algorithm 4.2 and section 4.3; here the
-sketch is taken of the short side, grows in blocks, and is given up as soon as it costs more than a Gram matrix.
+sketch is one of the short side, and of a sample of the rows first, since what it finds is verified anyway. It grows in
+blocks, and is given up as soon as the singular values are seen to fall off too slowly for it to pay.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, gram_bound
-from ttnet.decomposition.unfolding_kernels import Unfolding, double, project, sketch, sum_of_squares
+from ttnet.decomposition.unfolding_kernels import Unfolding, double, project, sketch
 
 PROBES = 4  # rows of a sketch that are kept back to estimate what the others miss
 _MISSES = 0.1  # how much of the allowance, in the square, may lie outside of the sketch
+_SAMPLE = 8  # one block of how many makes the sample
 
 
 def by_sketch(
@@ -22,6 +24,7 @@ def by_sketch(
     allowed: float,
     size: int,
     max_size: int,
+    dtype: torch.dtype,
 ) -> Spectrum | None:
     """Find the part of an unfolding that carries all but a fraction of an allowed loss.
 
@@ -31,27 +34,50 @@ def by_sketch(
         allowed: The loss that a cut may cause. What is missed is at most a tenth of it, in squares.
         size: The number of rows of the first sketch, `PROBES` included.
         max_size: The largest number of columns that pays.
+        dtype: The precision of the products, of the kind of that of `u`.
 
     Returns:
         The spectrum with its product, or None if the singular values fall off too slowly.
 
     Example:
         >>> x = torch.ones(50, 40, dtype=torch.float64)
-        >>> s = by_sketch(Unfolding(x, 1, torch.float64), 2000**0.5, 1e-12, 6, 8)
+        >>> s = by_sketch(Unfolding(x, 1, torch.float64), 2000**0.5, 1e-12, 6, 8, torch.float64)
         >>> s.cut(1e-9, None)[0], s.v.shape
         (1, torch.Size([40, 6]))
     """
     # Seeded, so that a decomposition is the same every time.
     generator = torch.Generator().manual_seed(0x7E450)
-    goal = _MISSES * allowed**2
+    has_sample = u.shape[0] > 2 * _SAMPLE * u.block_rows(least=4 * max_size)
+    for every in (_SAMPLE, 1) if has_sample else (1,):
+        goal = _MISSES * allowed**2
+        v = _row_space(u, goal / every**0.5, size, max_size, dtype, generator, every)
+        if v is None:
+            return None
+        found = _verified(u, v, norm, goal, dtype)
+        if found is not None:
+            return found
+        size = min(max_size, v.shape[1] + PROBES)
+    return None
+
+
+def _row_space(
+    u: Unfolding,
+    goal: float,
+    size: int,
+    max_size: int,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    every: int,
+) -> Tensor | None:
+    """Give an orthonormal basis outside of which a sketch sees no more than a goal; None if that needs too many."""
     drawn = torch.empty(0, u.shape[1], dtype=double(u.dtype), device=u.device)
     while len(drawn) + size <= max_size:
-        drawn = torch.cat([drawn, sketch(u, size, generator)])
-        half, missed = _missed(drawn, len(drawn) // 2), _missed(drawn, len(drawn) - PROBES)
-        if missed <= goal:  # an estimate; what counts is measured below
-            return _verified(u, torch.linalg.qr(drawn.mH)[0], norm, allowed)
-        # Twice the rows may be hoped to bring down the rest by the same factor twice, if values fall off geometrically.
-        if missed**3 > goal * half**2:
+        drawn = torch.cat([drawn, sketch(u, size, dtype, generator, every)])
+        missed = _missed(drawn, len(drawn) - PROBES)
+        if missed <= goal:
+            return torch.linalg.qr(drawn.mH)[0]
+        # Where values fall off geometrically, twice the rows bring down the rest by the same factor twice.
+        if missed**3 > goal * _missed(drawn, len(drawn) // 2) ** 2:
             return None
         size = len(drawn)
     return None
@@ -71,21 +97,23 @@ def _verified(
     u: Unfolding,
     v: Tensor,  # (n, k)
     norm: float,
-    allowed: float,
+    goal: float,
+    dtype: torch.dtype,
 ) -> Spectrum | None:
+    """Give the spectrum within the columns of `v`, if no more than the goal lies outside of them."""
     k = v.shape[1]
-    real = u.dtype.to_real()
+    eps = torch.finfo(dtype).eps
     product = u.new_product(k)
-    # ||X||^2 - ||X V||^2 tells what is missed down to the root of the precision, the entries' differences below.
-    by_norms = real == torch.float64 and 4 * gram_bound(k, norm, real) <= _MISSES * allowed**2
-    missed = project(u, v, product, residual=not by_norms)
-    y = Unfolding(product, 1, u.dtype)
-    if by_norms:
-        missed = max(0.0, norm**2 - sum_of_squares(y)) + gram_bound(k, norm, real)
+    resolution = 8 * eps * norm**2  # of sums of squares
+    if torch.finfo(dtype).bits == 64 and resolution <= goal / 4:
+        missed = max(0.0, project(u, v, product, dtype, missed="norms")) + resolution
     else:
-        missed += (4 * torch.finfo(real).eps * norm) ** 2
-    if missed > _MISSES * allowed**2 + (8 * torch.finfo(real).eps * norm) ** 2:
+        missed = project(u, v, product, dtype, missed="entries") + (4 * eps * norm) ** 2
+    if dtype != u.dtype:
+        missed += (torch.finfo(u.dtype).eps / 2 * norm) ** 2  # the product is kept in the coarser one
+    if not missed <= goal:
         return None
-    precise = gram_bound(k, norm, torch.float64) > _MISSES * allowed**2
-    inner = by_qr(y) if precise else by_gram(y, norm, double(u.dtype))
+    y = Unfolding(product, 1, u.dtype)
+    resolved = gram_bound(k, norm, torch.float64) <= goal
+    inner = by_gram(y, norm, double(u.dtype)) if resolved else by_qr(y)
     return Spectrum(inner.energies, v @ inner.v, min(u.shape), inner.bound + missed, (v, product))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,8 +28,9 @@ from ttnet.truncation import ErrorBudget
 _FIRST_RANK = 8  # what is expected of a bond as long as nothing is known
 # How many times the rank expected a largest rank may be and still be taken for what decides.
 _FORCING = 4
+# In how many units in the last place a loss is measured beside which that of a product is not seen.
+_UNSEEN = 1000
 _FREE_FLOPS = 1e8  # a tenth of a second at most
-_MOST_SKETCHED = 200  # columns of a sketch beyond which a Gram matrix is always cheaper
 
 
 class Sweep:
@@ -114,9 +116,9 @@ class Sweep:
         assert base is not None
         if sketched is None or not self._sketches:
             return base
-        if self._method == "randomized":
-            return sketched
-        return sketched if self._forced_rank(1) is None and sketched.price < base.price else base
+        if self._method == "randomized" or (self._forced_rank(1) is None and sketched.price < base.price):
+            return replace(sketched, rival=base.price)
+        return base
 
     def _forced_rank(self, k: int) -> int | None:
         """Give the largest rank of the bond before mode k of the rest, if it will decide there and not the error."""
@@ -136,12 +138,13 @@ class Sweep:
 
     def _spectra(self, u: Unfolding, step: Step, allowed: float, max_rank: int | None) -> Iterator[Spectrum]:
         """Look at an unfolding with one kernel after the other, each more exact than those before."""
-        columns = u.shape[1]
         if step.method == "randomized":
-            found = by_sketch(u, self._norm, allowed, step.rank + OVERSAMPLING, min(columns // 3, _MOST_SKETCHED))
+            dtype = self._products_for(allowed)
+            found = by_sketch(u, self._norm, allowed, step.rank + OVERSAMPLING, step.max_sketch, dtype)
             if found is not None:
                 yield found
             return
+        columns = u.shape[1]
         if step.method == "gram":
             for precision in (torch.float32, torch.float64):
                 resolves = gram_bound(columns, self._norm, precision) <= allowed**2 / 2
@@ -150,6 +153,11 @@ class Sweep:
                     yield by_gram(u, self._norm, precision.to_complex() if u.dtype.is_complex else precision)
                     self._too_coarse.add(precision)
         yield by_qr(u)
+
+    def _products_for(self, loss: float) -> torch.dtype:
+        """Give the precision in which products add nothing to a loss."""
+        coarse = torch.finfo(self._dtype).eps
+        return self._dtype if loss >= _UNSEEN * coarse * self._norm else double(self._dtype)
 
     def _take(self, step: Step) -> bool:
         """Cut the bonds of a step; or say that its kernel cannot tell how, which only a sketch ever does."""
@@ -163,7 +171,8 @@ class Sweep:
             shape = self._rest.shape[-count - 1 :]
             first = len(self._left) + self._rest.ndim - 3 - count
             bonds = range(first, first + count)
-        for spectrum in self._spectra(u, step, *self._budget.allowance(min(u.shape), bonds[0])):
+        allowed, max_rank = self._budget.allowance(min(u.shape), bonds[0])
+        for spectrum in self._spectra(u, step, allowed, max_rank):
             budget = copy.copy(self._budget)
             v = mirrored(spectrum.v.mT, shape[::-1]).mT if left else spectrum.v
             cores = cut_bonds(spectrum, v, shape, bonds, budget)
@@ -173,7 +182,7 @@ class Sweep:
             return False
         self._budget = budget
         if cores:
-            self._project(u, spectrum, cores, shape, left)
+            self._project(u, spectrum, cores, shape, left, self._products_for(max(allowed, math.hypot(*budget.spent))))
         else:
             cores = self._merge(shape, left)
         self._rank = max(_FIRST_RANK, len(cores[0]))
@@ -190,18 +199,24 @@ class Sweep:
         return identities(shape, left, double(self._dtype), self._rest.device)
 
     def _project(
-        self, u: Unfolding, spectrum: Spectrum, cores: Sequence[Tensor], shape: Sequence[int], left: bool
+        self,
+        u: Unfolding,
+        spectrum: Spectrum,
+        cores: Sequence[Tensor],
+        shape: Sequence[int],
+        left: bool,
+        dtype: torch.dtype,
     ) -> None:
         """Replace the rest by its coordinates in the space that new cores span."""
         rank = len(cores[0])
         basis = basis_of(cores, shape, left)
         product = u.new_product(rank)
         if spectrum.seen is None:
-            project(u, basis.mH, product)
+            project(u, basis.mH, product, dtype)
         else:
             v, seen = spectrum.seen
             torch.mm(seen, (v.mH @ basis.mH).to(u.dtype), out=product)
-        self._norm = sum_of_squares(Unfolding(product, 1, u.dtype)) ** 0.5
+        self._norm = sum_of_squares(Unfolding(product.mT if left else product, 1, u.dtype)) ** 0.5
         self._rest, self._exponent = u.fold(product), 0
 
     def _finish(self) -> list[Tensor]:

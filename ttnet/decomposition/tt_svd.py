@@ -16,7 +16,7 @@ from ttnet.decomposition.array_source import ArrayLike, check_array, entry_dtype
 from ttnet.decomposition.dense import as_dense
 from ttnet.decomposition.out_of_core import ArraySweep, PassProgress, check_memory_limit
 from ttnet.decomposition.sweep import Sweep
-from ttnet.decomposition.unfolding_kernels import Unfolding, sum_of_squares
+from ttnet.decomposition.unfolding_kernels import Unfolding, double, sum_of_squares
 from ttnet.errors import TTShapeError, TTValueError
 from ttnet.scales import compute_dtype, count_nonfinite, join_scale, max_exponent, times_power_of_two
 from ttnet.tensor_train import TensorTrain
@@ -97,11 +97,17 @@ def tt_svd(
     differentiable = x.requires_grad and torch.is_grad_enabled()
     if norm == 0 and not differentiable:
         return TensorTrain([_unit(size, x) for size in x.shape[:-1]] + [x.new_zeros(1, x.shape[-1], 1)])
-    budget = ErrorBudget(norm=norm, eps=bound, max_ranks=max_ranks, dtype=x.dtype)
-    if method == "svd" or differentiable or (method == "auto" and x.numel() <= plan.SMALL_NUMEL):
-        cores = _exact(times_power_of_two(x.to(compute_dtype(x.dtype)), -exponent), budget)
+    dtype = compute_dtype(x.dtype)
+    exact = method == "svd" or differentiable
+    if method == "auto" and x.numel() <= plan.SMALL_NUMEL and not differentiable:
+        dtype, exact = double(dtype), True  # which costs nothing there
+    budget = ErrorBudget(
+        norm=norm, eps=bound, max_ranks=max_ranks, dtype=x.dtype, arithmetic=dtype if exact else double(dtype)
+    )
+    if exact:
+        cores = _exact(times_power_of_two(x.to(dtype), -exponent), budget)
     else:
-        cores = Sweep(x.detach(), compute_dtype(x.dtype), exponent, norm, budget, method).run()
+        cores = Sweep(x.detach(), dtype, exponent, norm, budget, method).run()
     return TensorTrain(core.contiguous() for core in join_scale(cores, exponent, x.dtype))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -18,9 +18,15 @@ from ttnet.decomposition.blas import matmul_for
 from ttnet.linalg import triangular_factor
 from ttnet.scales import times_power_of_two
 
-BLOCK_NUMEL = {"cpu": 2**15}  # entries of a block; 256 KiB in double precision
+BLOCK_NUMEL = {"cpu": 2**16}  # entries of a block; 512 KiB in double precision
 _DEVICE_BLOCK_NUMEL = 2**24
 _SHORT = 1024
+_NUMPY_DTYPES = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.complex64: np.complex64,
+    torch.complex128: np.complex128,
+}
 _vecdot = np.vecdot if hasattr(np, "vecdot") else functools.partial(np.einsum, "ij,ij->i")  # numpy 2 has it
 
 
@@ -75,9 +81,13 @@ class Unfolding:
             A matrix of shape (rows, columns), not initialised.
         """
         shape = (self.shape[0], columns)
-        if self._left:
-            return torch.empty(shape[::-1], dtype=self.dtype, device=self.device).mT
-        return torch.empty(shape, dtype=self.dtype, device=self.device)
+        return self._empty(shape[::-1]).mT if self._left else self._empty(shape)
+
+    def _empty(self, shape: tuple[int, int]) -> Tensor:
+        if self.device.type != "cpu":
+            return torch.empty(shape, dtype=self.dtype, device=self.device)
+        # numpy asks the system for huge pages: without them, touching new memory costs as much as the product itself.
+        return torch.from_numpy(np.empty(shape, dtype=_NUMPY_DTYPES[self.dtype]))
 
     def fold(self, product: Tensor) -> Tensor:
         """Give a product the axes of the tensor back, one axis in the place of those that made the columns.
@@ -93,19 +103,24 @@ class Unfolding:
             return product.mT.reshape(-1, *row_axes)
         return product.reshape(*row_axes, -1)
 
-    def blocks(self, rows: int, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
+    def blocks(
+        self, rows: int, dtype: torch.dtype | None = None, chosen: Callable[[int], bool] | None = None
+    ) -> Iterator[Tensor]:
         """Give the blocks from top to bottom.
 
         Args:
             rows: The largest number of rows of a block.
             dtype: Another dtype to compute in.
+            chosen: Tells which blocks to give by their places; None for all.
 
         Yields:
             Matrices, of which each is valid until the next one is asked for.
         """
         dtype = self.dtype if dtype is None else dtype
         buffer: Tensor | None = None
-        for piece in _pieces(self._x, self._axes, rows):
+        for place, piece in enumerate(_pieces(self._x, self._axes, rows)):
+            if chosen is not None and not chosen(place):
+                continue
             if piece.dtype == dtype and not self._exponent and not piece.is_conj() and not piece.is_neg():
                 yield piece
                 continue
@@ -115,21 +130,24 @@ class Unfolding:
                     buffer = torch.empty(shape[::-1], dtype=dtype, device=self.device).mT
                 else:
                     buffer = torch.empty(shape, dtype=dtype, device=self.device)
-            if self._exponent:  # before any cast, which might leave the range of the other dtype
-                piece = times_power_of_two(piece, -self._exponent)
+            if self._exponent:  # from half precision first, but to single precision only when the range is right
+                piece = times_power_of_two(piece.to(self.dtype), -self._exponent)
             yield buffer[: len(piece)].copy_(piece)
 
-    def real_blocks(self, rows: int, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
+    def real_blocks(
+        self, rows: int, dtype: torch.dtype | None = None, chosen: Callable[[int], bool] | None = None
+    ) -> Iterator[Tensor]:
         """Give the blocks as real matrices: with two columns, real and imaginary part, for every complex one.
 
         Args:
             rows: The largest number of rows of a block.
             dtype: Another dtype to compute in.
+            chosen: Tells which blocks to give by their places; None for all.
 
         Yields:
             Matrices, of which each is valid until the next one is asked for.
         """
-        return map(as_real, self.blocks(rows, dtype))
+        return map(as_real, self.blocks(rows, dtype, chosen))
 
     def block_rows(self, least: int = 1) -> int:
         """Give a number of rows with which a block fits into the cache.
@@ -207,14 +225,18 @@ def sum_of_squares(u: Unfolding) -> float:
 
 
 def _sum_of_squares(block: Tensor) -> float:
-    flat = (block if block.is_contiguous() else block.mT).reshape(-1)
-    if flat.device.type != "cpu":
-        return float(flat.square().sum(dtype=torch.float64))
+    if block.device.type != "cpu":
+        return float(block.square().sum(dtype=torch.float64))
     # Many short sums, each too short for its rounding errors to pile up.
-    x = flat.numpy()
-    cut = len(x) // _SHORT * _SHORT
-    short = x[:cut].reshape(-1, _SHORT)
-    return float(_vecdot(short, short).sum(dtype=np.float64)) + float(np.dot(x[cut:], x[cut:]))
+    if not block.is_contiguous():
+        block = block.mT  # (n, b), as it lies in memory
+        rest = 0.0
+    else:
+        flat = block.view(-1)
+        block, tail = flat[: len(flat) // _SHORT * _SHORT].view(-1, _SHORT), flat[len(flat) // _SHORT * _SHORT :]
+        rest = float(torch.dot(tail, tail))
+    short = block.numpy()
+    return float(_vecdot(short, short).sum(dtype=np.float64)) + rest
 
 
 def gram_matrix(u: Unfolding, dtype: torch.dtype) -> Tensor:
@@ -264,62 +286,70 @@ def triangle(u: Unfolding) -> Tensor:
     n = u.shape[1]
     height = max(1024, 8 * n)
     stack: list[Tensor] = []
-    for block in u.blocks(u.block_rows(least=height)):
+    for block in u.blocks(u.block_rows(least=height), double(u.dtype)):
         stack.append(triangular_factor(block))
         if len(stack) * n >= height:
             stack = [triangular_factor(torch.cat(stack))]
-    return triangular_factor(torch.cat(stack)).to(double(u.dtype))
+    return triangular_factor(torch.cat(stack))
 
 
 def project(
     u: Unfolding,
     v: Tensor,  # (n, r)
     out: Tensor,  # (rows, r)
+    dtype: torch.dtype | None = None,
     *,
-    residual: bool = False,
+    missed: str | None = None,
 ) -> float:
-    """Multiply `X V` into a given matrix.
+    """Multiply `X V` into a given matrix, and measure on the way how much of X lies outside of V's columns.
 
     Args:
         u: The unfolding X, of n columns.
         v: V, whose columns are orthonormal.
         out: The product, of the dtype of `u`.
-        residual: Whether to compute how much of X lies outside of V's columns, from the differences of all entries.
+        dtype: The precision of the products, of the kind of that of `u`, which None stands for.
+        missed: How to measure: by the "norms" of X and the product, whose difference shows nothing below the root of
+            the precision; by the "entries" of `X - X V V^H`, at twice the cost; or None, not at all.
 
     Returns:
-        `||X - X V V^H||**2`, or 0 if not asked for.
+        `||X - X V V^H||**2`, or 0.
 
     Example:
         >>> x, out = torch.eye(3, dtype=torch.float64), torch.empty(3, 1, dtype=torch.float64)
-        >>> project(Unfolding(x, 1, torch.float64), x[:, :1], out, residual=True)
+        >>> project(Unfolding(x, 1, torch.float64), x[:, :1], out, torch.float64, missed="entries")
         2.0
     """
-    matmul = matmul_for(u.device, u.dtype.to_real())
-    right = _real_embedding(v.to(u.dtype))
-    back = _real_embedding(v.to(u.dtype).mH).contiguous() if residual else right
+    dtype = u.dtype if dtype is None else dtype
+    matmul = matmul_for(u.device, dtype.to_real())
+    right = _real_embedding(v.to(dtype))
+    back = _real_embedding(v.to(dtype).mH).contiguous() if missed == "entries" else right
+    direct = out.dtype == dtype and not dtype.is_complex
     total = 0.0
-    rows = u.block_rows(least=16)
-    difference = torch.empty(0)
+    buffer, difference = torch.empty(0), torch.empty(0)
     start = 0
-    for block in u.real_blocks(rows):
+    for block in u.real_blocks(u.block_rows(least=64), dtype):
         target = out[start : start + len(block)]
         start += len(block)
-        if target.is_complex():
-            product = block.new_empty(len(block), right.shape[1])
-            matmul(block, right, product)
-            target.copy_(torch.view_as_complex(product.unflatten(1, (-1, 2))))
-        else:
+        if direct:
             product = target
-            matmul(block, right, product)
-        if residual:
+        else:
+            if len(buffer) != len(block):
+                buffer = block.new_empty(len(block), right.shape[1])
+            product = buffer
+        matmul(block, right, product)
+        if not direct:
+            target.copy_(torch.view_as_complex(product.unflatten(1, (-1, 2))) if dtype.is_complex else product)
+        if missed == "norms":
+            total += _sum_of_squares(block) - _sum_of_squares(product)
+        elif missed == "entries":
             if difference.shape != block.shape:
-                difference = torch.empty_like(block, memory_format=torch.contiguous_format)
+                difference = torch.empty_like(block)  # in the same layout, so that both are read along memory
             matmul(product, back, difference)
             total += _sum_of_squares(difference.sub_(block))
     return total
 
 
-def sketch(u: Unfolding, size: int, generator: torch.Generator) -> Tensor:
+def sketch(u: Unfolding, size: int, dtype: torch.dtype, generator: torch.Generator, every: int = 1) -> Tensor:
     """Multiply by random rows from the left: `Omega X`.
 
     A row of Omega is a Gaussian vector over the rows of a block, repeated for all blocks with random signs, so that it
@@ -328,26 +358,33 @@ def sketch(u: Unfolding, size: int, generator: torch.Generator) -> Tensor:
     Args:
         u: The unfolding X, of n columns.
         size: The number of rows of Omega.
+        dtype: The precision of the products, of the kind of that of `u`.
         generator: The source of random numbers, on the CPU.
+        every: How many blocks to read one of, at random.
 
     Returns:
         A matrix of shape (size, n) in double precision. A row's expected square norm is `||X||**2`.
 
     Example:
         >>> u = Unfolding(torch.ones(9, 4), 1, torch.float32)
-        >>> sketch(u, 2, torch.Generator().manual_seed(0)).shape
+        >>> sketch(u, 2, torch.float32, torch.Generator().manual_seed(0)).shape
         torch.Size([2, 4])
     """
-    real = u.dtype.to_real()
+    real = dtype.to_real()
     rows = u.block_rows(least=4 * size)
     omega = torch.randn(size, min(rows, u.shape[0]), generator=generator, dtype=torch.float64)
-    omega = omega.to(device=u.device, dtype=real)
+    omega = omega.mul_(every**0.5).to(device=u.device, dtype=real)
     matmul = matmul_for(u.device, real)
-    n = u.shape[1] * (2 if u.dtype.is_complex else 1)
+    n = u.shape[1] * (2 if dtype.is_complex else 1)
     total = torch.zeros(size, n, dtype=torch.float64, device=u.device)
     part = torch.empty(size, n, dtype=real, device=u.device)
-    for block in u.real_blocks(rows):
+    places = torch.randint(every, (-(-u.shape[0] // (rows * every)) + 1,), generator=generator).tolist()
+
+    def chosen(place: int) -> bool:
+        return place % every == places[place // every % len(places)]
+
+    for block in u.real_blocks(rows, dtype, chosen):
         matmul(omega[:, : len(block)], block, part)
         signs = torch.randint(2, (size, 1), generator=generator).mul_(2).sub_(1)
         total.addcmul_(part.to(torch.float64), signs.to(total))
-    return torch.view_as_complex(total.unflatten(1, (-1, 2))) if u.dtype.is_complex else total
+    return torch.view_as_complex(total.unflatten(1, (-1, 2))) if dtype.is_complex else total

@@ -1,0 +1,221 @@
+"""Which kernel TT-SVD takes, in which order and precision: its written rule, at the borders."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import ttnet
+from tests.ttnet.strategies import dense, draw_tensor, relative_error
+from ttnet.decomposition import plan, sweep
+from ttnet.decomposition.plan import SMALL_NUMEL, kernel_flops, next_step, plan_sweep
+from ttnet.decomposition.spectrum import gram_bound
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """What has been looked at with which kernel: names, with the precision of the products."""
+    seen = []
+
+    def spy(name, kernel):
+        def watched(u, *args):
+            seen.append(f"{name} {str(args[-1].to_real())[6:]}")
+            return kernel(u, *args)
+
+        return watched
+
+    for name, kernel in (("by_gram", sweep.by_gram), ("by_sketch", sweep.by_sketch)):
+        monkeypatch.setattr(sweep, name, spy(name[3:], kernel))
+    inner = sweep.by_qr
+
+    def qr(u):
+        if u.shape[0] * u.shape[1] > SMALL_NUMEL:  # not the small ones within a step
+            seen.append("qr")
+        return inner(u)
+
+    monkeypatch.setattr(sweep, "by_qr", qr)
+    return seen
+
+
+def flat(shape=(32, 32, 32), dtype=torch.float64):
+    return draw_tensor(shape, dtype, 0)
+
+
+def test_small_tensors_are_factorised_exactly(looks, monkeypatch):
+    monkeypatch.setattr(plan, "SMALL_NUMEL", 1000)
+    ttnet.tt_svd(flat((10, 10, 10)), eps=0.1)
+    assert looks == []
+    ttnet.tt_svd(flat((7, 11, 13)), eps=0.1)
+    assert looks != []
+
+
+@pytest.mark.parametrize("method", ["auto", "gram", "qr", "randomized"])
+def test_tensors_that_require_gradients_are_factorised_exactly(looks, method):
+    x = flat().requires_grad_()
+    ttnet.tt_svd(x, eps=0.1, method=method)
+    assert looks == []
+    with torch.no_grad():
+        assert not ttnet.tt_svd(x, eps=0.1, method=method).cores[0].requires_grad
+    assert looks != []
+
+
+def test_a_bound_decides_between_gram_matrices_and_triangles(looks):
+    x = flat((64, 1000))
+    # A Gram matrix resolves a cut if its bound is at most half of what the cut may lose, in squares.
+    least = math.sqrt(2 * gram_bound(64, 1.0, torch.float64))
+    assert 1e-7 < least < 3e-7
+    ttnet.tt_svd(x, eps=1.05 * least)
+    assert "qr" not in looks
+    assert "gram float64" in looks
+    looks.clear()
+    ttnet.tt_svd(x, eps=0.9 * least)
+    assert "qr" in looks
+    assert not any("gram" in look for look in looks)
+
+
+def test_single_precision_serves_loose_bounds_only(looks):
+    for dtype in (torch.float32, torch.float64):
+        least = math.sqrt(2 * gram_bound(32, 1.0, torch.float32)) * math.sqrt(2)
+        looks.clear()
+        ttnet.tt_svd(flat(dtype=dtype), eps=1.05 * least, method="gram")
+        assert looks[0] == "gram float32"
+        looks.clear()
+        ttnet.tt_svd(flat(dtype=dtype), eps=0.95 * least, method="gram")
+        assert looks[0] == "gram float64"
+
+
+def test_single_precision_data_never_need_a_triangle(looks):
+    x = flat(dtype=torch.float32)
+    for eps in (None, 1e-12, 1e-6, 1e-2):
+        ttnet.tt_svd(x, eps=eps)
+    assert "qr" not in looks
+
+
+def test_a_largest_rank_is_tried_in_the_cheapest_precision_first(looks):
+    ttnet.tt_svd(flat(), max_rank=5)
+    assert set(looks) == {"gram float32"}
+    looks.clear()
+    # A tail of 1e-5 is too small for single precision and large enough for double.
+    x = ttnet.random((32, 32, 32), 5, dtype=torch.float64, seed=0).full()
+    x = x / x.norm() + 1e-5 / 32**1.5 * flat()
+    ttnet.tt_svd(x, max_rank=5)
+    assert looks[:2] == ["gram float32", "gram float64"]
+    assert "qr" not in looks
+    looks.clear()
+    ttnet.tt_svd(x, max_rank=10, eps=0)
+    assert "gram float64" in looks
+
+
+def test_an_exact_rank_below_the_largest_one_is_found(looks):
+    x = ttnet.random((32, 32, 32), 5, dtype=torch.float64, seed=0).full()
+    assert ttnet.tt_svd(x, max_rank=9).ranks == (1, 5, 5, 1)
+    assert looks[:3] == ["gram float32", "gram float64", "qr"]
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-6, 1e-2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_low_rank_is_found_by_a_sketch(looks, eps, dtype):
+    x = ttnet.random((256, 256, 32), 3, dtype=torch.float64, seed=0).full().to(dtype)
+    y = ttnet.tt_svd(x, eps=eps)
+    assert y.ranks == (1, 3, 3, 1)
+    assert looks[0].startswith("sketch")
+    assert not any(look.startswith(("gram", "qr")) for look in looks[:1])
+    assert relative_error(dense(y), x) <= max(eps, 1e-6 if dtype == torch.float32 else 0)
+
+
+def test_a_sketch_that_fails_is_not_tried_again(looks):
+    ttnet.tt_svd(flat((256, 256, 32)), eps=1e-2)
+    assert [look for look in looks if look.startswith("sketch")] == looks[:1]
+    assert any(look.startswith("gram") for look in looks)
+
+
+def test_no_sketch_where_the_largest_rank_decides(looks):
+    ttnet.tt_svd(flat((256, 256, 32)), max_rank=8)
+    ttnet.tt_svd(flat((256, 256, 32)), eps=1e-3, max_rank=8)
+    assert not any(look.startswith("sketch") for look in looks)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-6])
+def test_slowly_decaying_spectra_keep_the_bound_and_the_ranks(eps):
+    q = [torch.linalg.qr(draw_tensor((n, 200), torch.float64, n))[0] for n in (225, 256)]
+    s = torch.arange(1, 201, dtype=torch.float64) ** -1.5
+    x = ((q[0] * s) @ q[1].mT).reshape(15, 15, 16, 16)
+    exact = ttnet.tt_svd(x, eps=eps, method="svd")
+    for method in ("auto", "qr", "gram", "randomized"):
+        y = ttnet.tt_svd(x, eps=eps, method=method)
+        assert relative_error(y.full(), x) <= eps
+        assert sum(y.ranks) <= 1.05 * sum(exact.ranks)
+
+
+@pytest.mark.parametrize("method", ["auto", "gram", "qr", "randomized"])
+def test_single_precision_keeps_a_bound_just_above_its_own(method):
+    grid = torch.linspace(0, 1, 12, dtype=torch.float64)
+    x = 1 / (1 + grid[:, None, None, None] + grid[:, None, None] + grid[:, None] + grid)
+    for eps in (1e-6, 3e-6, 1e-5):
+        assert relative_error(dense(ttnet.tt_svd(x.float(), eps=eps, method=method)), x.float()) <= eps
+
+
+def test_the_first_step_shrinks_the_data_most():
+    def first(shape, rank, method="gram"):
+        step = plan_sweep(shape, rank, method=method).steps[0]
+        return step.modes, step.columns, step.rank
+
+    assert first((2,) * 26, 16) == (6, 64, 16)  # 64 N + 2 * 16 N, and a quarter is left
+    assert first((16,) * 6, 16) == (2, 256, 16)  # one mode alone would shrink nothing
+    assert first((64,) * 4, 10) == (1, 64, 10)
+    assert first((20,) * 6, 8, "randomized") == (2, 400, 8)  # a sketch costs the same on any short side
+
+
+def test_a_sweep_starts_at_the_shorter_end():
+    assert plan_sweep((256, 256, 3, 64), 8).steps[0].side == "right"
+    assert plan_sweep((64, 3, 256, 256), 8).steps[0].side == "left"
+
+
+def test_the_cost_of_a_step_grows_with_what_makes_it():
+    assert kernel_flops("gram", 1000, 64, 8) < kernel_flops("gram", 1000, 64, 16) < kernel_flops("qr", 1000, 64, 16)
+    assert kernel_flops("randomized", 10_000, 400, 8) < kernel_flops("gram", 10_000, 400, 8)
+
+
+def test_no_sketch_is_planned_where_it_cannot_gain():
+    assert next_step((8, 8, 8, 8, 8), (1, 1), lambda k: 16, "randomized", 8).columns >= 4 * 28
+    assert next_step((30, 3000), (1, 1), lambda k: 16, "randomized", 8).columns == 3000
+    assert next_step((90, 90, 90), (1, 1), lambda k: 300, "randomized", 8) is None
+
+
+def test_small_rests_are_taken_mode_by_mode():
+    step = next_step((4,) * 7, (1, 1), lambda k: 2, "gram", 8)
+    assert SMALL_NUMEL == 4**7
+    assert (step.side, step.modes, step.method) == ("left", 1, "qr")
+    assert next_step((4,) * 8, (1, 1), lambda k: 2, "gram", 8).method == "gram"
+
+
+def test_a_plan_prints_its_steps():
+    text = str(plan_sweep((2,) * 20, 4))
+    assert text.startswith("TT-SVD of shape (2, 2")
+    assert len(text.splitlines()) == 2 + len(plan_sweep((2,) * 20, 4).steps)
+    plan_ = plan_sweep((2,) * 20, 4)
+    assert plan_.flops == sum(step.flops for step in plan_.steps)
+    assert f"{plan_.bytes:.1e}" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's account of memory")
+def test_no_second_copy_of_the_tensor_is_held():
+    code = """
+import pathlib, torch, ttnet
+def peak():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) * 1024
+def now():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) * 1024
+for method, dtype in (("auto", torch.float64), ("auto", torch.float32), ("qr", torch.float64)):
+    ttnet.tt_svd(torch.randn((2,) * 17, dtype=dtype), max_rank=16, method=method)
+    x = torch.randn((2,) * 23, dtype=dtype)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before = now()
+    ttnet.tt_svd(x, max_rank=16, method=method)
+    print((peak() - before) / (x.numel() * x.itemsize))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert all(float(line) < 1 / 3 for line in result.stdout.split()), result.stdout
