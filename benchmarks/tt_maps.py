@@ -126,7 +126,8 @@ def measure(runs: dict[str, Callable[[], object]], budget: float) -> dict[str, l
     seconds |= {name: [] for name in names}
     gc.collect()
     gc.disable()
-    for round_ in range(min(100, max(7, int(budget / (once * calls))))):
+    fewest = 7 if once < 1 else 3
+    for round_ in range(min(100, max(fewest, int(budget / (once * calls))))):
         shift = round_ % len(names)  # none always follows the same one
         for name in names[shift:] + names[:shift]:
             seconds[name].append(clock(runs[name], calls))
@@ -204,10 +205,10 @@ HEAD = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="a tenth of the rounds, nothing written")
+    parser.add_argument("--short", action="store_true", help="a fifth of the rounds, nothing written")
     args = parser.parse_args([] if __name__ != "__main__" else None)
     torch.set_num_threads(1)
-    budget = 0.15 if args.short else 1.5
+    budget = 0.15 if args.short else 0.8
     tables = []
     for rows, cols in SIZES:
         for rank in RANKS:

@@ -28,7 +28,7 @@ def along(
         ((1, 4096), (64, 1))
     """
     rows, columns = matrix.shape
-    if min(rows, columns) >= _THIN:
+    if min(rows, columns) >= _THIN or matrix.stride(0 if rows > columns else 1) == 1:
         return matrix
     return matrix.mT.contiguous().mT if rows > columns else matrix.contiguous()
 
