@@ -5,6 +5,88 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# CPU libraries multiply by a matrix with a side shorter than this at a fraction of their speed, forward and backward,
+# unless its long side is contiguous. From so many tokens on, that pays for a copy of the matrix.
+_THIN = 16
+_MANY_TOKENS = 32
+_MANY_HALF_TOKENS = 128
+
+
+def along(
+    matrix: Tensor,  # (m, n)
+) -> Tensor:  # (m, n)
+    """Store a thin matrix with the entries of its long side next to each other.
+
+    Args:
+        matrix: Shape `(m, n)`.
+
+    Returns:
+        The same matrix, copied only where its short side is below 16 and it is stored otherwise.
+
+    Example:
+        >>> along(torch.ones(4096, 5)).stride(), along(torch.ones(4096, 64)).stride()
+        ((1, 4096), (64, 1))
+    """
+    rows, columns = matrix.shape
+    if min(rows, columns) >= _THIN or matrix.stride(0 if rows > columns else 1) == 1:
+        return matrix
+    return matrix.mT.contiguous().mT if rows > columns else matrix.contiguous()
+
+
+def pays_along(
+    x: Tensor,  # (*batch, m)
+    rank: int,
+) -> bool:
+    """Tell whether a product of tokens with thin matrices gains by `along`, the copies included.
+
+    Args:
+        x: The tokens, `(*batch, m)`.
+        rank: The short side of the matrices.
+
+    Returns:
+        Whether it does.
+
+    Example:
+        >>> [pays_along(torch.ones(tokens, 64), rank=5) for tokens in (31, 32)]
+        [False, True]
+    """
+    many = _MANY_TOKENS if x.element_size() >= 4 else _MANY_HALF_TOKENS
+    return rank < _THIN and x.device.type == "cpu" and x.numel() >= many * x.shape[-1]
+
+
+def times_thin(
+    x: Tensor,  # (tokens, m)
+    left: Tensor,  # (m, t)
+    right: Tensor,  # (t, n)
+    scale: float,
+    to: Tensor | None = None,  # (tokens, n)
+) -> Tensor:  # (tokens, n)
+    """Compute `scale * x @ left @ right`, or add it to something, as two skinny products.
+
+    Args:
+        x: Shape `(tokens, m)`.
+        left: Shape `(m, t)`.
+        right: Shape `(t, n)`.
+        scale: The factor.
+        to: What the product is added to, of shape `(tokens, n)` and the dtype of the product; that takes one pass over
+            the result instead of three, for product, factor and sum.
+
+    Returns:
+        The result, of shape `(tokens, n)`.
+
+    Example:
+        >>> times_thin(torch.ones(1, 3), torch.ones(3, 2), torch.ones(2, 4), scale=0.5)
+        tensor([[3., 3., 3., 3.]])
+    """
+    if pays_along(x, left.shape[1]):
+        left, right = along(left), along(right)
+        inner = torch.mm(left.mT, x.mT).mT  # faster than `x @ left`, and so is its backward pass
+    else:
+        inner = torch.mm(x, left)
+    if to is not None:
+        return torch.addmm(to, inner, right, alpha=scale)
+    return torch.mm(inner * scale, right) if len(x) < right.shape[1] else torch.mm(inner, right * scale)
+
 
 def thin_svd(
     left: Tensor,  # (m, k)

@@ -33,6 +33,14 @@ PAPER_MODES = {
 }
 
 
+# What is known of one CPU core, in seconds: it decides when few tokens go through a train core by core.
+_FLOP = 1 / 7e10
+_THIN_FLOP = 1 / 5e9  # of tokens times a factor of fewer than 16 columns, in single precision
+_TOKEN_CALL = 1e-6  # for each token and core of the rows, as these are batched products
+_NARROW = 16  # products with fewer columns take as long as those with so many
+_MOST_FEW_TOKENS = 32
+
+
 @dataclass(frozen=True)
 class TrainLayout:
     """Modes and ranks of a matrix `(rows, cols)` held as one train, and where its columns begin.
@@ -191,6 +199,8 @@ class TrainMatrix(nn.Module):
         self._right_plan = plan_chain(right) if right else None
         self._left_shape = (layout.rows, c * after)
         self._right_shape = (after, layout.cols // c)
+        self._names = tuple(map(str, range(len(self.cores))))
+        self._few, self._few_half = self._count_few_tokens(single=True), self._count_few_tokens(single=False)
 
     @torch.no_grad()
     def reset_parameters(self, variance: float, zero: bool = False, gaussian: bool = False) -> None:
@@ -221,24 +231,88 @@ class TrainMatrix(nn.Module):
         if zero:
             nn.init.zeros_(self.cores[0])
 
+    def _cut_cores(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The cores on either side of the cut."""
+        cores: list[Tensor] = [getattr(self.cores, name) for name in self._names]  # iterating takes five times as long
+        if self._split_shape is not None:
+            cores[self._split] = cores[self._split].view(self._split_shape)
+        return cores[: self._split + 1], cores[self._split + 1 :]
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """Contract the cores on either side of the cut.
 
         Returns:
             `left` of shape `(rows, t)` and `right` of shape `(t, cols)`, whose product is the matrix.
         """
-        cores = list(self.cores)
-        if self._split_shape is not None:
-            cores[self._split] = cores[self._split].view(self._split_shape)
-        left = self._left_plan(*cores[: self._split + 1]).view(self._left_shape)
+        left_cores, right_cores = self._cut_cores()
+        left = self._left_plan(*left_cores).view(self._left_shape)
         if self._right_plan is None:
             right = left.new_ones(1, 1)
         else:
-            right = self._right_plan(*cores[self._split + 1 :]).view(self._right_shape)
+            right = self._right_plan(*right_cores).view(self._right_shape)
         if self._split_columns > 1:
             eye = torch.eye(self._split_columns, dtype=right.dtype, device=right.device)
             right = torch.kron(eye, right)
         return left, right
+
+    @property
+    def few_tokens(self) -> int:
+        """Up to so many tokens `multiply` is cheaper than forming the factors and multiplying by them."""
+        return self._few if self.cores[0].element_size() >= 4 else self._few_half
+
+    def _count_few_tokens(self, single: bool) -> int:
+        layout, k = self.layout, self._split + 1
+        if self._split_columns > 1 or self._right_plan is None:
+            return 0
+        # What each token costs core by core, less what it costs by the factors.
+        thin = 2 * layout.cut_rank * layout.rows, 2 * layout.cut_rank * layout.cols
+        rest, done, flops = layout.rows, 1, -sum(thin)
+        for before, mode, after in layout.core_shapes[:k]:
+            rest //= mode
+            flops += 2 * before * mode * after * max(rest, _NARROW)
+        for before, mode, after in layout.core_shapes[k:]:
+            flops += 2 * done * before * mode * after
+            done *= mode
+        each = k * _TOKEN_CALL + flops * _FLOP
+        if single and layout.cut_rank < _NARROW:
+            each -= thin[0] * (_THIN_FLOP - _FLOP)
+        forming = (self._left_plan.flops + self._right_plan.flops) * _FLOP
+        if each * _MOST_FEW_TOKENS <= forming:
+            return _MOST_FEW_TOKENS
+        # Half precision is slow in the small products that form factors, so that one token never pays for them.
+        return max(int(forming / each), 0 if single else 1)
+
+    def multiply(
+        self,
+        x: Tensor,  # (tokens, rows)
+    ) -> Tensor:  # (tokens, cols)
+        """Multiply tokens by the matrix core by core, without forming its factors.
+
+        Args:
+            x: The tokens, of shape `(tokens, rows)`.
+
+        Returns:
+            `x @ left @ right`, of shape `(tokens, cols)`. Source: Novikov et al. 2015, "Tensorizing Neural Networks",
+            eq. 5.
+
+        Example:
+            >>> matrix = TrainMatrix(TrainLayout.choose(768, 8, rank=5, modes="auto"))
+            >>> matrix.reset_parameters(1.0)
+            >>> x = torch.ones(2, 768)
+            >>> left, right = matrix.factors()
+            >>> torch.allclose(matrix.multiply(x), x @ left @ right, atol=1e-3)
+            True
+        """
+        left_cores, right_cores = self._cut_cores()
+        tokens, rest = x.shape
+        state = x
+        for core in left_cores:  # the state is (tokens, r n, modes to come), and becomes (tokens, r', modes to come)
+            matrix = core.flatten(0, 1)
+            rest //= core.shape[1]
+            state = torch.bmm(matrix.mT.expand(tokens, -1, -1), state.reshape(tokens, len(matrix), rest))
+        for core in right_cores:  # the state is (tokens, modes so far, r), and becomes (tokens, modes so far n, r')
+            state = torch.mm(state.reshape(-1, len(core)), core.flatten(1))
+        return state.reshape(tokens, self.layout.cols)
 
     def chain(self) -> list[Tensor]:
         """Give the thin matrices whose product is this one; see `factors`."""

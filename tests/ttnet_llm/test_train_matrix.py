@@ -122,6 +122,42 @@ def test_gradients_reach_every_core(rows: int, cols: int, rank: int) -> None:
         torch.testing.assert_close(core.grad.double(), expected.grad, rtol=1e-3, atol=1e-3)
 
 
+@given(rows=SIZES, cols=SIZES, rank=RANKS, tokens=st.integers(0, 5))
+def test_multiplying_core_by_core_is_the_dense_product(rows: int, cols: int, rank: int, tokens: int) -> None:
+    matrix = make(rows, cols, rank).double()
+    x = torch.randn(tokens, rows, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(tokens, cols, dtype=torch.float64)
+    inputs = [x, *matrix.cores]
+    y = matrix.multiply(x)
+    torch.testing.assert_close(y, x @ dense(matrix))
+    expected = torch.autograd.grad((x @ dense(matrix) * weights).sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad((y * weights).sum(), inputs), expected)
+
+
+@pytest.mark.parametrize(("size", "modes"), PAPER_MODES.items())
+def test_multiplying_by_published_modes(size: tuple[int, int], modes: tuple[int, ...]) -> None:
+    matrix = make(*size, 3, "paper").double()  # some of these are cut inside a core
+    x = torch.randn(2, size[0], dtype=torch.float64)
+    torch.testing.assert_close(matrix.multiply(x), x @ dense(matrix))
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "rank", "single", "half"),
+    [
+        (4096, 4096, 5, 32, 1),  # the thin product is slow in single precision
+        (4096, 4096, 16, 11, 11),
+        (4096, 64, 16, 6, 6),
+        (768, 768, 5, 0, 1),
+        (768, 768, 16, 3, 3),
+        (48, 32, 32, 0, 0),  # one dense core
+    ],
+)
+def test_how_few_tokens_go_core_by_core(rows: int, cols: int, rank: int, single: int, half: int) -> None:
+    matrix = make(rows, cols, rank)
+    assert matrix.few_tokens == matrix.double().few_tokens == single
+    assert matrix.bfloat16().few_tokens == half
+
+
 @given(sizes=st.lists(st.integers(1, 9), min_size=3, max_size=6))
 def test_thinnest_product_is_the_product(sizes: list[int]) -> None:
     factors = [torch.randn(m, n, dtype=torch.float64) for m, n in itertools.pairwise(sizes)]

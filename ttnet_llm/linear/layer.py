@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTValueError
 from ttnet_llm.linear.network import Anchored, FactorNetwork
+from ttnet_llm.thin import along, times_thin
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
 
 
@@ -62,7 +63,8 @@ class LinearAdapterLayer(AdapterLayer):
         with torch.no_grad():
             for adapter in self.networks:
                 left, right = self.factors(adapter)
-                self._held[adapter] = left.detach().clone(), right.detach().clone()  # some are the weights themselves
+                # Copies, as some are the weights themselves; stored as the products want them.
+                self._held[adapter] = along(left.detach().clone()), along(right.detach().clone())
 
     def drop_factors(self) -> None:
         """Contract the factors in every forward pass again."""
@@ -98,7 +100,7 @@ class LinearAdapterLayer(AdapterLayer):
         return 1 if self._is_embedding else self.in_features
 
     def adapt_output(self, adapter: str, x: Tensor, result: Tensor) -> Tensor:
-        """Add the update's contribution, as two skinny products.
+        """Add the update's contribution, as two skinny products; that of few tokens in the network's cheaper way.
 
         Args:
             adapter: Name of the adapter.
@@ -108,25 +110,24 @@ class LinearAdapterLayer(AdapterLayer):
         Returns:
             The new output, of the same shape and dtype as `result`.
         """
+        scaling, dropout = self.scalings[adapter], self.dropouts[adapter]
+        network = cast(FactorNetwork, self.networks[adapter])
+        few_tokens = 0 if self._is_embedding or adapter in self._held else network.few_tokens
+        if 0 < x.numel() // self.in_features <= few_tokens:
+            x = dropout(self._cast_input_dtype(x, next(network.parameters()).dtype))
+            update = network.multiply(x.reshape(-1, self.in_features)).view(result.shape)
+            return torch.add(result, update, alpha=scaling).to(result.dtype)
         left, right = self.factors(adapter)
         if left.device != x.device:  # a network that modules on several devices share lies on one of them
             left, right = left.to(x.device), right.to(x.device)
-        scaling = self.scalings[adapter]
         if self._is_embedding:
             update = F.embedding(x, left) @ (right * scaling)
             scale = self._get_embed_scale()
             return (result + (update if scale is None else update * scale)).to(result.dtype)
-        x = self.dropouts[adapter](self._cast_input_dtype(x, left.dtype))
+        x = dropout(self._cast_input_dtype(x, left.dtype)).reshape(-1, self.in_features)
         if x.dtype == left.dtype == result.dtype:
-            # One pass over the output instead of three (product, scaling, sum).
-            flat = torch.addmm(
-                result.reshape(-1, result.shape[-1]),
-                torch.mm(x.reshape(-1, x.shape[-1]), left),
-                right,
-                alpha=scaling,
-            )
-            return flat.view(result.shape)
-        return (result + (x @ left) @ (right * scaling)).to(result.dtype)
+            return times_thin(x, left, right, scaling, to=result.reshape(-1, self.out_features)).view(result.shape)
+        return (result + times_thin(x, left, right, scaling).view(result.shape)).to(result.dtype)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Form the dense update of the base layer's weight.

@@ -29,6 +29,22 @@ class FactorNetwork(nn.Module):
         raise NotImplementedError
 
     @property
+    def few_tokens(self) -> int:
+        """Up to so many tokens `multiply` is cheaper than the factors are."""
+        return 0
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Multiply tokens without forming the factors; only asked for where `few_tokens` is not 0.
+
+        Args:
+            x: The tokens, `(tokens, in_features)`.
+
+        Returns:
+            `x @ L @ R`, of shape `(tokens, out_features)`.
+        """
+        raise NotImplementedError
+
+    @property
     def fit_rank(self) -> int:
         """The largest matrix rank of an update that `fit` can take over."""
         raise TTTypeError(f"{type(self).__name__} cannot be fitted to a given update; use another `init_weights`.")

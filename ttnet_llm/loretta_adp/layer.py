@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ttnet_llm.loretta_adp.config import LorettaAdpConfig
+from ttnet_llm.thin import along, pays_along
 from ttnet_llm.tuner import AdapterLayer
 
 
@@ -44,6 +45,8 @@ class BottleneckNetwork(nn.Module):
 
 def _apply(x: Tensor, weights: Sequence[Tensor], scaling: float, bias: Tensor) -> Tensor:
     """Multiply by matrices one after the other, in `F.linear`'s layout, and scale the last product and the bias."""
+    if pays_along(x, min(map(min, (weight.shape for weight in weights)))):
+        weights = [along(weight) for weight in weights]
     for weight in weights[:-1]:
         x = F.linear(x, weight)
     return F.linear(x, weights[-1], bias) if scaling == 1.0 else F.linear(x, scaling * weights[-1], scaling * bias)

@@ -76,6 +76,15 @@ class TTLoraNetwork(FactorNetwork):
         return self.delta.factors()
 
     @property
+    def few_tokens(self) -> int:
+        """Up to so many tokens the train is contracted core by core."""
+        return self.delta.few_tokens
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Contract tokens with the train core by core."""
+        return self.delta.multiply(x)
+
+    @property
     def fit_rank(self) -> int:
         """The rank of the train at the cut."""
         return self.delta.layout.cut_rank
