@@ -215,7 +215,8 @@ def save_tensorized(model: PreTrainedModel, path: str | Path, *, tokenizer: Any 
     path = Path(path)
     shards = {file.name for file in path.glob("model-*-of-*.safetensors")} if path.is_dir() else set()
     with atomic_folder(path, replaces=_FILES | _TOKENIZER_FILES | shards) as folder:
-        record(model).save_pretrained(folder)
+        record(model)
+        model.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         if report is not None:
