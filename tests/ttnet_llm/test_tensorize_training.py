@@ -146,12 +146,12 @@ def test_gradients_are_carried_over_by_the_chain_rule(extra: int, scale: float) 
     old = [core * scale**0.25 for core in fattened(train_of([2, 3, 2]), extra)]
     rounded = round_cores(old, eps=1e-10)
     assert [core.shape[-1] for core in rounded.cores] == [2, 3, 2, 1]
-    torch.testing.assert_close(TensorTrain(rounded.cores).full / scale, TensorTrain(old).full / scale)
+    torch.testing.assert_close(TensorTrain(rounded.cores).full() / scale, TensorTrain(old).full() / scale)
     target = torch.randn(3, 4, 2, 5, dtype=torch.float64)
 
     def gradients(cores: list[torch.Tensor]) -> list[torch.Tensor]:
         leaves = [core.clone().requires_grad_() for core in cores]
-        (TensorTrain(leaves).full / scale * target).sum().backward()
+        (TensorTrain(leaves).full() / scale * target).sum().backward()
         return [leaf.grad for leaf in leaves]  # type: ignore[misc]
 
     for k, (before, after) in enumerate(zip(gradients(old), gradients(rounded.cores), strict=True)):
@@ -172,7 +172,7 @@ def test_squares_stay_at_least_zero_and_scale_like_gradients() -> None:
 
 def test_tails_are_what_a_cut_loses() -> None:
     cores = train_of([2, 3, 2])
-    dense = TensorTrain(cores).full
+    dense = TensorTrain(cores).full()
     for bond, tail in enumerate(tails(cores), 1):
         values = torch.linalg.svdvals(dense.reshape(12 if bond == 2 else (3 if bond == 1 else 24), -1))
         for rank, left in enumerate(tail):
