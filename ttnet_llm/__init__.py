@@ -14,6 +14,7 @@ from ttnet_llm.networks.lotr import LotrConfig, LotrModel
 from ttnet_llm.networks.melora import MeloraConfig, MeloraModel
 from ttnet_llm.networks.metatt import MetaTTConfig, MetaTTModel, set_task
 from ttnet_llm.networks.tt_lora import TTLoraConfig, TTLoraModel
+from ttnet_llm.tensorize import RankSchedule, load_tensorized, save_tensorized
 
 __all__ = [
     "LorettaAdpConfig",
@@ -28,11 +29,14 @@ __all__ = [
     "MeloraModel",
     "MetaTTConfig",
     "MetaTTModel",
+    "RankSchedule",
     "TTLoraConfig",
     "TTLoraModel",
     "apply_loretta",
     "compress_lora",
     "export_lora",
     "hold_factors",
+    "load_tensorized",
+    "save_tensorized",
     "set_task",
 ]

@@ -1,4 +1,4 @@
-"""The commands for adapters that are done: export, compress, merge, inspect."""
+"""The commands for adapters that are done: export, compress, merge, inspect; and tensorize, for whole models."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def add_commands(app: Any) -> None:
     Args:
         app: The typer application.
     """
-    for name, command in {"export": export, "compress": compress, "merge": merge, "inspect": inspect}.items():
-        app.command(name=name)(command)
+    for command in (export, compress, merge, inspect, tensorize):
+        app.command(name=command.__name__)(command)
 
 
 def export(
@@ -149,4 +149,58 @@ def inspect(
         if picture is not None:
             subtitle = f"{parameters:,} parameters in {len(spectra)} modules; first layers light, last layers dark"
             draw_spectra(spectra, picture, title=f"Updates of {Path(adapter).resolve().name}", subtitle=subtitle)
+            Console(soft_wrap=True).print(f"Drawn in {plain(picture)}.")
+
+
+def tensorize(
+    model: Annotated[str, Option(help="Folder or hub id of the model.")],
+    output: Annotated[str, Option(help="Folder for the new model; new, or that of an earlier one.")],
+    target: Annotated[
+        list[str] | None,
+        Option(help="Ending of layers' names; repeat for several. By default all linear layers but the output head."),
+    ] = None,
+    eps: Annotated[float | None, Option(help="Relative error that a layer may have.")] = None,
+    ratio: Annotated[float | None, Option(help="Parameters of all these layers, relative to the dense ones'.")] = None,
+    budget: Annotated[int | None, Option(help="Number of parameters of all these layers.")] = None,
+    layout: Annotated[str, Option(help="aligned or interleaved.")] = "aligned",
+    calibration: Annotated[str | None, Option(help="A text file; the error of outputs on its lines counts.")] = None,
+    lines: Annotated[int, Option(help="Lines of it to take.")] = 256,
+    picture: Annotated[str | None, Option(help="A png, pdf or svg file for every layer's size and error.")] = None,
+) -> None:
+    """Replace layers of a model by tensor trains, to a stated error or size, and save it."""
+    with one_sentence_errors(resumable=False):
+        from ttnet_llm.tensorize import save_tensorized
+        from ttnet_llm.tensorize import tensorize as replace
+        from ttnet_llm.tensorize.loading import load_dense, text_batches
+        from ttnet_llm.tensorize.report import draw_report
+        from ttnet_llm.training.progress import quiet_libraries
+
+        if picture is not None and Path(picture).suffix not in (".png", ".pdf", ".svg"):
+            raise TTValueError(f"--picture is {picture!r}; expected a png, pdf or svg file.")
+        quiet_libraries()
+        with Console(stderr=True).status("Loading"):
+            loaded, tokenizer = load_dense(model)
+            batches = None if calibration is None else text_batches(loaded, tokenizer, calibration, lines=lines)
+        report = replace(
+            loaded,
+            targets=target or "all-linear",
+            eps=eps,
+            ratio=ratio,
+            budget=budget,
+            layout=layout,
+            calibration=batches,
+        )
+        save_tensorized(loaded, output, tokenizer=tokenizer, report=report)
+        table = make_table(*report.HEADINGS)
+        names = short_names([layer.name for layer in report.layers])
+        for layer, cells in zip(report.layers, report.rows(), strict=True):
+            table.add_row(plain(names[layer.name]), cells[1], runs(layer.ranks[1:-1]) or "dense", *cells[3:])
+        Console().print(table)
+        Console(soft_wrap=True).print(report.summary)
+        kept = "" if tokenizer is not None else "; it has no tokenizer that can be loaded"
+        Console(soft_wrap=True).print(f"Saved in {plain(output)}: load it with ttnet_llm.load_tensorized{kept}.")
+        if picture is not None:
+            draw_report(
+                report.layers, picture, title=f"Trains in {Path(model).resolve().name}", subtitle=report.summary
+            )
             Console(soft_wrap=True).print(f"Drawn in {plain(picture)}.")

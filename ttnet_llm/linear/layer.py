@@ -12,7 +12,8 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ttnet.errors import TTValueError
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet.nn import TTEmbedding, TTLinear
 from ttnet_llm.linear.network import Anchored, FactorNetwork
 from ttnet_llm.thin import along, times_thin
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
@@ -25,7 +26,7 @@ class LinearAdapterLayer(AdapterLayer):
     """
 
     network_cls: ClassVar[type[FactorNetwork]]
-    base_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, Conv1D, nn.Embedding)
+    base_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, Conv1D, nn.Embedding, TTLinear, TTEmbedding)
 
     def __init_subclass__(
         cls, method: str | None = None, network: type[FactorNetwork] | None = None, **kwargs: Any
@@ -92,7 +93,7 @@ class LinearAdapterLayer(AdapterLayer):
 
     @property
     def _is_embedding(self) -> bool:
-        return isinstance(self.get_base_layer(), nn.Embedding)
+        return isinstance(self.get_base_layer(), nn.Embedding | TTEmbedding)
 
     @property
     def fan_in(self) -> int:
@@ -141,12 +142,12 @@ class LinearAdapterLayer(AdapterLayer):
         """
         left, right = self.factors(adapter)
         delta = left @ (right * self.scalings[adapter])
-        return delta if isinstance(self.get_base_layer(), Conv1D | nn.Embedding) else delta.T
+        return delta if isinstance(self.get_base_layer(), Conv1D | nn.Embedding | TTEmbedding) else delta.T
 
     def base_matrix(self) -> Tensor:
         """Give the base layer's weight as a matrix of shape `(in_features, out_features)`, dequantised."""
         weight = self.get_base_weight()
-        return weight if isinstance(self.get_base_layer(), Conv1D | nn.Embedding) else weight.T
+        return weight if isinstance(self.get_base_layer(), Conv1D | nn.Embedding | TTEmbedding) else weight.T
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -158,8 +159,16 @@ class LinearAdapterLayer(AdapterLayer):
             adapter_names: The adapters to merge; `None` takes the active ones.
 
         Raises:
+            TTTypeError: If the base layer's weight is a train.
             TTValueError: If `safe_merge` is set and the merged weight is not finite.
         """
+        base = self.get_base_layer()
+        if isinstance(base, TTLinear | TTEmbedding):
+            raise TTTypeError(
+                f"The base layer is a {type(base).__name__}, and a train cannot take up an update without growing or "
+                "losing digits. Keep the adapter beside it, or put the dense layer that its to_dense() gives in its "
+                "place before the adapter is loaded."
+            )
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter not in self.networks:
                 continue

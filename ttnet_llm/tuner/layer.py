@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
+from ttnet.nn import TTEmbedding, TTLinear
 from ttnet_llm.tuner.config import AdapterConfig
 
 BASE = "__base__"  # PEFT's name, in a mixed batch, for a row without an adapter
@@ -26,7 +27,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     transformers derive checkpoint keys from.
 
     Args:
-        base_layer: The frozen layer: `nn.Linear`, transformers' `Conv1D`, or a quantised linear layer.
+        base_layer: The frozen layer: `nn.Linear`, transformers' `Conv1D`, a `TTLinear`, or a quantised linear layer.
         adapter_name: Name of the first adapter.
         config: The first adapter's config.
         **quantization: What PEFT's `get_quantization_kwargs` returned for the model.
@@ -36,7 +37,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     """
 
     method: ClassVar[str]
-    base_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, Conv1D)
+    base_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, Conv1D, TTLinear)
 
     # What PEFT's untyped mixin brings.
     base_layer: nn.Module
@@ -51,7 +52,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     set_adapter: Callable[..., None]
     _get_embed_scale: Callable[[], Tensor | None]
     _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
-    _get_base_layer_device_and_dtype: Callable[[nn.Module], tuple[torch.device | None, torch.dtype | None]]
 
     def __init_subclass__(cls, method: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -64,7 +64,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization)
-        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
+        self.in_features, self.out_features = _features(self.get_base_layer())
         setattr(self, f"{self.method}_network", nn.ModuleDict())
         setattr(self, f"{self.method}_dropout", nn.ModuleDict())
         setattr(self, f"{self.method}_scaling", {})
@@ -138,6 +138,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 f"adapter_name is {adapter_name!r}, which is also the name of a part of a {self.method} network, so "
                 "that checkpoints could not tell them apart; choose another name."
             )
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
+        if isinstance(base_layer, TTLinear | TTEmbedding):
+            return base_layer.cores[0].device, base_layer.cores[0].dtype  # its `weight` would be formed
+        found: tuple[torch.device | None, torch.dtype | None] = super()._get_base_layer_device_and_dtype(base_layer)
+        return found
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         if adapter_name not in self.networks:  # PEFT asks every layer, also those that the adapter leaves alone
@@ -227,6 +233,15 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def extra_repr(self) -> str:
         """Name the quantisation of the base layer, if there is one."""
         return quantization_extra_repr(self)
+
+
+def _features(layer: nn.Module) -> tuple[int, int]:
+    if isinstance(layer, TTLinear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, TTEmbedding):
+        return layer.num_embeddings, layer.embedding_dim
+    features: tuple[int, int] = _get_in_out_features(layer)
+    return features
 
 
 def _with_rows(x: Tensor, rows: list[int], values: Tensor) -> Tensor:

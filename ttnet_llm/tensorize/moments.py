@@ -1,0 +1,103 @@
+"""What goes into the layers of a model, gathered as second moments while batches run through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet.nn import SecondMoment
+from ttnet_llm.tensorize.targets import Target
+
+
+@torch.no_grad()
+def gather_moments(
+    model: nn.Module, targets: Sequence[Target], batches: Iterable[Any], advance: Callable[[], None]
+) -> dict[str, SecondMoment]:
+    """Run batches through a model, and keep of every target's inputs the mean of `x^T x`.
+
+    The model runs in evaluation mode and without gradients. Memory holds `in_features**2` doubles for each target,
+    however many batches there are. Tokens that a batch's `attention_mask` masks do not count.
+
+    Args:
+        model: The model.
+        targets: The layers; those that look rows up have no moment.
+        batches: Dictionaries of the model's arguments, or tensors that are its only argument.
+        advance: Called after each batch.
+
+    Returns:
+        The moments by the names of the layers.
+
+    Raises:
+        TTTypeError: If a batch is of another type.
+        TTValueError: If there is no batch, a layer is not reached, or its inputs are NaN or infinite.
+    """
+    found = {target.name: SecondMoment(target.matrix.shape[0]) for target in targets if target.takes_vectors}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    mask: Tensor | None = None
+
+    def take(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            x = args[0]
+            if mask is not None and x.ndim == 3 and x.shape[:2] == mask.shape:
+                x = x[mask.to(x.device)]
+            try:
+                found[name].update(x)
+            except TTValueError as error:
+                raise TTValueError(f"The inputs of {name!r}: {error}") from error
+
+        return hook
+
+    handles: list[Any] = []
+    count = 0
+    with _in_eval_mode(model):
+        try:
+            handles = [t.module.register_forward_pre_hook(take(t.name)) for t in targets if t.takes_vectors]
+            for count, batch in enumerate(batches, 1):
+                mask = None
+                if isinstance(batch, Mapping):
+                    inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+                    given = inputs.get("attention_mask")
+                    mask = given.bool() if isinstance(given, Tensor) and given.ndim == 2 else None
+                    _check_finite(inputs.values(), count)
+                    model(**inputs)
+                elif isinstance(batch, Tensor):
+                    _check_finite([batch], count)
+                    model(batch.to(device))
+                else:
+                    raise TTTypeError(
+                        f"calibration holds a {type(batch).__name__}; expected batches that are dictionaries of the "
+                        "model's arguments, or tensors."
+                    )
+                advance()
+        finally:
+            for handle in handles:
+                handle.remove()
+    if not count:
+        raise TTValueError("calibration holds no batches; expected at least one.")
+    for name, moment in found.items():
+        if not moment.count:
+            raise TTValueError(f"calibration reaches {name!r} with no input; leave it out of targets, or give others.")
+    return found
+
+
+def _check_finite(values: Iterable[Any], number: int) -> None:
+    for value in values:
+        # Not infinite numbers, which a mask may well hold; those of a layer's inputs are found there.
+        if isinstance(value, Tensor) and value.is_floating_point() and bool(torch.isnan(value).any()):
+            raise TTValueError(f"calibration holds NaN in batch {number}; expected finite inputs.")
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,252 @@
+"""Models with trains saved and loaded by transformers' own functions.
+
+What trains a model has stands in its config, under `quantization_config`: the one place that transformers asks, between
+making a model on the meta device and reading its weights, what to put in the place of its layers. Nothing is quantised,
+and once it is loaded the model does not say that it were, so that it trains, moves and takes adapters like any other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.quantizers import HfQuantizer
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from ttnet.errors import TTFileError, TTTypeError, TTValueError
+from ttnet_llm.folders import atomic_folder
+from ttnet_llm.tensorize.structure import Train, build_trains, describe_trains, hold_tied_places, tie_trains
+from ttnet_llm.training.model import load_config
+
+METHOD = "ttnet"
+_FORMAT = 1
+# What a folder of a saved model holds, and may lose to a new one.
+_FILES = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "tensorize.json",
+}
+_TOKENIZER_FILES = {
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+}
+
+
+class TrainsConfig(QuantizationConfigMixin):
+    """The trains of a model, as its config has them.
+
+    Args:
+        layers: What `describe_trains` says.
+        version: Of the format.
+        **_: What transformers adds.
+    """
+
+    def __init__(self, layers: dict[str, dict[str, Any]] | None = None, version: int = _FORMAT, **_: Any) -> None:
+        self.quant_method: Any = METHOD
+        self.layers = layers or {}
+        self.version = version
+
+
+class TrainsLoader(HfQuantizer):
+    """Puts trains into a model on the meta device, before transformers reads the weights."""
+
+    requires_calibration = True  # transformers then refuses to make a model so that is not saved so
+
+    def is_serializable(self, *_: Any, **__: Any) -> bool:
+        """Say that such models can be saved."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Say that such models can be trained."""
+        return True
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: Iterable[str] | None = None, **_: Any
+    ) -> None:
+        config = self.quantization_config
+        if config.version != _FORMAT or not config.layers:
+            raise TTFileError(
+                f"The config's entry of trains is of format {config.version} with {len(config.layers)} layers; "
+                f"expected format {_FORMAT} with at least one: use the version of ttnet_llm that saved the model."
+            )
+        self._specs = {name: dict(spec) for name, spec in config.layers.items()}
+        self._made = build_trains(model, self._specs)
+        if not self._made:
+            raise TTFileError(
+                f"None of the layers that the config names is in a {type(model).__name__} ("
+                f"{next(iter(self._specs))!r}, for one); load the model with the class that it was saved from."
+            )
+        hold_tied_places(model, self._specs, self._made)
+        _check_checkpoint(model, self._made, list(checkpoint_files or ()))
+
+    def postprocess_model(self, model: PreTrainedModel, **_: Any) -> Any:
+        """Finish the model, and let it be an ordinary one."""
+        tie_trains(model, self._specs, self._made)
+        for layer in self._made.values():
+            layer._apply(lambda tensor: tensor)  # plans are for the device where the cores are now
+        self.remove_quantization_config(model)
+        return record(model)
+
+
+def _register() -> None:
+    if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        register_quantization_config(METHOD)(TrainsConfig)
+        register_quantizer(METHOD)(TrainsLoader)
+
+
+_register()
+
+
+def record(model: nn.Module) -> nn.Module:
+    """Write into a model's config which trains it has, so that it is saved with them.
+
+    `tensorize` and `RankSchedule` do so; call it after changing ranks by hand.
+
+    Args:
+        model: The model; one without a config is left as it is.
+
+    Returns:
+        The same model.
+    """
+    for part in model.modules():
+        config = getattr(part, "config", None)
+        if isinstance(part, PreTrainedModel) and config is not None:
+            layers = describe_trains(part)
+            if not layers:
+                continue
+            other = getattr(config, "quantization_config", None)
+            if other is not None and not isinstance(other, TrainsConfig):
+                raise TTTypeError("model is quantised; a model has either trains or quantised layers.")
+            config.quantization_config = TrainsConfig(layers)
+            break  # parts have the same config
+    return model
+
+
+def is_tensorized(config: Any) -> bool:
+    """Tell whether a model's config says that it has trains.
+
+    Args:
+        config: The config.
+
+    Returns:
+        Whether it does.
+    """
+    entry = getattr(config, "quantization_config", None)
+    method = entry.get("quant_method") if isinstance(entry, dict) else getattr(entry, "quant_method", None)
+    return method == METHOD
+
+
+def load_tensorized(path: str | Path, **kwargs: Any) -> PreTrainedModel:
+    """Load a model with trains, of the class that it was saved from.
+
+    `AutoModel...from_pretrained` does the same, for the class that it stands for, once `ttnet_llm` is imported. No
+    dense weight is formed on the way.
+
+    Args:
+        path: The folder, or a hub id.
+        **kwargs: As `from_pretrained` takes them.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        TTFileError: If there is no such model, it has no trains, or its weights do not fit its config.
+        TTTypeError: If its class is none of transformers'.
+    """
+    config = load_config(str(path))
+    if not is_tensorized(config):
+        raise TTFileError(f"The model in {str(path)!r} has no trains; load it with transformers' from_pretrained.")
+    names = getattr(config, "architectures", None) or []
+    model_cls = next((cls for name in names if (cls := getattr(transformers, name, None)) is not None), None)
+    if model_cls is None:
+        raise TTTypeError(
+            f"The model in {str(path)!r} is of the class {names}, which transformers does not have; load it by that "
+            "class's own from_pretrained."
+        )
+    try:
+        model: PreTrainedModel = model_cls.from_pretrained(path, **kwargs)
+    except SafetensorError as error:
+        raise TTFileError(f"The weights in {str(path)!r} cannot be read: {error}") from error
+    return model
+
+
+def save_tensorized(model: PreTrainedModel, path: str | Path, *, tokenizer: Any = None, report: Any = None) -> None:
+    """Save a model with trains, so that the folder is either whole or as it was, whenever the program stops.
+
+    `model.save_pretrained` writes the same files, one after the other.
+
+    Args:
+        model: The model.
+        path: A new folder, or that of a saved model, which is replaced.
+        tokenizer: What is saved with it by its own `save_pretrained`; None for nothing.
+        report: A `TensorizeReport` to save with it as `tensorize.json`; None for none.
+
+    Raises:
+        TTTypeError: If the model is none of transformers'.
+        TTValueError: If it has no trains.
+        TTFileError: If the folder holds something else, which would be lost.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise TTTypeError(f"model is a {type(model).__name__}; expected a model of transformers'.")
+    if not describe_trains(model):
+        raise TTValueError("model has no trains; save it with its save_pretrained.")
+    path = Path(path)
+    shards = {file.name for file in path.glob("model-*-of-*.safetensors")} if path.is_dir() else set()
+    with atomic_folder(path, replaces=_FILES | _TOKENIZER_FILES | shards) as folder:
+        record(model)
+        model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        if report is not None:
+            (folder / "tensorize.json").write_text(report.to_json() + "\n", encoding="utf-8")
+
+
+def _check_checkpoint(model: PreTrainedModel, made: dict[str, Train], files: list[str]) -> None:
+    """Compare names and shapes of all cores with the headers of the files, before anything is read."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        if not str(file).endswith(".safetensors"):
+            return
+        try:
+            with safe_open(file, framework="pt") as opened:
+                shapes |= {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise TTFileError(f"The weights in {str(file)!r} cannot be read: {error}") from error
+    exact = any(f"{name}.tt.cores.0" in shapes for name in made)
+    if not files or (not exact and any(key.endswith(".tt.cores.0") for key in shapes)):
+        return  # transformers has other names for the keys of some architectures, and translates them itself
+    for name, layer in made.items():
+        for key, tensor in nn.Module.state_dict(layer.tt).items():
+            full = f"{name}.tt.{key}"
+            if full not in shapes:
+                raise TTFileError(
+                    f"The checkpoint {json.dumps(str(Path(files[0]).parent))} lacks {full!r}, which its config names; "
+                    "save the model again, or take the whole checkpoint."
+                )
+            if shapes[full] != tuple(tensor.shape):
+                raise TTFileError(
+                    f"The checkpoint {json.dumps(str(Path(files[0]).parent))} holds {full!r} of shape {shapes[full]}; "
+                    f"its config expects {tuple(tensor.shape)}: take the config that was saved with the weights."
+                )
