@@ -14,7 +14,16 @@ from torch import Tensor
 
 from ttnet.linalg import r_factor
 from ttnet.memory import check_memory
-from ttnet.scales import Exponent, compute_dtype, level, powers_of_two, split_scale, split_scales, times_power_of_two
+from ttnet.scales import (
+    Exponent,
+    compute_dtype,
+    level,
+    powers_of_two,
+    real_dtype,
+    split_scale,
+    split_scales,
+    times_power_of_two,
+)
 
 
 def full(
@@ -202,7 +211,7 @@ def norm(
         tensor(4.0000)
     """
     value, exponent = norm_and_exponent(cores)
-    return times_power_of_two(value, exponent).to(cores[0].real.dtype)
+    return times_power_of_two(value, exponent).to(real_dtype(cores[0].dtype))
 
 
 def log_norm(
@@ -222,4 +231,4 @@ def log_norm(
     """
     value, exponent = norm_and_exponent(cores)
     exponent = torch.as_tensor(exponent, dtype=value.dtype, device=value.device)
-    return (value.log() + math.log(2) * exponent).to(cores[0].real.dtype)
+    return (value.log() + math.log(2) * exponent).to(real_dtype(cores[0].dtype))

@@ -174,7 +174,7 @@ class CoreChain:
     @property
     def numel(self) -> int:
         """The number of entries of the dense tensor, as a Python int of any size."""
-        return math.prod(math.prod(core.shape[1:-1]) for core in self._cores)
+        return math.prod([math.prod(core.shape[1:-1]) for core in self._cores])
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Convert all cores to another dtype or device.
@@ -317,6 +317,8 @@ class CoreChain:
         return type(self), (self._cores,)
 
     def __repr__(self) -> str:
+        if not all(isinstance(core, Tensor) for core in self._cores):  # what a tree may hold instead
+            return f"{type(self).__name__}.unchecked({list(self._cores)})"
         line = draw_chain([core.shape for core in self._cores])
         # What a line without its middle does not show.
         hidden = f", order {len(self._cores)}, ranks <= {max(self.ranks)}" if "..." in line else ""

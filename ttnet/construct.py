@@ -60,7 +60,9 @@ def random(
     if seed is not None and generator is not None:
         raise TTValueError("seed and generator are both given; give one of them, or neither.")
     if seed is not None:
-        generator = torch.Generator(device or torch.get_default_device()).manual_seed(seed)
+        where = torch.empty(0, device=device).device
+        # On the meta device there is nothing to draw.
+        generator = None if where.type == "meta" else torch.Generator(where).manual_seed(seed)
     ranks = [1, *inner, 1] if shape else [1, 1]
     cores = []
     for k, sizes in enumerate([[size] for size in shape] or [[]]):
@@ -154,7 +156,7 @@ def eye(
     dtype = _check_dtype(dtype)
     if not shape:
         raise TTShapeError("shape is (); expected at least one mode.")
-    where = torch.get_default_device() if device is None else torch.device(device)
+    where = torch.empty(0, device=device).device
     advice = "take the mode apart into smaller ones."
     check_memory(max(shape) ** 2, dtype, where, what="the largest core of the identity", advice=advice)
     return TTMatrix([torch.eye(size, dtype=dtype, device=device)[None, :, :, None] for size in shape])

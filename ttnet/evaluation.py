@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTIndexError, TTShapeError, TTTypeError
-from ttnet.scales import compute_dtype
+from ttnet.scales import Exponent, compute_dtype, powers_of_two, read, split_row_scales
 from ttnet.tensor_train import TensorTrain
 
 _CHUNK = 2**20  # entries of core slices gathered at a time
@@ -67,17 +66,17 @@ def scaled_slices(tt: TensorTrain) -> Slices:
 
     Example:
         >>> [(slices, exponents)] = scaled_slices(TensorTrain([torch.tensor([[[6.0], [1.0]]])]))
-        >>> slices.flatten(), exponents
-        (tensor([0.7500, 0.5000]), tensor([3, 1]))
+        >>> slices.flatten(), exponents.tolist()
+        (tensor([0.7500, 0.5000]), [3, 1])
     """
     cores = [core.to(compute_dtype(tt.dtype)) for core in tt.cores]
-    return [_split_scales(core.movedim(1, 0)) for core in cores] if tt.ndim else [_split_scales(cores[0][None])]
+    return [split_row_scales(core.movedim(1, 0)) for core in cores] if tt.ndim else [split_row_scales(cores[0][None])]
 
 
 def scaled_entries(
     slices: Slices,
     indices: Tensor,  # (batch, d), within range
-    exponent: int = 0,
+    exponent: Exponent = 0,
 ) -> Tensor:
     """Give entries of a train times a power of two, which may have a range that the entries themselves leave.
 
@@ -100,11 +99,12 @@ def scaled_entries(
     parts = []
     for rows in indices.split(chunk):
         values = slices[0][0].new_ones(len(rows), 1)  # (rows, r)
-        exponents = torch.full((len(rows),), exponent, dtype=torch.int64, device=rows.device)
+        exponents = exponent + torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         for (scaled, steps), index in zip(slices, rows.T, strict=True):
-            values, step = _split_scales((values[:, None] @ scaled[index])[:, 0])
+            values, step = split_row_scales((values[:, None] @ scaled[index])[:, 0])
             exponents = exponents + step + steps[index]
-        parts.append(_times_powers_of_two(values[:, 0], exponents, parts=16))
+        first, second = powers_of_two(exponents, values.dtype)
+        parts.append(values[:, 0] * first * second)
     return torch.cat(parts)
 
 
@@ -125,33 +125,10 @@ def _check_indices(indices: object, tt: TensorTrain) -> Tensor:
     indices = indices.to(tt.device, torch.int64)
     sizes = torch.tensor(tt.shape, dtype=torch.int64, device=tt.device)
     outside = (indices < 0) | (indices >= sizes)
-    if outside.any():
+    if read(outside.any()):
         row, mode = outside.nonzero()[0].tolist()
         raise TTIndexError(
             f"indices[{row}] holds {int(indices[row, mode])} for mode {mode} of size {tt.shape[mode]}; expected 0 to "
             f"{tt.shape[mode] - 1}."
         )
     return indices
-
-
-def _split_scales(
-    x: Tensor,  # (batch, ...)
-) -> tuple[Tensor, Tensor]:
-    """Split every x[i] into entries of size at most one and a power of two, which is a constant to gradients."""
-    parts = torch.view_as_real(x.detach().resolve_conj()) if x.is_complex() else x.detach()
-    exponents = torch.frexp(parts.abs().flatten(1).amax(1)).exponent.long()
-    return _times_powers_of_two(x, -exponents, parts=2), exponents
-
-
-def _times_powers_of_two(
-    x: Tensor,  # (batch, ...)
-    exponents: Tensor,  # (batch,), ints
-    parts: int,
-) -> Tensor:
-    """Multiply every x[i] by 2**exponents[i], in equal parts: 2**1074 is no double, but 2**537 is one."""
-    largest = math.frexp(torch.finfo(x.dtype).max)[1] - 2
-    exponents = exponents.clamp(-parts * largest, parts * largest).reshape(-1, *[1] * (x.ndim - 1))
-    share = exponents // parts
-    for part in [share] * (parts - 1) + [exponents - (parts - 1) * share]:
-        x = x * torch.pow(2.0, part.to(x.real.dtype))
-    return x

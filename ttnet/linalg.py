@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ttnet.errors import TTValueError
 
 _BLOCK_ROWS = 1024
 
@@ -200,8 +201,10 @@ class _TruncatedSVD(torch.autograd.Function):
         return kept, w, tail
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_u: Tensor, grad_w: Tensor, _: None) -> tuple[Tensor, None, None]:
+        # Not `once_differentiable`: `torch.autograd.grad` never meets its error, and leaves out terms in silence.
+        if torch.is_grad_enabled():
+            raise TTValueError("create_graph is True, but a choice of ranks has no second derivatives; expected False.")
         matrix, u, s = ctx.saved_tensors
         rank = ctx.rank
         u_1, u_2, s_1, s_2 = u[:, :rank], u[:, rank:], s[:rank], s[rank:]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ttnet.errors import TTIndexError, TTTypeError
 from ttnet.linalg import qr, r_factor
-from ttnet.scales import Exponent, compute_dtype, join_scale, split_scale, split_scales, times_power_of_two
+from ttnet.scales import Exponent, compute_dtype, join_scale, real_dtype, split_scale, split_scales, times_power_of_two
 from ttnet.sweeps import carry_centre, check_finite
 from ttnet.tensor_train import TensorTrain
 
@@ -129,7 +129,7 @@ def singular_values(tt: TensorTrain, *, normalised: bool = False) -> list[Tensor
     """
     _check(tt)
     spectra = _normalised_spectra(tt) if normalised else _spectra(tt)
-    return [times_power_of_two(values, exponent).to(tt.dtype.to_real()) for values, exponent in spectra]
+    return [times_power_of_two(values, exponent).to(real_dtype(tt.dtype)) for values, exponent in spectra]
 
 
 def entropies(tt: TensorTrain) -> Tensor:
@@ -158,7 +158,7 @@ def entropies(tt: TensorTrain) -> Tensor:
     squares = [values.square() for values, _ in _normalised_spectra(tt)]
     # At 0 the slope of -p log p is infinite, at 1 it is not, and both values are 0.
     sums = [torch.special.entr(torch.where(p > 0, p, 1)).sum() for p in squares]
-    return (torch.stack(sums) if sums else tt.cores[0].new_zeros(0)).to(tt.dtype.to_real())
+    return (torch.stack(sums) if sums else tt.cores[0].new_zeros(0)).to(real_dtype(tt.dtype))
 
 
 def _spectra(tt: TensorTrain) -> list[tuple[Tensor, Exponent]]:

@@ -18,7 +18,7 @@ from ttnet.orthogonal import right_orthogonalise
 from ttnet.scales import join_scale
 from ttnet.sweeps import balance, carry_centre, check_finite, usable_eps
 from ttnet.tensor_train import TensorTrain
-from ttnet.truncation import ErrorBudget, check_eps, check_max_rank
+from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_readable
 
 
 def permute(
@@ -86,6 +86,7 @@ _SWAPS_SHARE = 0.1
 
 
 def _swap(tt: TensorTrain, order: Sequence[int], eps: float, max_rank: int | Sequence[int] | None) -> TensorTrain:
+    check_readable(tt.cores[0], "cores[0]")
     check_finite(tt.cores)
     places = [0] * tt.ndim  # places[k]: where mode k has to go
     for place, k in enumerate(order):

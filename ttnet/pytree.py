@@ -7,7 +7,6 @@ give them back. Importing `ttnet` registers them; torch hands that on to `optree
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,25 +18,12 @@ from ttnet.tensor_train import TensorTrain
 from ttnet.tt_matrix import TTMatrix
 
 
-@dataclass(frozen=True)
-class _CoreKey:
-    """Says which core a leaf is, in messages and paths."""
-
-    number: int
-
-    def __str__(self) -> str:
-        return f".cores[{self.number}]"
-
-    def get(self, chain: CoreChain) -> Any:
-        return chain.cores[self.number]
-
-
 def _flatten(chain: CoreChain) -> tuple[list[Any], None]:
     return list(chain.cores), None
 
 
 def _flatten_with_keys(chain: CoreChain) -> tuple[list[tuple[Any, Any]], None]:
-    return [(_CoreKey(number), core) for number, core in enumerate(chain.cores)], None
+    return [(pytree.SequenceKey(number), core) for number, core in enumerate(chain.cores)], None
 
 
 def _unflatten(kind: type[CoreChain], leaves: Iterable[Any], context: None) -> CoreChain:

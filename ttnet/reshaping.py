@@ -20,7 +20,7 @@ from ttnet.orthogonal import right_orthogonalise
 from ttnet.scales import Exponent, compute_dtype, join_scale, split_scale, split_scales
 from ttnet.sweeps import balance, carry_centre, check_finite, usable_eps
 from ttnet.tensor_train import TensorTrain
-from ttnet.truncation import ErrorBudget, check_eps, check_max_rank
+from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_readable
 
 
 def reshape(
@@ -68,9 +68,9 @@ def reshape(
         result = tt
     else:
         cores = balance(tt.cores, compute_dtype(tt.dtype))
-        cores = index(cores, tuple(0 if size == 1 else slice(None) for size in tt.shape))
+        cores = index(cores, tuple([0 if size == 1 else slice(None) for size in tt.shape]))
         cores = _regroup(cores, [size for size in shape if size > 1], usable_eps(bound, len(shape), tt.dtype), tt.dtype)
-        result = TensorTrain(index(cores, tuple(None if size == 1 else slice(None) for size in shape)))
+        result = TensorTrain(index(cores, tuple([None if size == 1 else slice(None) for size in shape])))
     return result if max_rank is None else result.round(max_rank=max_rank)
 
 
@@ -104,11 +104,12 @@ def _regroup(
     if not sizes:
         return [core.to(dtype) for core in cores]
     wanted = list(accumulate(sizes, mul))
-    kept = [boundary for boundary in accumulate((core.shape[1] for core in cores), mul) if _nests(boundary, wanted)]
+    kept = [boundary for boundary in accumulate([core.shape[1] for core in cores], mul) if _nests(boundary, wanted)]
     coarse, fine = _sizes_between(kept), _sizes_between(sorted({*kept, *wanted}))
     for size in sizes:
         _check_core(size, cores[0])
     if fine != coarse:
+        check_readable(cores[0], "cores[0]")
         check_finite(cores)
     cores, exponent = split_scales(cores, cores[0].dtype)
     cores, power = _merge(cores, coarse)

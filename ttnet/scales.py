@@ -56,6 +56,46 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return halves.get(dtype, dtype)
 
 
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Give the dtype of a real part, as `dtype.to_real()` does, which `torch.compile` cannot trace.
+
+    Args:
+        dtype: A floating or complex dtype.
+
+    Returns:
+        The floating dtype of its precision.
+
+    Example:
+        >>> real_dtype(torch.complex64), real_dtype(torch.bfloat16)
+        (torch.float32, torch.bfloat16)
+    """
+    reals = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
+    return reals.get(dtype, dtype)
+
+
+def read(
+    x: Tensor,  # ()
+) -> float | None:
+    """Give the number in a real tensor, or None where it stands for others or there is none.
+
+    Args:
+        x: A real tensor of shape ().
+
+    Returns:
+        The number; None under `torch.compile`, under `vmap` if it is batched, and on the meta device.
+
+    Example:
+        >>> read(torch.tensor(2.0)), read(torch.tensor(2.0, device="meta"))
+        (2.0, None)
+    """
+    if torch.compiler.is_compiling():
+        return None
+    try:
+        return float(x)
+    except RuntimeError:  # what vmap, tracers and the meta device raise
+        return None
+
+
 def count_nonfinite(
     x: Tensor,  # (...)
 ) -> int:
@@ -65,13 +105,14 @@ def count_nonfinite(
         x: A tensor of any shape and any floating or complex dtype.
 
     Returns:
-        The number of such entries.
+        The number of such entries; 0 where they cannot be read.
 
     Example:
         >>> count_nonfinite(torch.tensor([1.0, float("nan"), float("inf")]))
         2
     """
-    return x.numel() - int(torch.isfinite(x).sum())
+    count = read(torch.isfinite(x).sum())
+    return 0 if count is None else x.numel() - int(count)
 
 
 def _scale_of(
@@ -85,19 +126,20 @@ def _scale_of(
     x = x.detach()
     # By the two extremes, so that no array of absolute values is formed.
     least, greatest = torch.aminmax(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x)
-    dtype = compute_dtype(least.dtype)
-    bias = _LAYOUTS[dtype].bias
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        try:
-            exponent = max(-bias, math.frexp(max(-float(least), float(greatest)))[1])
-        except RuntimeError:  # one of vmap's tensors, or of a tracer's, which stands for many
-            pass
-        else:
-            return 2.0**-exponent, exponent
-    size = torch.maximum(greatest, -least).to(dtype)
-    mantissa, exponents = torch.frexp(size)
-    # The quotient is a power of two, so nothing is rounded.
-    return torch.nan_to_num(mantissa / size, nan=1.0, posinf=2.0**bias), exponents.clamp(min=-bias)
+    if x.device.type != "cpu" or (low := read(least)) is None or (high := read(greatest)) is None:
+        return _scales_of(torch.maximum(greatest, -least).to(compute_dtype(least.dtype)))
+    exponent = max(-_LAYOUTS[compute_dtype(least.dtype)].bias, math.frexp(max(-low, high))[1])
+    return 2.0**-exponent, exponent
+
+
+def _scales_of(
+    sizes: Tensor,  # (...), not negative, of float32 or float64
+) -> tuple[Tensor, Tensor]:
+    """Do for each of many sizes what `_scale_of` does for one."""
+    bias = _LAYOUTS[sizes.dtype].bias
+    mantissas, exponents = torch.frexp(sizes)
+    # The quotients are powers of two, so nothing is rounded.
+    return torch.nan_to_num(mantissas / sizes, nan=1.0, posinf=2.0**bias), exponents.clamp(min=-bias)
 
 
 def max_exponent(
@@ -195,6 +237,26 @@ def split_scale(
     """
     factor, exponent = _scale_of(x)
     return x * factor, exponent
+
+
+def split_row_scales(
+    x: Tensor,  # (batch, n, ...)
+) -> tuple[Tensor, Tensor]:
+    """Split every `x[i]` as `split_scale` does all of `x`.
+
+    Args:
+        x: A tensor of float32, float64, complex64 or complex128.
+
+    Returns:
+        `y`, of the shape and dtype of `x`, and exponents of shape (batch,): `x[i]` is `y[i] * 2**exponents[i]`.
+
+    Example:
+        >>> split_row_scales(torch.tensor([[6.0, 2.0], [0.0, 0.0]]))[1].tolist()
+        [3, 0]
+    """
+    parts = torch.view_as_real(x.detach().resolve_conj()) if x.is_complex() else x.detach()
+    factors, exponents = _scales_of(parts.abs().flatten(1).amax(1))
+    return x * factors.reshape(-1, *[1] * (x.ndim - 1)), exponents
 
 
 def split_scales(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.linalg import truncated_svd
@@ -118,6 +119,37 @@ def check_max_rank(max_rank: int | Sequence[int] | None, bonds: int) -> list[int
     if max_rank is None:
         return [None] * bonds
     return [*check_ranks(max_rank, bonds, "max_rank")]
+
+
+def check_readable(
+    x: Tensor,  # (...)
+    name: str,
+) -> None:
+    """Refuse a tensor whose numbers cannot be read, where they are to say which ranks are needed.
+
+    Args:
+        x: A tensor of at least one entry.
+        name: What the caller calls the argument, for the message.
+
+    Raises:
+        TTValueError: If it is on the meta device or under a transform of `torch.func`, which shows no numbers or would
+            lose derivatives. Under `torch.compile` it passes: there the compiler leaves the graph.
+
+    Example:
+        >>> check_readable(torch.ones(2), "x")
+    """
+    if torch.compiler.is_compiling():
+        return
+    try:
+        x.data_ptr()  # which what stands for many tensors, or is to be differentiated by torch.func, has not
+        is_plain = not x.is_meta and unpack_dual(x).tangent is None
+    except RuntimeError:
+        is_plain = False
+    if not is_plain:
+        raise TTValueError(
+            f"{name} has no plain numbers (it is on the meta device or under a transform of torch.func); expected "
+            "some, since ranks depend on them: call this outside, and differentiate by backward()."
+        )
 
 
 class ErrorBudget:

@@ -20,7 +20,7 @@ from ttnet.decomposition.unfolding_kernels import Unfolding, double, sum_of_squa
 from ttnet.errors import TTShapeError, TTValueError
 from ttnet.scales import compute_dtype, count_nonfinite, join_scale, max_exponent, times_power_of_two
 from ttnet.tensor_train import TensorTrain
-from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_method
+from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_method, check_readable
 
 METHODS = ("auto", "svd", "qr", "gram", "randomized")
 
@@ -91,6 +91,7 @@ def tt_svd(
     max_ranks = check_max_rank(max_rank, max(0, x.ndim - 1))
     if 0 in x.shape:
         raise TTShapeError(f"x has shape {tuple(x.shape)}; every mode must have size at least 1.")
+    check_readable(x, "x")
     exponent, norm = _measure(x.detach())
     if x.ndim < 2:
         return TensorTrain([x.reshape(1, *x.shape, 1).clone()])
@@ -108,7 +109,7 @@ def tt_svd(
         cores = _exact(times_power_of_two(x.to(dtype), -exponent), budget)
     else:
         cores = Sweep(x.detach(), dtype, exponent, norm, budget, method).run()
-    return TensorTrain(core.contiguous() for core in join_scale(cores, exponent, x.dtype))
+    return TensorTrain([core.contiguous() for core in join_scale(cores, exponent, x.dtype)])
 
 
 def _in_slabs(
