@@ -1,18 +1,21 @@
 """Trains as citizens of torch: compiled, batched, differentiated both ways, without numbers, and in half precision."""
 
+import copy
+import io
 import math
+import pickle
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.func import grad, jvp, vmap
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_map, tree_unflatten
 
 import ttnet
-from tests.ttnet.strategies import draw_tensor, draw_train, relative_error, seeds
-from ttnet import TensorTrain, TTMatrix, scales
-from ttnet.orthogonal import right_orthogonalise
+from tests.ttnet.strategies import dense, draw_tensor, draw_train, relative_error, same, seeds, trains
+from ttnet import TensorTrain, TTError, TTMatrix, TTTypeError, TTValueError, linalg, scales
 
 # Every operation of fixed ranks, as functions of a train `x`, another one `y`, a TT-matrix `w` and a vector `v`.
 OPERATIONS = {
@@ -42,7 +45,9 @@ OPERATIONS = {
     "outer": lambda x, y, w, v: ttnet.outer(x, y),
     "diag": lambda x, y, w, v: ttnet.diag(ttnet.diag(x)),
     "pad": lambda x, y, w, v: ttnet.pad(x, [(1, 0), (0, 2), (0, 0)]),
-    "orthogonal": lambda x, y, w, v: right_orthogonalise(x.cores)[0],
+    "orthogonal": lambda x, y, w, v: ttnet.orthogonalise(x, 1),
+    "entropies": lambda x, y, w, v: ttnet.entropies(x),
+    "entries": lambda x, y, w, v: ttnet.evaluate(x, torch.tensor([[0, 1, 2], [2, 3, 4]], device=v.device)),
     "times vector": lambda x, y, w, v: w.matmul(v),
     "vector times": lambda x, y, w, v: w.T.matmul(v[:12]),
     "times matrix": lambda x, y, w, v: w.matmul(torch.stack([v, 2 * v], dim=1)),
@@ -134,9 +139,8 @@ def test_derivatives_agree(name):
     _, slope = jvp(loss, (x, w), tangents)
     for gradient, leaf in zip(tree_leaves(gradients), tree_leaves((x_given, w_given)), strict=True):
         torch.testing.assert_close(gradient, torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
-    if name != "orthogonal":  # whose cores depend on the gauge, in which directions of differentiation differ
-        parts = [(a * b).sum() for a, b in zip(tree_leaves(gradients), tree_leaves(tangents), strict=True)]
-        torch.testing.assert_close(slope.double(), sum(parts).double(), rtol=1e-5, atol=1e-5)
+    parts = [(a * b).sum() for a, b in zip(tree_leaves(gradients), tree_leaves(tangents), strict=True)]
+    torch.testing.assert_close(slope.double(), sum(parts).double(), rtol=1e-5, atol=1e-5)
     per_sample = vmap(grad(lambda x: loss(x, w)))(stacked([x, 2 * x]))
     check_close(piece(per_sample, 0).cores, gradients[0].cores, 1e-10)
 
@@ -244,3 +248,237 @@ def test_scales_at_the_edges_of_the_range(monkeypatch, is_compiling, dtype):
     ]:
         assert float(scales.times_power_of_two(one, exponent)) == expected
     assert float(scales.times_power_of_two(one * least, int(-math.log2(least)))) == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in ("to", "orthogonal")])
+def test_half_precision_is_computed_in_single_and_cast_once(name, dtype):
+    arguments = tree_map(lambda leaf: leaf.to(dtype), operands(torch.float32))
+    result = OPERATIONS[name](*arguments)
+    expected = OPERATIONS[name](*tree_map(lambda leaf: leaf.double(), arguments))
+    is_value = isinstance(result, TensorTrain | TTMatrix)
+    expected_dtype = torch.promote_types(dtype, torch.complex32) if name == "complex number" else dtype
+    assert all(leaf.dtype == expected_dtype for leaf in tree_leaves(result))
+    a, b = (dense(result), dense(expected)) if is_value else (result, expected)
+    # Every core, or the one number, is rounded once; sums of both signs may be smaller than their terms.
+    assert relative_error(a, b) <= (3 if name == "mean" else 1) * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: x * x,
+        lambda x: x + x,
+        lambda x: 1e4 * x,
+        lambda x: (1e4 * x) / 1e4,
+        lambda x: x[1, :],
+        lambda x: x.full(),
+        lambda x: x.norm(),
+        lambda x: x.dot(x),
+        lambda x: x.sum(),
+        lambda x: ttnet.kron(x, x),
+        lambda x: x.round(),
+    ],
+)
+def test_large_and_small_cores_in_half_precision(operation):
+    cores = [torch.full((1, 3, 2), 3e4, dtype=torch.float16), torch.full((2, 3, 1), 3e-5, dtype=torch.float16)]
+    x = TensorTrain(cores)
+    result, expected = operation(x), operation(x.to(torch.float64))
+    a, b = (dense(result), dense(expected)) if isinstance(result, TensorTrain) else (result, expected)
+    assert relative_error(a, b) <= torch.finfo(torch.float16).eps
+
+
+@given(trains())
+def test_trains_are_trees(x):
+    leaves, spec = tree_flatten(x)
+    assert [id(leaf) for leaf in leaves] == [id(core) for core in x.cores]
+    assert same(tree_unflatten(leaves, spec), x)
+    assert same(tree_map(lambda core: 2 * core, x), TensorTrain([2 * core for core in x.cores]))
+    if x.ndim > 1:
+        assert [keystr(path) for path, _ in tree_flatten_with_path(x)[0]][:2] == ["[0]", "[1]"]
+
+
+def test_trees_hold_what_is_no_core():
+    x, _, w, _ = operands(torch.float64)
+    assert repr(tree_map(lambda core: core.ndim, x)) == "TensorTrain.unchecked([3, 3, 3])"
+    assert tree_map(lambda core: None, w).cores == (None,) * 3
+    assert repr(stacked([x, x])).startswith("TensorTrain(")
+    batch = TensorTrain.unchecked(stacked([x, 2 * x]).cores)
+    assert same(piece(batch, 0), x)
+
+
+def test_transforms_give_trees_back():
+    x, y, w, _ = operands(torch.float64)
+    gradient = grad(lambda x: x.dot(y))(x)
+    assert isinstance(gradient, TensorTrain)
+    assert gradient.shape == x.shape
+    for jacobian in [jacrev(lambda x: x.full())(x), jacfwd(lambda x: x.full())(x)]:
+        assert [leaf.shape for leaf in jacobian.cores] == [x.shape + core.shape for core in x.cores]
+    second = hessian(lambda x: x.norm())(x)
+    assert second.cores[0].cores[1].shape == x.cores[0].shape + x.cores[1].shape
+    assert isinstance(vmap(lambda x: w @ x)(stacked([x, 2 * x])), TensorTrain)
+
+
+class Operator(torch.nn.Module):
+    """A module with cores for parameters."""
+
+    def __init__(self, w):
+        super().__init__()
+        self.cores = torch.nn.ParameterList([torch.nn.Parameter(core) for core in w.cores])
+
+    def forward(self, x):
+        return TTMatrix(list(self.cores)).matmul(x)
+
+
+def test_modules_by_functional_call_and_export():
+    x, _, w, _ = operands(torch.float64)
+    module = Operator(w)
+    parameters = dict(module.named_parameters())
+    doubled = {name: value * (2 if name == "cores.0" else 1) for name, value in parameters.items()}
+    check_close(functional_call(module, doubled, (x,)), 2 * (w @ x), 1e-12)
+    gradients = grad(lambda p: functional_call(module, p, (x,)).norm())(parameters)
+    assert gradients.keys() == parameters.keys()
+    exported = torch.export.export(module, (x,))
+    check_close(exported.module()(2 * x), w @ (2 * x), 1e-12)
+
+
+def test_files_of_torch_need_no_trust():
+    x, _, w, _ = operands(torch.complex64)
+    stream = io.BytesIO()
+    torch.save({"x": x, "w": w}, stream)
+    stream.seek(0)
+    loaded = torch.load(stream, weights_only=True)
+    assert same(loaded["x"], x)
+    assert same(loaded["w"], w)
+    for value in [x, w]:
+        assert same(pickle.loads(pickle.dumps(value)), value)
+        assert same(copy.deepcopy(value), value)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_qr_is_differentiated_both_ways_and_twice(shape, dtype):
+    weight = draw_tensor((shape[1], 2), dtype, 1)
+
+    def function(matrix):
+        q, r = linalg.qr(matrix)
+        return q @ (r @ weight), r.mH @ r  # which no change of basis between the factors changes
+
+    matrix = draw_tensor(shape, dtype, 0).requires_grad_()
+    assert gradcheck(function, matrix, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
+    assert gradgradcheck(function, matrix)
+
+
+@pytest.mark.parametrize("matrix", [torch.zeros(4, 3), torch.ones(4, 3), torch.zeros(3, 4)], ids=str)
+def test_derivatives_of_qr_are_finite_at_any_rank(matrix):
+    matrix = matrix.double()
+    for output in jvp(linalg.qr, (matrix,), (torch.ones_like(matrix),))[1]:
+        assert output.isfinite().all()
+    gradient = grad(lambda matrix: sum(factor.sum() for factor in linalg.qr(matrix)))(matrix)
+    assert gradient.isfinite().all()
+
+
+def test_second_derivatives():
+    x = operands(torch.float64)[0]
+    small = TensorTrain([core[:, :2] for core in x.cores])
+    cores = [core.clone().requires_grad_() for core in small.cores]
+    for function in [
+        lambda x: x.norm(),
+        lambda x: x.log_norm(),
+        lambda x: (x * x).dot(x),
+        lambda x: x[1].full(),
+        lambda x: x.sum(),
+    ]:
+        assert gradgradcheck(lambda *c, function=function: function(TensorTrain(c)), cores)
+    # Not of a choice of ranks: `torch.autograd.grad` would leave out terms of a function that is `once_differentiable`.
+    for truncate in [lambda x: x.round(max_rank=1), lambda x: ttnet.tt_svd(x.full(), max_rank=1)]:
+        loss = truncate(TensorTrain(cores)).full().square().sum()
+        with pytest.raises(TTValueError, match="create_graph is True, but a choice of ranks has no second derivatives"):
+            torch.autograd.grad(loss, cores, create_graph=True)
+
+
+SPECTRA = {
+    "distinct": [4.0, 3.0, 2.0, 1.0],
+    "kept ones equal": [3.0, 3.0, 1.0, 0.5],
+    "cut ones equal": [3.0, 2.0, 1.0, 1.0],
+    "pairs": [3.0, 3.0, 1.0, 1.0],
+    "cut ones zero": [3.0, 2.0, 0.0, 0.0],
+    "zero and equal": [3.0, 3.0, 0.0, 0.0],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
+@pytest.mark.parametrize("size", [(4, 4), (4, 7), (7, 4)])
+def test_gradients_of_truncation_where_singular_values_meet(size, spectrum, dtype):
+    left, right = (torch.linalg.qr(draw_tensor((n, 4), dtype, n))[0] for n in size)
+    x = (left * torch.tensor(spectrum, dtype=dtype)) @ right.mT
+    x = x.reshape(2, size[0] // 2, size[1]) if size[0] % 2 == 0 else x
+
+    def best(x):  # at the first bond exact, at the second cut in a gap
+        return ttnet.tt_svd(x, max_rank=[2, 2] if x.ndim == 3 else 2).full()
+
+    # Its derivative exists, since only a gap between what is kept and what is cut is needed.
+    assert gradcheck(best, x.clone().requires_grad_())
+    train = ttnet.tt_svd(x)
+    padded = (train + 0 * train) if max(train.ranks) < 3 else train
+    cores = [core.detach().clone().requires_grad_() for core in padded.cores]
+    gradients = torch.autograd.grad(TensorTrain(cores).round(max_rank=2).full().abs().square().sum(), cores)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
+def test_gradients_at_zero_are_finite_and_reach_zero_cores(dtype):
+    x = torch.zeros(2, 3, 2, dtype=dtype, requires_grad=True)
+    ttnet.tt_svd(x).full().abs().square().sum().backward()
+    assert torch.equal(x.grad, torch.zeros_like(x))
+    # A zero core has a gradient at any scale of the others, as an adapter that starts at zero has to.
+    for scale in [1.0, 1e-30, 1e30]:
+        zero = torch.zeros(1, 3, 2, dtype=dtype, requires_grad=True)
+        other = torch.full((2, 3, 1), scale, dtype=dtype)
+        TensorTrain([zero, other]).full().real.sum().backward()
+        torch.testing.assert_close(zero.grad, torch.full_like(zero, 3 * scale))
+        assert all(core.grad is None or core.grad.isfinite().all() for core in [zero, other])
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: x.round(),
+        lambda x: x.permute((1, 2, 0)),
+        lambda x: x.reshape((2, 6, 2)),
+        lambda x: ttnet.tt_svd(x.cores[1]),
+    ],
+)
+def test_choices_of_ranks_say_that_they_need_numbers(operation):
+    x = draw_train((4, 3, 2), [3, 2], torch.float64, 0)
+    for call in [
+        lambda: vmap(operation)(stacked([x, x])),
+        lambda: grad(lambda x: tree_leaves(operation(x))[0].sum())(x),
+        lambda: jvp(operation, (x,), (x,)),
+        lambda: operation(x.to("meta")),
+    ]:
+        with pytest.raises(TTError, match="meta device"):
+            call()
+
+
+@pytest.mark.parametrize("make", [lambda core: TensorTrain([core] * 40), lambda core: TTMatrix([core[:, None]] * 40)])
+def test_two_to_the_forty_entries_are_refused_at_once(make):
+    value = make(torch.ones(1, 2, 1, dtype=torch.float64))
+    assert value.numel == 2**40
+    with pytest.raises(TTValueError, match="1,099,511,627,776 entries"):
+        value.full()
+    with pytest.raises(TTValueError, match="entries"):
+        vmap(lambda value: value.full())(stacked([value, value]))
+
+
+def test_named_products_are_the_operators():
+    x, _, w, v = operands(torch.float64)
+    assert same(x.mul(2), x * 2)
+    assert same(w.mul(w), w * w)
+    assert same(x.mul(x), x * x)
+    assert torch.equal(w.matmul(v), w @ v)
+    with pytest.raises(TTTypeError, match="other is a str; expected a number, a tensor of shape"):
+        x.mul("2")
+    with pytest.raises(TTTypeError, match="other is a int; expected a torch\\.Tensor, TensorTrain or TTMatrix"):
+        w.matmul(2)
