@@ -147,8 +147,8 @@ def test_derivatives_agree(name):
 
 def layer(x, w, v):
     """A bit of everything, to be compiled at once: the compiler takes a quarter of a second for each operation."""
-    product = w.matmul(x - x * x)[:, 1]
-    return product, product.norm() + w.matmul(v).sum() * x.dot(x)
+    product = w.matmul(x)
+    return product[:, 1], product.norm() + w.matmul(v).sum()
 
 
 def check_compiled(compile, function, arguments):
@@ -185,8 +185,16 @@ def test_compile_takes_other_values_and_other_scales(compiler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128, torch.bfloat16])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        ("eager", torch.float64),
+        ("eager", torch.complex128),
+        ("aot_eager", torch.float64),
+        ("aot_eager", torch.bfloat16),
+        ("inductor", torch.float64),
+    ],
+)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_compile_every_operation(compiler, name, backend, dtype):
     check_compiled(lambda function: compiler(function, backend), OPERATIONS[name], operands(dtype))
@@ -250,6 +258,7 @@ def test_scales_at_the_edges_of_the_range(monkeypatch, is_compiling, dtype):
     assert float(scales.times_power_of_two(one * least, int(-math.log2(least)))) == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in ("to", "orthogonal")])
 def test_half_precision_is_computed_in_single_and_cast_once(name, dtype):
@@ -365,7 +374,7 @@ def test_qr_is_differentiated_both_ways_and_twice(shape, dtype):
         return q @ (r @ weight), r.mH @ r  # which no change of basis between the factors changes
 
     matrix = draw_tensor(shape, dtype, 0).requires_grad_()
-    assert gradcheck(function, matrix, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
+    assert gradcheck(function, matrix, check_forward_ad=True, check_batched_grad=True)
     assert gradgradcheck(function, matrix)
 
 
