@@ -76,7 +76,8 @@ def share_out(weights: Sequence[Weight], budget: int) -> list[Layout | None]:
     """Choose layouts and ranks within a common number of parameters, so that the relative errors' squares add up least.
 
     The layouts are chosen for even shares first, then ranks are spent where they gain most, over all weights; then the
-    layouts once more, for the shares that came out.
+    layouts once more, for the shares that came out. Relative errors count alike whatever a weight's size and scale, as
+    the norms between layers take scales out again. On MiniLM that does far better than the singular values themselves.
 
     Args:
         weights: The weights.
