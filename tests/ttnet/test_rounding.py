@@ -77,7 +77,7 @@ def test_rounding_a_sum_brings_the_ranks_back(x, method):
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_every_bound_holds_on_every_spectrum(spectrum, dtype, method):
     x = with_spectrum(SPECTRA[spectrum], dtype=dtype)
-    for eps in [0.5, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 0]:
+    for eps in [0.5, 1e-1, 1e-2, 1e-4, 1e-6, 1e-8, 0]:
         exact, y = x.round(eps=eps, method="svd"), x.round(eps=eps, method=method)
         error, floor = relative_error(dense(y), dense(x)), precision(dtype)
         assert error <= max(eps, floor)
@@ -583,12 +583,12 @@ def test_sums_of_summands_of_any_scale(method):
 
 @each_method
 def test_sums_of_summands_whose_norm_is_far_from_their_cores(method):
-    core = torch.tensor([[1e-3, 1.0], [0.0, 1e-3]], dtype=torch.float64)[:, None].expand(2, 3, 2)
-    cancelling = TensorTrain([core[:1], *[core] * 198, core[:, :, 1:]])  # all its entries are 200 * 1e-597
-    level = TensorTrain([torch.full((1, 3, 1), 1e-3, dtype=torch.float64)] * 200)  # 1e-600
-    y = ttnet.round_sum([cancelling, level], coefficients=[1, 2e5], eps=1e-6, method=method)
+    core = torch.tensor([[1e-6, 1.0], [0.0, 1e-6]], dtype=torch.float64)[:, None].expand(2, 3, 2)
+    small = TensorTrain([core[:1], *[core] * 198, core[:, :, 1:]])  # all its entries are 200 * 1e-1194
+    level = TensorTrain([torch.full((1, 3, 1), 1e-6, dtype=torch.float64)] * 200)  # 1e-1200
+    y = ttnet.round_sum([small, level], coefficients=[1, 2e8], eps=1e-6, method=method)
     assert y.ranks == (1,) * 201
-    assert float(y.log_norm() - level.log_norm()) == pytest.approx(math.log(4e5), abs=1e-6)
+    assert float(y.log_norm() - level.log_norm()) == pytest.approx(math.log(4e8), abs=1e-6)
 
 
 def test_coefficients_promote_as_products_do():
