@@ -357,7 +357,7 @@ def level(
 
     Example:
         >>> [float(core) for core in level([torch.tensor([[[1e30]]]), torch.tensor([[[1e-30]]])], torch.float32)]
-        [0.788..., 1.268...]
+        [0.788..., 1.267...]
     """
     scaled, exponents = zip(*(split_scale(core.to(compute_dtype(dtype))) for core in cores), strict=True)
     norms = torch.stack([torch.linalg.vector_norm(core.detach(), dtype=core.dtype) for core in scaled]).real.double()
@@ -367,5 +367,6 @@ def level(
     # How far the line is above the product of the first k cores: 0 at the end.
     lifts = (steps * (sizes.sum() / len(cores)) - sizes.cumsum(0)).round().long()
     powers = own + lifts.diff(prepend=lifts.new_zeros(1))
-    exact = powers.tolist() if isinstance(exponents[0], int) else powers.unbind()
+    are_known = all(isinstance(exponent, int) for exponent in exponents)
+    exact = powers.tolist() if are_known else powers.unbind()
     return [times_power_of_two(core, power).to(dtype) for core, power in zip(scaled, exact, strict=True)]

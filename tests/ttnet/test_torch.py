@@ -491,3 +491,20 @@ def test_named_products_are_the_operators():
         x.mul("2")
     with pytest.raises(TTTypeError, match="other is a int; expected a torch\\.Tensor, TensorTrain or TTMatrix"):
         w.matmul(2)
+
+
+def test_vmap_over_some_of_the_cores():
+    x, y, _, _ = operands(torch.float64)
+    many = draw_tensor((3, *x.cores[1].shape), torch.float64, 0)
+    in_dims = TensorTrain.unchecked([None, 0, None])
+    batch = TensorTrain.unchecked([x.cores[0], many, x.cores[2]])
+    for operation in [
+        lambda x: (x + y).full(),
+        lambda x: (x * y).norm(),
+        lambda x: x[0, :, 1].full(),
+        lambda x: x.sum(),
+    ]:
+        result = vmap(operation, in_dims=(in_dims,))(batch)
+        for k in range(3):
+            expected = operation(TensorTrain([x.cores[0], many[k], x.cores[2]]))
+            assert relative_error(result[k], expected) <= 1e-12
