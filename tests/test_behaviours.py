@@ -6,25 +6,12 @@ from benchmarks.behaviours import machinery, numerics, values  # noqa: F401 (the
 from benchmarks.behaviours.judging import BEHAVIOURS
 from benchmarks.behaviours.libraries import Ttnet
 
-# What the table shows as a fault of ours. Mend one, and this list has to tell, too.
-FAULTS = {
-    "compiled_dense",
-    "compiled_dot",
-    "mapped_dense",
-    "mapped_dot",
-}
-
-
 @pytest.fixture(scope="module")
 def library():
     return Ttnet()
 
 
-@pytest.mark.parametrize(
-    "behaviour",
-    [pytest.param(b, marks=pytest.mark.xfail(strict=True) if b.name in FAULTS else ()) for b in BEHAVIOURS],
-    ids=lambda behaviour: behaviour.name,
-)
+@pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda behaviour: behaviour.name)
 def test_behaviour(library, behaviour):
     behaviour.check(library)
 
