@@ -234,7 +234,8 @@ def main() -> None:
     RESULTS.write_text(
         "# Layers\n\n"
         "How many times longer, and how many times more memory, other layers of the same modes and ranks take than "
-        "ours: above 1, ours is ahead. Processor time of one thread (wall time for more); median and quartiles of the ratios of interleaved rounds; memory is the peak of "
+        "ours: above 1, ours is ahead. Processor time of one thread (wall time for more): median and quartiles "
+        "of the ratios of interleaved rounds. Memory is the peak of "
         "what a call allocates. The last two of a forward row are ours held to one order of contraction.\n\n"
         f"{args.threads} thread(s), {platform.processor() or platform.machine()}, float32, {versions}. "
         f"Repeat: `python -m benchmarks.layers --threads {args.threads} --seconds {args.seconds:g}`\n\n"

