@@ -13,7 +13,7 @@ import statistics
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ TABLE = [((32, 32, 30), (6, 8, 8), 8), ((32, 32, 30), (6, 8, 8), 32)]
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of all tensors alive that were made inside."""
+    """Counts the bytes of all tensors alive that were made inside; `there` are those that were made before."""
 
-    def __init__(self) -> None:
+    def __init__(self, there: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.seen: set[int] = set()
+        self.seen = {tensor.untyped_storage()._cdata for tensor in there}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -60,9 +60,9 @@ class Allocations(TorchDispatchMode):
         self.now -= size
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
+def peak_bytes(run: Callable[[], object], layer: nn.Module, x: torch.Tensor) -> int:
     run()
-    with Allocations() as allocations:
+    with Allocations([x, *layer.state_dict().values()]) as allocations:
         run()
     return allocations.peak
 
@@ -186,19 +186,18 @@ def tables(rows: tuple[int, ...], cols: tuple[int, ...], rank: int) -> dict[str,
 def compare(title: str, layers: dict[str, nn.Module], x: torch.Tensor, seconds: float) -> list[str]:
     lines = []
     for mode, run in (("forward", forward), ("forward + backward", training)):
-        runs = {name: partial(run, layer, x.clone()) for name, layer in layers.items()}
+        runs = {name: partial(run, layer, x) for name, layer in layers.items()}
         if mode == "forward" and isinstance(ours := layers["ttnet"], TTLinear):
-            runs["ours, dense weight"] = partial(forward, Fixed(ours, whole=True), x)
-            runs["ours, core by core"] = partial(forward, Fixed(ours, whole=False), x)
+            fixed = {"ours, dense weight": Fixed(ours, whole=True), "ours, core by core": Fixed(ours, whole=False)}
+            runs |= {name: partial(forward, layer, x) for name, layer in fixed.items()}
         times = measure(runs, seconds)
+        peaks = {name: peak_bytes(run, layers.get(name, layers["ttnet"]), x) for name, run in runs.items()}
         base = statistics.median(times["ttnet"])
         cells = []
-        for name in runs:
-            if name == "ttnet":
-                continue
+        for name in list(runs)[1:]:
             ratios = [a / b for a, b in zip(times[name], times["ttnet"], strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
-            memory = peak_bytes(runs[name]) / max(peak_bytes(runs["ttnet"]), 1)
+            memory = peaks[name] / max(peaks["ttnet"], 1)
             cells.append(
                 f"| {title} | {len(x)} | {mode} | {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {memory:.2f} |"
             )

@@ -6,6 +6,7 @@ from benchmarks.behaviours import machinery, numerics, values  # noqa: F401 (the
 from benchmarks.behaviours.judging import BEHAVIOURS
 from benchmarks.behaviours.libraries import Ttnet
 
+
 @pytest.fixture(scope="module")
 def library():
     return Ttnet()
