@@ -174,7 +174,7 @@ def main() -> None:
     args = parser.parse_args([] if __name__ != "__main__" else None)
     torch.set_num_threads(args.threads)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.threads :])
 
     every = ("svd", "gram", "randomized")
     peer = "torchTT" if has("torchtt") else "ttnet, svd"
