@@ -113,7 +113,8 @@ def singular_values(tt: TensorTrain, *, normalised: bool = False) -> list[Tensor
 
     Returns:
         order - 1 real tensors, one for each inner bond from left to right, of at most as many entries as its rank, in
-        descending order. All zero for a zero train. Gradients are right where the values differ from zero and each other.
+        descending order. All zero for a zero train. Gradients are right where the values differ from zero and each
+        other.
 
     Raises:
         TTTypeError: If `tt` is not a train.
