@@ -179,7 +179,9 @@ def draw_report(layers: Sequence[LayerReport], path: str | Path, *, title: str, 
         outputs = [(layer.output_error, k) for k, layer in enumerate(layers) if layer.output_error is not None]
         if outputs:
             error.plot(*zip(*outputs, strict=True), "o", color=COLOURS[1], label="of the output")
-            error.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+            error.legend(
+                frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handletextpad=0, columnspacing=0.8
+            )
         error.set_title("Relative error", loc="left", fontsize=11.5, pad=10)
         error.set_xlim(left=0)
         for axis in (size, error):
