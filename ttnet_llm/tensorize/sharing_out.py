@@ -77,7 +77,8 @@ def share_out(weights: Sequence[Weight], budget: int) -> list[Layout | None]:
 
     The layouts are chosen for even shares first, then ranks are spent where they gain most, over all weights; then the
     layouts once more, for the shares that came out. Relative errors count alike whatever a weight's size and scale, as
-    the norms between layers take scales out again. On MiniLM, at half its parameters, that did better than absolute errors.
+    the norms between layers take scales out again. On MiniLM, at half its parameters, that did better than absolute
+    errors.
 
     Args:
         weights: The weights.
