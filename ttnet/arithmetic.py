@@ -14,16 +14,8 @@ from torch import Tensor
 
 from ttnet.linalg import r_factor
 from ttnet.memory import check_memory
-from ttnet.scales import (
-    Exponent,
-    compute_dtype,
-    level,
-    powers_of_two,
-    real_dtype,
-    split_scale,
-    split_scales,
-    times_power_of_two,
-)
+from ttnet.scales import Exponent, compute_dtype, powers_of_two, real_dtype, split_scale, times_power_of_two
+from ttnet.train_scales import level, split_scales
 
 
 def full(

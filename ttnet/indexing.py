@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTIndexError, TTTypeError
-from ttnet.scales import Exponent, compute_dtype, join_scale, split_scale
+from ttnet.scales import Exponent, compute_dtype, split_scale
+from ttnet.train_scales import join_scale
 
 
 def index(

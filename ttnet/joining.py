@@ -16,8 +16,9 @@ from ttnet.dims import check_dim
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.indexing import index
 from ttnet.memory import check_memory
-from ttnet.scales import compute_dtype, join_scale, level, split_scales
+from ttnet.scales import compute_dtype
 from ttnet.tensor_train import TensorTrain
+from ttnet.train_scales import join_scale, level, split_scales
 from ttnet.tt_matrix import TTMatrix
 
 

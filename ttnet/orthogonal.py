@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ttnet.errors import TTIndexError, TTTypeError
 from ttnet.linalg import qr, r_factor
-from ttnet.scales import Exponent, compute_dtype, join_scale, real_dtype, split_scale, split_scales, times_power_of_two
+from ttnet.scales import Exponent, compute_dtype, real_dtype, split_scale, times_power_of_two
 from ttnet.sweeps import carry_centre, check_finite
 from ttnet.tensor_train import TensorTrain
+from ttnet.train_scales import join_scale, split_scales
 
 
 def orthogonalise(tt: TensorTrain, centre: int) -> TensorTrain:

@@ -15,9 +15,9 @@ from ttnet.dims import check_dims
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.memory import check_memory
 from ttnet.orthogonal import right_orthogonalise
-from ttnet.scales import join_scale
 from ttnet.sweeps import balance, carry_centre, check_finite, usable_eps
 from ttnet.tensor_train import TensorTrain
+from ttnet.train_scales import join_scale
 from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_readable
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from ttnet.dims import check_dims
 from ttnet.errors import TTValueError
 from ttnet.indexing import index
-from ttnet.scales import compute_dtype, join_scale, split_scales
+from ttnet.scales import compute_dtype
 from ttnet.sweeps import balance
+from ttnet.train_scales import join_scale, split_scales
 
 
 def chosen_modes(dim: int | Sequence[int] | None, order: int) -> tuple[int, ...]:

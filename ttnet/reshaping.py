@@ -17,9 +17,10 @@ from ttnet.errors import TTShapeError, TTTypeError, spell_count
 from ttnet.indexing import index
 from ttnet.memory import check_memory
 from ttnet.orthogonal import right_orthogonalise
-from ttnet.scales import Exponent, compute_dtype, join_scale, split_scale, split_scales
+from ttnet.scales import Exponent, compute_dtype, split_scale
 from ttnet.sweeps import balance, carry_centre, check_finite, usable_eps
 from ttnet.tensor_train import TensorTrain
+from ttnet.train_scales import join_scale, split_scales
 from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_readable
 
 

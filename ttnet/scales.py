@@ -1,7 +1,7 @@
 """Scales and precisions: numbers of any size as entries near one and a power of two, and the dtype to compute in.
 
 A power of two is kept outside of a tensor at no loss, so a train of a thousand cores of 1e120 never overflows on the
-way: `split_scale` takes the power out, `join_scale` puts it back into the cores.
+way: `split_scale` takes the power out; `ttnet.train_scales` does so for trains, and puts it back into their cores.
 
 An exponent is an int where numbers can be read at no cost, which is on the CPU. On other devices, where reading means
 waiting, and where there is nothing to read (under `torch.compile` and `vmap`, on the meta device) it is an integer
@@ -11,7 +11,6 @@ tensor of shape (), and no step depends on its value. Both add up, and both give
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -257,116 +256,3 @@ def split_row_scales(
     parts = torch.view_as_real(x.detach().resolve_conj()) if x.is_complex() else x.detach()
     factors, exponents = _scales_of(parts.abs().flatten(1).amax(1))
     return x * factors.reshape(-1, *[1] * (x.ndim - 1)), exponents
-
-
-def split_scales(
-    cores: Sequence[Tensor],  # each (r, ..., r')
-    dtype: torch.dtype,
-) -> tuple[list[Tensor], Exponent]:
-    """Cast cores to a dtype and take all their scales out: the train is that of the new cores times 2**exponent.
-
-    Args:
-        cores: Cores of any floating or complex dtype.
-        dtype: The dtype of the new cores: float32, float64, complex64 or complex128.
-
-    Returns:
-        The new cores, with entries of size at most one, and the exponent.
-
-    Example:
-        >>> cores, exponent = split_scales([torch.full((1, 2, 1), 1e30)] * 10, torch.float64)
-        >>> exponent, float(cores[0].max())
-        (1000, 0.788...)
-    """
-    pairs = [split_scale(core.to(dtype)) for core in cores]
-    return [core for core, _ in pairs], sum(exponent for _, exponent in pairs)
-
-
-def join_scale(
-    cores: Sequence[Tensor],  # each (r, ..., r')
-    exponent: Exponent,
-    dtype: torch.dtype,
-) -> list[Tensor]:
-    """Put a scale back into cores: into the last one if its dtype can hold it, otherwise so that all are of one size.
-
-    So a train stays left-orthogonal whenever its norm is a number of its dtype, and a train whose norm is not
-    (1e600, say) is still held to full precision.
-
-    Args:
-        cores: Cores whose train is to be multiplied, of float32, float64, complex64 or complex128.
-        exponent: The train is multiplied by 2**exponent.
-        dtype: The dtype of the result.
-
-    Returns:
-        The new cores.
-
-    Example:
-        >>> cores = [torch.ones(1, 1, 1, dtype=torch.float64)] * 4
-        >>> [float(core) for core in join_scale(cores, 3, torch.float64)]
-        [1.0, 1.0, 1.0, 8.0]
-        >>> [float(core) for core in join_scale(cores, 4004, torch.float64)] == [2.0**1001] * 4
-        True
-    """
-    info = torch.finfo(dtype)
-    # From below: leave room for entries somewhat smaller than the largest before they lose digits.
-    lowest = math.floor(math.log2(info.tiny) - math.log2(info.eps) / 2)
-    highest = math.ceil(math.log2(info.max))
-    order = len(cores)
-    top = max_exponent(cores[-1]) + exponent
-    fits = (lowest < top) & (top < highest)  # 0, 1 or a tensor
-    powers: list[Exponent] = [*[0] * (order - 1), exponent]
-    if fits is not True:
-        exponents = [max_exponent(core) for core in cores]
-        parts = share_out(exponent + sum(exponents), order)
-        evenly = [part - own for part, own in zip(parts, exponents, strict=True)]
-        powers = [even + fits * (power - even) for even, power in zip(evenly, powers, strict=True)]
-    return [times_power_of_two(core, power).to(dtype) for core, power in zip(cores, powers, strict=True)]
-
-
-def share_out(exponent: Exponent, count: int) -> list[Exponent]:
-    """Split an integer into parts that differ by one at most, and are mixed: no run of them strays from the mean.
-
-    Args:
-        exponent: The integer.
-        count: How many parts.
-
-    Returns:
-        The parts.
-
-    Example:
-        >>> share_out(6, 4), share_out(-2, 4)
-        ([1, 2, 1, 2], [-1, 0, -1, 0])
-    """
-    return [exponent * (k + 1) // count - exponent * k // count for k in range(count)]
-
-
-def level(
-    cores: Sequence[Tensor],  # each (r, ..., r')
-    dtype: torch.dtype,
-) -> list[Tensor]:
-    """Move powers of two between cores so that the products of the first k grow evenly with k, on the average.
-
-    The train stays the same. Beside the cores of another train that went through this, as in a block-diagonal sum,
-    neither one's part is lost below the other's on the way from the first core to the last.
-
-    Args:
-        cores: The cores of a train.
-        dtype: The dtype of the new cores.
-
-    Returns:
-        The new cores.
-
-    Example:
-        >>> [float(core) for core in level([torch.tensor([[[1e30]]]), torch.tensor([[[1e-30]]])], torch.float32)]
-        [0.788..., 1.267...]
-    """
-    scaled, exponents = zip(*(split_scale(core.to(compute_dtype(dtype))) for core in cores), strict=True)
-    norms = torch.stack([torch.linalg.vector_norm(core.detach(), dtype=core.dtype) for core in scaled]).real.double()
-    own = torch.stack([torch.as_tensor(exponent, device=norms.device) for exponent in exponents])
-    sizes = own + norms.log2().nan_to_num(0.0, 0.0, 0.0)  # of zero, too
-    steps = torch.arange(1, len(cores) + 1, device=norms.device)
-    # How far the line is above the product of the first k cores: 0 at the end.
-    lifts = (steps * (sizes.sum() / len(cores)) - sizes.cumsum(0)).round().long()
-    powers = own + lifts.diff(prepend=lifts.new_zeros(1))
-    are_known = all(isinstance(exponent, int) for exponent in exponents)
-    exact = powers.tolist() if are_known else powers.unbind()
-    return [times_power_of_two(core, power).to(dtype) for core, power in zip(scaled, exact, strict=True)]

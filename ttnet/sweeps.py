@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ttnet.errors import TTValueError
 from ttnet.linalg import qr
-from ttnet.scales import compute_dtype, count_nonfinite, join_scale, split_scales
+from ttnet.scales import compute_dtype, count_nonfinite
+from ttnet.train_scales import join_scale, split_scales
 
 
 def check_finite(

@@ -12,7 +12,8 @@ from ttnet import arithmetic, indexing, reductions
 from ttnet.chain import CoreChain, check_scalar, shorten
 from ttnet.dims import check_dim
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.scales import compute_dtype, join_scale, split_scale, split_scales
+from ttnet.scales import compute_dtype, split_scale
+from ttnet.train_scales import join_scale, split_scales
 
 
 class TensorTrain(CoreChain):

@@ -14,8 +14,9 @@ from ttnet import arithmetic, reductions
 from ttnet.chain import CoreChain, check_scalar, check_shape, shorten
 from ttnet.decomposition import as_dense, tt_svd
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.scales import compute_dtype, join_scale, split_scales, times_power_of_two
+from ttnet.scales import compute_dtype, times_power_of_two
 from ttnet.tensor_train import TensorTrain
+from ttnet.train_scales import join_scale, split_scales
 
 
 class TTMatrix(CoreChain):

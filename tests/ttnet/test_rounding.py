@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 
 import ttnet
 from tests.ttnet.strategies import dense, draw_train, precision, relative_error, same, seeds, trains
-from ttnet import TensorTrain, TTShapeError, TTTypeError, TTValueError
+from ttnet import TensorTrain, TTShapeError, TTTypeError, TTValueError, round_sum
 from ttnet.rounding import methods, randomized
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.exact import round_exactly
@@ -17,7 +17,7 @@ from ttnet.rounding.gram import _right_factors, round_by_gram
 from ttnet.rounding.methods import GRAM_EPS, GRAM_RANK, choose_method
 from ttnet.rounding.randomized import draw_sketch, project, round_randomly
 from ttnet.rounding.sums import TrainSum
-from ttnet.scales import join_scale
+from ttnet.train_scales import join_scale
 
 METHODS = ["svd", "gram", "randomized"]
 each_method = pytest.mark.parametrize("method", METHODS)
@@ -654,3 +654,21 @@ def test_gradients_of_sums():
 def test_errors_of_sums(arguments, keywords, error, message):
     with pytest.raises(error, match=message):
         ttnet.round_sum(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("order", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_summands_that_grow_at_different_ends(method, order, dtype):
+    grows, stays = torch.ones(1, 8, 1, dtype=dtype), torch.eye(8, dtype=dtype)[None, :, :1]
+    x, y = (
+        TensorTrain([*[one] * (order // 2), *[other] * (order // 2)]) for one, other in [(grows, stays), (stays, grows)]
+    )
+    expected = (order / 2 * math.log(8) + math.log(2)) / 2  # they overlap at one entry only
+    for total in [
+        round_sum([x, y], method=method),
+        (x + y).round(method=method),
+        ((x + y) * (x + y)).round(method=method),
+    ]:
+        assert float(total.log_norm()) == pytest.approx(expected, rel=1e-6)
+    assert float(((x + y) * (x + y)).log_norm()) == pytest.approx(expected, rel=1e-6)

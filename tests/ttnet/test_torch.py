@@ -15,7 +15,7 @@ from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tr
 
 import ttnet
 from tests.ttnet.strategies import dense, draw_tensor, draw_train, relative_error, same, seeds, trains
-from ttnet import TensorTrain, TTError, TTMatrix, TTTypeError, TTValueError, linalg, scales
+from ttnet import TensorTrain, TTError, TTMatrix, TTTypeError, TTValueError, linalg, scales, train_scales
 
 # Every operation of fixed ranks, as functions of a train `x`, another one `y`, a TT-matrix `w` and a vector `v`.
 OPERATIONS = {
@@ -212,12 +212,16 @@ def test_compile_and_vmap_together(compiler):
 def test_scales_are_the_same_whether_numbers_can_be_read_or_not(exponent, dtype, seed):
     numbers = draw_tensor((5,), dtype, seed)
     wild = numbers * 2.0 ** max(-1000, min(1000, exponent // 2))
-    cores = [numbers[:, None, None] * 2.0**-20, wild[:, None, None]]
+    cores = [
+        numbers[None, :, None] * 2.0**-20,
+        torch.stack([wild, numbers])[None].mT.contiguous(),
+        wild[:2, None, None],
+    ]
 
     def everything():
         y, own = scales.split_scale(wild)
-        parts, total = scales.split_scales(cores, dtype)
-        joined = scales.join_scale(parts, total + exponent, dtype)
+        parts, total = train_scales.split_scales(cores, dtype)
+        joined = train_scales.join_scale(parts, total + exponent, dtype)
         return [y, scales.times_power_of_two(wild, exponent), *parts, *joined], [own, total, scales.max_exponent(wild)]
 
     read = everything()

@@ -298,6 +298,33 @@ class TrainTestCase:
             for method in METHODS:
                 self.check((up + down).round(method=method).full(), 2 * dense(x), x)
 
+    def test_indices_of_a_bond_may_differ_in_scale_where_the_tensors_do_not(self):
+        x = self.partner(self.create(), rank=3)
+        # Entries as large and as small as the dtype has, so that no square of them is one.
+        reach = math.log2(torch.finfo(x.dtype).max) * 0.4 if x.dtype != torch.float16 else 3
+        powers = [
+            torch.linspace(-1, 1, rank, dtype=torch.float64).mul(reach * (-1) ** k).round()
+            for k, rank in enumerate(x.ranks)
+        ]
+        powers[0] = powers[-1] = torch.zeros(1, dtype=torch.float64)
+        cores = []
+        for k, core in enumerate(x.cores):
+            middle = [1] * (core.ndim - 2)
+            gauge = powers[k + 1].reshape(1, *middle, -1) - powers[k].reshape(-1, *middle, 1) if core.ndim > 2 else 0
+            cores.append((core.to(torch.promote_types(x.dtype, torch.float64)) * 2.0**gauge).to(x.dtype))
+        wild = type(x)(cores)
+        slack = self.tolerance(x)
+        assert log_error(wild, x) <= math.log(slack)
+        assert float(wild.log_norm()) == pytest.approx(float(x.log_norm()), abs=slack * len(cores), rel=slack)
+        for actual, expected in [(wild + x, 2 * x), (wild - 3 * wild, -2 * x), (wild * wild, x * x)]:
+            assert log_error(actual, expected) <= math.log(4 * slack)
+        for method in METHODS:
+            assert log_error(wild.round(eps=1e-2, method=method), x) <= math.log(1e-2 + 4 * slack)
+        if "dense" not in self.lacks:
+            a = dense(x)
+            self.check(wild.full(), a, x)
+            assert abs(complex(wild.dot(x)) - float(a.abs().square().sum())) <= slack * float(a.abs().square().sum())
+
     def test_small_differences_do_not_cancel(self):
         self.needs("nonzero")
         x = self.create()

@@ -18,9 +18,10 @@ from ttnet.errors import TTTypeError, TTValueError
 from ttnet.evaluation import scaled_entries, scaled_slices
 from ttnet.reshaping import reshape
 from ttnet.rounding import round
-from ttnet.scales import join_scale, max_exponent, split_scales, times_power_of_two
+from ttnet.scales import max_exponent, times_power_of_two
 from ttnet.sweeps import balance
 from ttnet.tensor_train import TensorTrain
+from ttnet.train_scales import join_scale, split_scales
 from ttnet.truncation import check_eps, check_max_rank
 
 PATIENCE = 3  # how many half sweeps may pass before the error must be lower by a quarter

@@ -18,8 +18,9 @@ from ttnet.decomposition.out_of_core import ArraySweep, PassProgress, check_memo
 from ttnet.decomposition.sweep import Sweep
 from ttnet.decomposition.unfolding_kernels import Unfolding, double, sum_of_squares
 from ttnet.errors import TTShapeError, TTValueError
-from ttnet.scales import compute_dtype, count_nonfinite, join_scale, max_exponent, times_power_of_two
+from ttnet.scales import compute_dtype, count_nonfinite, max_exponent, times_power_of_two
 from ttnet.tensor_train import TensorTrain
+from ttnet.train_scales import join_scale
 from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_method, check_readable
 
 METHODS = ("auto", "svd", "qr", "gram", "randomized")

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError, import_extra
 from ttnet.interop._arrays import check_has_modes, copy_array, to_numpy
-from ttnet.scales import count_nonfinite, join_scale, split_scales
+from ttnet.scales import count_nonfinite
 from ttnet.tensor_train import TensorTrain
+from ttnet.train_scales import join_scale, split_scales
 from ttnet.tt_matrix import TTMatrix
 
 

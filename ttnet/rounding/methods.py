@@ -17,8 +17,9 @@ from ttnet.rounding.gram import round_by_gram
 from ttnet.rounding.products import same_threads
 from ttnet.rounding.randomized import round_randomly
 from ttnet.rounding.sums import TrainSum, largest_part
-from ttnet.scales import compute_dtype, count_nonfinite, join_scale
+from ttnet.scales import compute_dtype, count_nonfinite
 from ttnet.tensor_train import TensorTrain
+from ttnet.train_scales import join_scale
 from ttnet.truncation import check_eps, check_max_rank, check_method
 
 METHODS = ("auto", "svd", "gram", "randomized")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ttnet.rounding.products import multiply
-from ttnet.scales import Exponent, share_out, split_scale, times_power_of_two
+from ttnet.scales import Exponent, split_scale, times_power_of_two
+from ttnet.train_scales import level, share_out, split_each
 
 
 class TrainSum:
@@ -35,7 +36,10 @@ class TrainSum:
         summands: list[list[Tensor]] = []
         exponents: list[Exponent] = []
         for i, cores in enumerate(trains):
-            scaled, exponent = _tame(cores, dtype)
+            # numpy has no such lazy sign. Summands grow evenly, lest one be lost below another on the way.
+            cores = [core.resolve_neg() for core in (cores if len(trains) == 1 else level(cores, dtype))]
+            scaled, own = split_each(cores, dtype, _tame)
+            exponent = sum(own)
             if coefficients is not None:
                 factor, step = split_scale(coefficients[i].to(dtype))
                 scaled[0], exponent = scaled[0] * factor, exponent + step
@@ -125,17 +129,9 @@ def _cat(parts: list[Tensor], dim: int) -> Tensor:
     return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
-def _tame(cores: Sequence[Tensor], dtype: torch.dtype) -> tuple[list[Tensor], Exponent]:
-    """Take the scale out of a train, except where it is small enough to stay, which saves a copy of the core."""
-    tame: list[Tensor] = []
-    exponent: Exponent = 0
-    for core in cores:
-        core = core.to(dtype).resolve_neg()  # numpy has no such lazy sign
-        if not 2.0**-16 <= largest_part(core) <= 2.0**16:
-            core, step = split_scale(core)
-            exponent = exponent + step
-        tame.append(core)
-    return tame, exponent
+def _tame(core: Tensor) -> tuple[Tensor, Exponent]:
+    """Take the scale out of a core, except where it is small enough to stay, which saves a copy."""
+    return (core, 0) if 2.0**-16 <= largest_part(core) <= 2.0**16 else split_scale(core)
 
 
 def largest_part(
