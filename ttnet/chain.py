@@ -43,6 +43,28 @@ def check_shape(shape: Sequence[int], name: str) -> tuple[int, ...]:
     return tuple(int(size) for size in shape)
 
 
+def check_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    """Give a dtype that cores may have; torch's default one for None.
+
+    Args:
+        dtype: A floating or complex dtype, or None.
+
+    Returns:
+        The dtype.
+
+    Raises:
+        TTTypeError: If it is no such dtype.
+
+    Example:
+        >>> check_dtype(None), check_dtype(torch.complex64)
+        (torch.float32, torch.complex64)
+    """
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if not isinstance(dtype, torch.dtype) or not (dtype.is_floating_point or dtype.is_complex):
+        raise TTTypeError(f"dtype is {dtype}; expected a floating or complex torch.dtype.")
+    return dtype
+
+
 def shorten(values: Sequence[object]) -> str:
     """Write a tuple, with its middle left out if it is long.
 
@@ -194,6 +216,7 @@ class CoreChain:
             >>> ttnet.ones((2, 3)).to(torch.complex64).dtype
             torch.complex64
         """
+        check_dtype(torch.empty(0).to(*args, **kwargs).dtype)  # before torch warns of imaginary parts
         return type(self)([core.to(*args, **kwargs) for core in self._cores])
 
     def clone(self) -> Self:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ttnet.chain import check_shape
+from ttnet.chain import check_dtype, check_shape
 from ttnet.decomposition import as_dense
-from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.errors import TTShapeError, TTValueError
 from ttnet.memory import check_memory
 from ttnet.tensor_train import TensorTrain
 from ttnet.truncation import check_ranks
@@ -55,7 +55,7 @@ def random(
         TensorTrain([4]-2-[4]-2-[4], float32)
     """
     shape = check_shape(shape, "shape")
-    dtype = _check_dtype(dtype)
+    dtype = check_dtype(dtype)
     inner = check_ranks(rank, max(0, len(shape) - 1), "rank")
     if seed is not None and generator is not None:
         raise TTValueError("seed and generator are both given; give one of them, or neither.")
@@ -153,7 +153,7 @@ def eye(
         TTMatrix([2x2]-1-[3x3], float32)
     """
     shape = check_shape(shape, "shape")
-    dtype = _check_dtype(dtype)
+    dtype = check_dtype(dtype)
     if not shape:
         raise TTShapeError("shape is (); expected at least one mode.")
     where = torch.empty(0, device=device).device
@@ -195,7 +195,7 @@ def arange(
         return zeros(shape, dtype=dtype, device=device)
     cores = []
     for size in shape:  # the row vector (1, number so far) goes from core to core
-        core = torch.zeros(2, size, 2, dtype=_check_dtype(dtype), device=device)
+        core = torch.zeros(2, size, 2, dtype=check_dtype(dtype), device=device)
         core[0, :, 0] = 1
         core[0, :, 1] = torch.arange(size, device=device)
         core[1, :, 1] = size
@@ -247,13 +247,6 @@ def _constant(
     value: float, shape: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
 ) -> TensorTrain:
     shape = check_shape(shape, "shape")
-    dtype = _check_dtype(dtype)
+    dtype = check_dtype(dtype)
     modes = [[size] for size in shape] or [[]]
     return TensorTrain([torch.full((1, *sizes, 1), value, dtype=dtype, device=device) for sizes in modes])
-
-
-def _check_dtype(dtype: torch.dtype | None) -> torch.dtype:
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    if not isinstance(dtype, torch.dtype) or not (dtype.is_floating_point or dtype.is_complex):
-        raise TTTypeError(f"dtype is {dtype}; expected a floating or complex torch.dtype.")
-    return dtype

@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -205,8 +206,12 @@ def test_to_and_detach():
     x = ttnet.ones((2, 3))
     assert x.to(torch.float64).dtype == torch.float64
     assert x.to("meta").device.type == "meta"
-    with pytest.raises(TTTypeError, match=r"cores\[0\] has dtype torch.int64"):
-        x.to(torch.int64)
+    for dtype in (torch.float32, torch.complex64):
+        with (
+            warnings.catch_warnings(action="error"),
+            pytest.raises(TTTypeError, match=r"dtype is torch\.int64; expected"),
+        ):
+            x.to(dtype).to(torch.int64)
     core = torch.ones(1, 3, 1, requires_grad=True)
     assert not TensorTrain([core]).detach().cores[0].requires_grad
     TensorTrain([core]).to(torch.float64).full().sum().backward()
