@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ttnet.linalg import r_factor
-from ttnet.memory import check_memory
+from ttnet.memory import check_memory, check_product
 from ttnet.scales import Exponent, compute_dtype, powers_of_two, real_dtype, split_scale, times_power_of_two
 from ttnet.train_scales import level, split_scales
 
@@ -118,6 +118,8 @@ def hadamard(
     """
     if a[0].ndim == 2:
         return [a[0] * b[0]]
+    dtype = torch.promote_types(a[0].dtype, b[0].dtype)
+    check_product(max(x.numel() * len(y) * y.shape[-1] for x, y in zip(a, b, strict=True)), dtype, a[0].device)
     products = []
     for x, y in zip(a, b, strict=True):
         product = x[:, None, :, :, None] * y[None, :, :, None, :]  # (r, s, n, r', s')

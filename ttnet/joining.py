@@ -15,7 +15,7 @@ from ttnet.chain import CoreChain, shorten
 from ttnet.dims import check_dim
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.indexing import index
-from ttnet.memory import check_memory
+from ttnet.memory import check_memory, check_product
 from ttnet.scales import compute_dtype
 from ttnet.tensor_train import TensorTrain
 from ttnet.train_scales import join_scale, level, split_scales
@@ -201,6 +201,7 @@ def kron(a: TensorTrain | TTMatrix, b: TensorTrain | TTMatrix) -> TensorTrain | 
     (left, exponent_a), (right, exponent_b) = (
         split_scales(index(train.cores, (None,) * (order - len(train.shape))), compute_dtype(dtype)) for train in (a, b)
     )
+    check_product(max(x.numel() * y.numel() for x, y in zip(left, right, strict=True)), dtype, a.device)
     products = [_kron(x, y) for x, y in zip(left, right, strict=True)]  # (r s, n m, r' s')
     return TensorTrain(join_scale(products, exponent_a + exponent_b, dtype))
 

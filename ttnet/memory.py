@@ -34,3 +34,21 @@ def check_memory(count: int, dtype: torch.dtype, device: torch.device, *, what: 
         f"{what} has {spell_count(count)} entries, more than this machine's memory of {_MEMORY / 2**30:.0f} GiB can "
         f"hold; {advice}"
     )
+
+
+def check_product(largest: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse a product of trains with a core that is larger than this machine's memory.
+
+    Args:
+        largest: The number of entries of the product's largest core.
+        dtype: Its dtype.
+        device: Where it is to be made.
+
+    Raises:
+        TTValueError: If it is larger.
+
+    Example:
+        >>> check_product(10**6, torch.float32, torch.device("cpu"))
+    """
+    advice = "ranks multiply in products, so round the operands first."
+    check_memory(largest, dtype, device, what="the largest core of the product", advice=advice)

@@ -119,9 +119,11 @@ def _scale_of(
 ) -> tuple[float | Tensor, Exponent]:
     """Give `2**-e` and e which bring the largest real or imaginary part to [0.5, 1), as constants.
 
-    They are 1 and 0 if that is zero, infinite or NaN. If it is subnormal, e is the least one for which `2**-e` is a
-    number.
+    They are 1 and 0 if that is zero, infinite or NaN, or there is none. If it is subnormal, e is the least one for
+    which `2**-e` is a number.
     """
+    if not x.numel():
+        return 1.0, 0
     x = x.detach()
     # By the two extremes, so that no array of absolute values is formed.
     least, greatest = torch.aminmax(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x)
@@ -223,7 +225,7 @@ def split_scale(
     """Split a tensor into entries of size at most one and a power of two: `x = y * 2**exponent`, exactly.
 
     Args:
-        x: A tensor of at least one entry, of any floating or complex dtype.
+        x: A tensor of any shape and any floating or complex dtype.
 
     Returns:
         `y`, of the shape and dtype of `x`, whose largest real or imaginary part lies in [0.5, 1) (below if it is

@@ -14,7 +14,8 @@ from ttnet import arithmetic, reductions
 from ttnet.chain import CoreChain, check_scalar, check_shape, shorten
 from ttnet.decomposition import as_dense, tt_svd
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.scales import compute_dtype, times_power_of_two
+from ttnet.memory import check_product
+from ttnet.scales import compute_dtype, split_scale, times_power_of_two
 from ttnet.tensor_train import TensorTrain
 from ttnet.train_scales import join_scale, split_scales
 
@@ -336,6 +337,8 @@ class TTMatrix(CoreChain):
                 f"{shorten(inner)}; they must be equal."
             )
         dtype = torch.promote_types(self.dtype, other.dtype)
+        sizes = [a.numel() * b.numel() // a.shape[2] ** 2 for a, b in zip(self._cores, other.cores, strict=True)]
+        check_product(max(sizes, default=0), dtype, self.device)
         (left, exponent_a), (right, exponent_b) = (split_scales(x.cores, compute_dtype(dtype)) for x in (self, other))
         cores = []
         for a, b in zip(left, right, strict=True):
@@ -371,11 +374,13 @@ class TTMatrix(CoreChain):
         dtype = torch.promote_types(self.dtype, x.dtype)
         cores, exponent = split_scales(self._cores, compute_dtype(dtype))
         columns = x.to(compute_dtype(dtype)).movedim(-2, 0)  # (N, *batch, columns)
-        y = columns.reshape(1, self.shape[1], -1)
+        y, step = split_scale(columns.reshape(1, self.shape[1], -1))
+        exponent = exponent + step
         for core in cores:
             rank, _, n, _ = core.shape
             y = y.reshape(rank, n, -1)  # (r, n_k, n_{k+1} ... n_d * batch * m_1 ... m_{k-1})
-            y = torch.tensordot(core, y, ([0, 2], [0, 1])).permute(1, 2, 0)  # (r', rest, m_k)
+            y, step = split_scale(torch.tensordot(core, y, ([0, 2], [0, 1])).permute(1, 2, 0))  # (r', rest, m_k)
+            exponent = exponent + step
         y = times_power_of_two(y, exponent).to(dtype)
         return y.reshape(*columns.shape[1:], self.shape[0]).movedim(-1, -2)
 

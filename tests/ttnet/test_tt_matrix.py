@@ -233,3 +233,30 @@ def test_gradients(dtype):
         lambda w: w.to_train().full(),
     ]:
         assert gradcheck(lambda *c, function=function: function(TTMatrix(c)), cores)
+
+
+def test_dense_operands_of_any_scale():
+    w = TTMatrix([torch.full((1, 2, 3, 1), 1e-100, dtype=torch.float64)] * 2)
+    x = torch.full((9, 2), 1e307, dtype=torch.float64)
+    torch.testing.assert_close(w @ x, torch.full((4, 2), 9e107, dtype=torch.float64))
+    long = TTMatrix([torch.full((1, 1, 1, 1), 2.0 ** (900 * (-1) ** (k // 3)), dtype=torch.float64) for k in range(12)])
+    torch.testing.assert_close(long @ x[:1], x[:1])
+    assert (w @ x[:, :0]).shape == (4, 0)
+
+
+def test_products_that_do_not_fit_are_refused_before_they_are_made():
+    wide = torch.ones(1).expand(1, 2, 2, 200_000), torch.ones(1).expand(200_000, 2, 2, 1)
+    w = TTMatrix(wide)
+    x = TensorTrain([wide[0][:, :, 0], wide[1][:, :, 0]])
+    products = [
+        lambda: w @ w,
+        lambda: w @ x,
+        lambda: w * w,
+        lambda: x * x,
+        lambda: ttnet.kron(x, x),
+    ]
+    for product in products:
+        with pytest.raises(
+            TTValueError, match="the largest core of the product has .* entries, more than .*round the op"
+        ):
+            product()
