@@ -15,6 +15,7 @@ from ttnet import TTMatrix, plan
 from ttnet.chain import check_shape
 from ttnet.errors import TTShapeError, TTValueError
 from ttnet.modes import capped_ranks, choose_paired_modes, num_parameters
+from ttnet.scales import compute_dtype
 from ttnet_llm.train_matrix import load_cores
 
 
@@ -186,7 +187,9 @@ class PairedMatrix(nn.Module):
 
     def chain(self) -> list[Tensor]:
         """Contract the cores to the matrices whose product is this one: the one matrix, of shape `(rows, cols)`."""
-        return [self._plan(*self.cores).reshape(self.layout.rows, self.layout.cols)]
+        dtype = self.cores[0].dtype
+        cores = [core.to(compute_dtype(dtype)) for core in self.cores]  # small products are slow in half precision
+        return [self._plan(*cores).reshape(self.layout.rows, self.layout.cols).to(dtype)]
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Give the matrix as a product of two, of which the one on the thinner side is an identity.

@@ -15,6 +15,7 @@ from ttnet import tt_svd
 from ttnet.contraction import plan_chain
 from ttnet.errors import TTValueError
 from ttnet.modes import capped_ranks, choose_modes, num_parameters
+from ttnet.scales import compute_dtype
 from ttnet_llm.thin import thin_svd
 
 # The published modes of whole (dimension x bottleneck) matrices, in row-major order (arXiv:2402.11417, appendix).
@@ -38,6 +39,7 @@ _FLOP = 1 / 7e10
 _THIN_FLOP = 1 / 5e9  # of tokens times a factor of fewer than 16 columns, in single precision
 _TOKEN_CALL = 1e-6  # for each token and core of the rows, as these are batched products
 _NARROW = 16  # products with fewer columns take as long as those with so many
+_HALF_CALLS = 80e-6  # of casting factors to half precision and calling two products in it
 _MOST_FEW_TOKENS = 32
 
 
@@ -232,8 +234,11 @@ class TrainMatrix(nn.Module):
             nn.init.zeros_(self.cores[0])
 
     def _cut_cores(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The cores on either side of the cut."""
+        """The cores on either side of the cut, in single precision at least: so small products are slow in half."""
         cores: list[Tensor] = [getattr(self.cores, name) for name in self._names]  # iterating takes five times as long
+        wide = compute_dtype(cores[0].dtype)
+        if wide != cores[0].dtype:
+            cores = [core.to(wide) for core in cores]
         if self._split_shape is not None:
             cores[self._split] = cores[self._split].view(self._split_shape)
         return cores[: self._split + 1], cores[self._split + 1 :]
@@ -253,7 +258,8 @@ class TrainMatrix(nn.Module):
         if self._split_columns > 1:
             eye = torch.eye(self._split_columns, dtype=right.dtype, device=right.device)
             right = torch.kron(eye, right)
-        return left, right
+        dtype = self.cores[0].dtype
+        return left.to(dtype), right.to(dtype)
 
     @property
     def few_tokens(self) -> int:
@@ -276,11 +282,10 @@ class TrainMatrix(nn.Module):
         each = k * _TOKEN_CALL + flops * _FLOP
         if single and layout.cut_rank < _NARROW:
             each -= thin[0] * (_THIN_FLOP - _FLOP)
-        forming = (self._left_plan.flops + self._right_plan.flops) * _FLOP
+        forming = (self._left_plan.flops + self._right_plan.flops) * _FLOP + (0 if single else _HALF_CALLS)
         if each * _MOST_FEW_TOKENS <= forming:
             return _MOST_FEW_TOKENS
-        # Half precision is slow in the small products that form factors, so that one token never pays for them.
-        return max(int(forming / each), 0 if single else 1)
+        return int(forming / each)
 
     def multiply(
         self,
@@ -305,14 +310,14 @@ class TrainMatrix(nn.Module):
         """
         left_cores, right_cores = self._cut_cores()
         tokens, rest = x.shape
-        state = x
+        state = x.to(left_cores[0].dtype)
         for core in left_cores:  # the state is (tokens, r n, modes to come), and becomes (tokens, r', modes to come)
             matrix = core.flatten(0, 1)
             rest //= core.shape[1]
             state = torch.bmm(matrix.mT.expand(tokens, -1, -1), state.reshape(tokens, len(matrix), rest))
         for core in right_cores:  # the state is (tokens, modes so far, r), and becomes (tokens, modes so far n, r')
             state = torch.mm(state.reshape(-1, len(core)), core.flatten(1))
-        return state.reshape(tokens, self.layout.cols)
+        return state.reshape(tokens, self.layout.cols).to(x.dtype)
 
     def chain(self) -> list[Tensor]:
         """Give the thin matrices whose product is this one; see `factors`."""

@@ -258,3 +258,12 @@ def choose(modes: object, rank: object = 2) -> PairedLayout:
 def test_bad_input_is_named(call: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         call()  # type: ignore[operator]
+
+
+@given(layout=layouts())
+def test_half_precision_is_rounded_once(layout: PairedLayout) -> None:
+    matrix = PairedMatrix(layout)
+    matrix.reset_parameters(1.0)
+    (weight,) = matrix.to(torch.bfloat16).chain()
+    (expected,) = matrix.float().chain()
+    assert torch.equal(weight, expected.to(torch.bfloat16))

@@ -144,11 +144,11 @@ def test_multiplying_by_published_modes(size: tuple[int, int], modes: tuple[int,
 @pytest.mark.parametrize(
     ("rows", "cols", "rank", "single", "half"),
     [
-        (4096, 4096, 5, 32, 1),  # the thin product is slow in single precision
-        (4096, 4096, 16, 11, 11),
-        (4096, 64, 16, 6, 6),
-        (768, 768, 5, 0, 1),
-        (768, 768, 16, 3, 3),
+        (4096, 4096, 5, 32, 15),  # the thin product is slow in single precision
+        (4096, 4096, 16, 11, 24),
+        (4096, 64, 16, 6, 21),
+        (768, 768, 5, 0, 19),
+        (768, 768, 16, 3, 23),
         (48, 32, 32, 0, 0),  # one dense core
     ],
 )
@@ -156,6 +156,25 @@ def test_how_few_tokens_go_core_by_core(rows: int, cols: int, rank: int, single:
     matrix = make(rows, cols, rank)
     assert matrix.few_tokens == matrix.double().few_tokens == single
     assert matrix.bfloat16().few_tokens == half
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@given(rows=SIZES, cols=SIZES, rank=RANKS)
+def test_half_precision_is_rounded_once(dtype: torch.dtype, rows: int, cols: int, rank: int) -> None:
+    matrix = make(rows, cols, rank).to(dtype)
+    x = torch.randn(3, rows, dtype=dtype)
+    factors, y = matrix.factors(), matrix.multiply(x)
+    sum(factor.float().sum() for factor in factors).backward()
+    gradients = [core.grad for core in matrix.cores]
+    wide = TrainMatrix(matrix.layout)
+    wide.load_state_dict(matrix.state_dict())
+    expected = wide.factors()
+    for factor, reference in zip(factors, expected, strict=True):
+        assert torch.equal(factor, reference.to(dtype))
+    assert torch.equal(y, wide.multiply(x.float()).to(dtype))
+    sum(factor.to(dtype).float().sum() for factor in expected).backward()
+    for gradient, core in zip(gradients, wide.cores, strict=True):
+        assert torch.equal(gradient, core.grad.to(dtype))
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=3, max_size=6))
