@@ -34,6 +34,7 @@ from ttnet._optimizers import OPTIMIZERS, Optimize, Path, PathFinder, as_optimiz
 from ttnet._steps import Arrangement, Reduction, Step, arrange, compile_reduction, compile_step
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError, spell_count
 from ttnet.memory import check_memory
+from ttnet.scales import compute_dtype
 
 __all__ = ["OPTIMIZERS", "ContractionPlan", "contract", "contract_chain", "plan", "plan_chain"]
 
@@ -88,7 +89,8 @@ class ContractionPlan:
 
         Args:
             tensors: One tensor for each operand, all on one device. Different dtypes are promoted as
-                `torch.result_type` promotes them.
+                `torch.result_type` promotes them. On the CPU, bfloat16 and float16 are computed in float32, where
+                small products are faster, and cast back; other devices sum their products so by themselves.
 
         Returns:
             The contraction, with dimensions in the order of the output indices. Where there is nothing to
@@ -125,6 +127,9 @@ class ContractionPlan:
             what="the largest intermediate of this contraction",
             advice="plan it with a memory_limit, or contract for a part of an index at a time.",
         )
+        wide = compute_dtype(dtype) if device.type == "cpu" else dtype
+        if wide != dtype:
+            operands = [operand.to(wide) for operand in operands]
         for reduction in self._reductions:
             operands[reduction.operand] = reduction.apply(operands[reduction.operand])
         for left, right, left_layout, right_layout, kind, _, _ in self._steps:
@@ -139,7 +144,7 @@ class ContractionPlan:
                 operands.append(torch.bmm(a, b))
             else:
                 operands.append(a * b)
-        result = operands[0]
+        result = operands[0] if wide == dtype else operands[0].to(dtype)
         return result if self._result_layout is None else self._result_layout.apply(result)
 
     def __str__(self) -> str:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ttnet
+from tests.ttnet.strategies import draw_tensor
 from ttnet.contraction import OPTIMIZERS, contract, contract_chain, plan, plan_chain
 from ttnet.errors import MissingExtraError, TTShapeError, TTTypeError, TTValueError
 
@@ -96,6 +97,15 @@ def test_second_gradients():
     shapes = [(2, 2, 3), (3, 4), (2, 3)]
     tensors = [tensor.requires_grad_() for tensor in tensors_of(shapes)]
     assert torch.autograd.gradgradcheck(plan("iij,jk,bj->bi", *shapes), tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_once(dtype):
+    tensors = [draw_tensor((5, 5), dtype, seed) for seed in range(6)]
+    value = contract("ab,bc,cd,de,ef,fg->ag", *tensors)
+    assert value.dtype == dtype
+    expected = torch.linalg.multi_dot([tensor.double() for tensor in tensors])
+    assert torch.linalg.vector_norm(value.double() - expected) <= torch.finfo(dtype).eps / 2 * expected.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32, torch.int64])
