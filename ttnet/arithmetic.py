@@ -127,10 +127,10 @@ def hadamard(
     return products
 
 
-def dot(
+def dot_and_exponent(
     a: Sequence[Tensor],  # each (r, n, r')
     b: Sequence[Tensor],  # each (s, n, s')
-) -> Tensor:
+) -> tuple[Tensor, Exponent]:
     """Sum conj(a) * b over all entries, in O(order * n * r**3) (Oseledets 2011, Algorithm 4).
 
     Args:
@@ -138,17 +138,19 @@ def dot(
         b: The cores of a train of the same shape.
 
     Returns:
-        A tensor of shape ().
+        A tensor of shape (), of single precision at least, and an exponent: the sum is the one times 2 to the power of
+        the other.
 
     Example:
-        >>> one = [torch.ones(1, 2, 1), torch.ones(1, 2, 1)]
-        >>> dot(one, one)
-        tensor(4.)
+        >>> value, exponent = dot_and_exponent([torch.ones(1, 4, 1)] * 2, [torch.ones(1, 4, 1)] * 2)
+        >>> value * 2**exponent
+        tensor(16.)
     """
+    dtype = compute_dtype(torch.promote_types(a[0].dtype, b[0].dtype))
     if a[0].ndim == 2:
-        return (a[0].conj() * b[0]).reshape(())
-    dtype = torch.promote_types(a[0].dtype, b[0].dtype)
-    scaled, exponent = split_scales([*a, *b], compute_dtype(dtype))
+        (x, y), exponent = split_scales([a[0], b[0]], dtype)
+        return (x.conj() * y).reshape(()), exponent
+    scaled, exponent = split_scales([*a, *b], dtype)
     x, y = scaled[0].flatten(0, 1), scaled[len(a)].flatten(0, 1)  # (n, r'), (n, s')
     left = x.mH @ y  # (r', s'): the product of all cores so far
     for x, y in zip(scaled[1 : len(a)], scaled[len(a) + 1 :], strict=True):
@@ -156,7 +158,59 @@ def dot(
         exponent = exponent + step
         right = (left @ y.flatten(1)).reshape(-1, y.shape[-1])  # (r n, s')
         left = x.flatten(0, 1).mH @ right
-    return times_power_of_two(left, exponent).reshape(()).to(dtype)
+    return left.reshape(()), exponent
+
+
+def dot(
+    a: Sequence[Tensor],  # each (r, n, r')
+    b: Sequence[Tensor],  # each (s, n, s')
+) -> Tensor:
+    """Sum conj(a) * b over all entries.
+
+    Args:
+        a: The cores of a train, which is conjugated.
+        b: The cores of a train of the same shape.
+
+    Returns:
+        A tensor of shape (); infinite or zero if the sum leaves the range of the dtype.
+
+    Example:
+        >>> one = [torch.ones(1, 2, 1), torch.ones(1, 2, 1)]
+        >>> dot(one, one)
+        tensor(4.)
+    """
+    value, exponent = dot_and_exponent(a, b)
+    return times_power_of_two(value, exponent).to(torch.promote_types(a[0].dtype, b[0].dtype))
+
+
+def slogdot(
+    a: Sequence[Tensor],  # each (r, n, r')
+    b: Sequence[Tensor],  # each (s, n, s')
+) -> tuple[Tensor, Tensor]:
+    """Give the sum of conj(a) * b over all entries as a sign and the logarithm of its size, which never overflows.
+
+    Args:
+        a: The cores of a train, which is conjugated.
+        b: The cores of a train of the same shape.
+
+    Returns:
+        Two tensors of shape (), as `TensorTrain.slogdot` gives them.
+
+    Example:
+        >>> slogdot([torch.full((1, 1, 1), -1e30)] * 1001, [torch.full((1, 1, 1), 1e30)] * 1001)
+        (tensor(-1.), tensor(138293.2...))
+    """
+    value, exponent = dot_and_exponent(a, b)
+    dtype = torch.promote_types(a[0].dtype, b[0].dtype)
+    return value.sgn().to(dtype), _log(value.abs(), exponent).to(real_dtype(dtype))
+
+
+def _log(
+    value: Tensor,  # (), real
+    exponent: Exponent,
+) -> Tensor:
+    """Give the natural logarithm of value * 2**exponent."""
+    return value.log() + math.log(2) * torch.as_tensor(exponent, dtype=value.dtype, device=value.device)
 
 
 def norm_and_exponent(
@@ -224,5 +278,4 @@ def log_norm(
         tensor(69077.5...)
     """
     value, exponent = norm_and_exponent(cores)
-    exponent = torch.as_tensor(exponent, dtype=value.dtype, device=value.device)
-    return (value.log() + math.log(2) * exponent).to(real_dtype(cores[0].dtype))
+    return _log(value, exponent).to(real_dtype(cores[0].dtype))

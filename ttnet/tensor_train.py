@@ -87,7 +87,7 @@ class TensorTrain(CoreChain):
             other: A train of the same shape, on the same device.
 
         Returns:
-            A tensor of shape (), of the promoted dtype.
+            A tensor of shape (), of the promoted dtype; `slogdot` serves where the sum leaves the range of that.
 
         Raises:
             TTTypeError: If `other` is not a train.
@@ -99,10 +99,37 @@ class TensorTrain(CoreChain):
             >>> ttnet.ones((2, 3)).dot(ttnet.ones((2, 3)))
             tensor(6.)
         """
+        self._check_operand(other)
+        return arithmetic.dot(self._cores, other._cores)
+
+    def slogdot(self, other: TensorTrain) -> tuple[Tensor, Tensor]:
+        """Compute `dot` in scaled form, for trains whose inner product is no number of the dtype.
+
+        Args:
+            other: A train of the same shape, on the same device.
+
+        Returns:
+            Two tensors of shape (), as `torch.linalg.slogdet` gives them: the sign, or for complex dtypes the phase,
+            of the promoted dtype, and the natural logarithm of the size; 0 and minus infinity for 0.
+
+        Raises:
+            TTTypeError: If `other` is not a train.
+            TTShapeError: If the shapes differ.
+            TTValueError: If the devices differ.
+
+        Example:
+            >>> import ttnet
+            >>> x = ttnet.ones((4,) * 1000)
+            >>> x.slogdot(-x)
+            (tensor(-1.), tensor(1386.294...))
+        """
+        self._check_operand(other)
+        return arithmetic.slogdot(self._cores, other._cores)
+
+    def _check_operand(self, other: TensorTrain) -> None:
         if not isinstance(other, TensorTrain):
             raise TTTypeError(f"other is a {type(other).__name__}; expected a TensorTrain.")
         self._check_alike(other)
-        return arithmetic.dot(self._cores, other._cores)
 
     def norm(self) -> Tensor:
         """Compute the Frobenius norm, by orthogonalisation and so without cancellation.

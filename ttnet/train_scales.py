@@ -105,7 +105,11 @@ def _fibre_sizes(
     """Give the logarithms of the norms over all modes, to base 2."""
     sizes = squares.log2() / 2 + exponent
     # The squares of what is far below the largest entry are zero.
-    return torch.maximum(sizes, core.detach().abs().flatten(1, -2).amax(1).double().log2()) if core.numel() else sizes
+    return (
+        torch.maximum(sizes, core.detach().abs().reshape(len(core), -1, core.shape[-1]).amax(1).double().log2())
+        if core.numel()
+        else sizes
+    )
 
 
 def _evening_powers(

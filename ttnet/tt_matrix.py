@@ -240,10 +240,36 @@ class TTMatrix(CoreChain):
             >>> ttnet.eye((2, 3)).dot(ttnet.eye((2, 3)))
             tensor(6.)
         """
+        self._check_operand(other)
+        return self.to_train().dot(other.to_train())
+
+    def slogdot(self, other: TTMatrix) -> tuple[Tensor, Tensor]:
+        """Compute `dot` in scaled form, for operators whose inner product is no number of the dtype.
+
+        Args:
+            other: A TT-matrix of the same modes, on the same device.
+
+        Returns:
+            The sign, or phase, and the natural logarithm of the size; see `TensorTrain.slogdot`.
+
+        Raises:
+            TTTypeError: If `other` is not a TT-matrix.
+            TTShapeError: If the modes differ.
+            TTValueError: If the devices differ.
+
+        Example:
+            >>> import ttnet
+            >>> x = ttnet.eye((4,) * 1000)
+            >>> x.slogdot(-x)
+            (tensor(-1.), tensor(1386.294...))
+        """
+        self._check_operand(other)
+        return self.to_train().slogdot(other.to_train())
+
+    def _check_operand(self, other: TTMatrix) -> None:
         if not isinstance(other, TTMatrix):
             raise TTTypeError(f"other is a {type(other).__name__}; expected a TTMatrix.")
         self._check_alike(other)
-        return self.to_train().dot(other.to_train())
 
     def trace(self) -> Tensor:
         """Sum the diagonal, which `ttnet.diag` gives as a train.

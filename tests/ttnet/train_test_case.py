@@ -236,6 +236,23 @@ class TrainTestCase:
         assert x.log_norm().dtype == x.dtype.to_real()
         assert float(x.log_norm()) == pytest.approx(expected, abs=self.tolerance(x) + 1e-7, rel=self.tolerance(x))
 
+    def test_dot_in_scaled_form(self):
+        x, y = self.create(0), self.create(1)
+        for a, b in [(x, x), (x, -x), (x, y), (x * 2j, x)]:
+            sign, size = a.slogdot(b)
+            assert sign.shape == size.shape == ()
+            assert sign.dtype == torch.promote_types(a.dtype, b.dtype)
+            assert size.dtype == sign.dtype.to_real()
+            if "dense" not in self.lacks:
+                dot = complex((wide(dense(a)).conj() * wide(dense(b))).sum())
+                slack = self.tolerance(x) * float((a.log_norm() + b.log_norm()).exp())
+                assert abs(complex(sign) * math.exp(float(size)) - dot) <= 4 * slack
+        # Of itself it is the squared norm, whether that is a number of the dtype or not.
+        sign, size = x.slogdot(x)
+        expected = 2 * log_norm_by_definition(x)
+        assert complex(sign) == pytest.approx(0 if expected == -math.inf else 1, abs=self.tolerance(x))
+        assert float(size) == pytest.approx(expected, abs=4 * self.tolerance(x) + 1e-7, rel=self.tolerance(x))
+
     def test_conjugate(self):
         x, _, a, _ = self.operands()
         self.check(x.conj(), a.conj(), x)
