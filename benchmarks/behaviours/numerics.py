@@ -193,6 +193,16 @@ def long_rounding(lib: Library) -> str:
     return f"{error:.1e}"
 
 
+@behaviour(SCALES, "The norm, and rounding to 1e-6, where one core has columns near 1e170 and 1e-170")
+def uneven_bond(lib: Library) -> str:
+    first, last = random_cores((20, 20), 2)
+    powers = torch.tensor([1e170, 1e-170], dtype=torch.float64)
+    train = lib.build([first * powers, last / powers[:, None, None]])
+    expected = torch.tensordot(first, last, 1).squeeze()
+    text = close(lib.norm(train), torch.linalg.vector_norm(expected), 1e-10)
+    return f"{text}, {close(lib.dense(lib.round(train, eps=1e-6)).reshape(20, 20), expected, 1e-6)}"
+
+
 @behaviour(SCALES, "Full tensors of 2**40 entries are refused at once")
 def refuse_vast(lib: Library) -> str:
     train = lib.build([torch.ones(1, 2, 1, dtype=torch.float64)] * 40)
