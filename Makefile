@@ -10,7 +10,7 @@ CONFORMANCE_PART ?= quick
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help venv demo test test-slow conformance lint bench peers docs clean
+.PHONY: help venv demo test test-slow coverage conformance lint bench peers docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -30,6 +30,9 @@ test: venv ## the tests, without the slow ones
 
 test-slow: venv ## the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m slow
+
+coverage: venv ## the branches of ttnet that its tests take; fails below 95 %
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --cov=ttnet --cov-branch --cov-report=term:skip-covered --cov-fail-under=95 tests/ttnet ttnet
 
 conformance: venv ## PEFT's own tests on our methods (CONFORMANCE_PART=quick, lm, quant or compile)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance $(CONFORMANCE_PART) -n $(TEST_WORKERS)
@@ -55,4 +58,4 @@ docs: venv ## build the documentation into site/
 	$(BIN)/python -m mkdocs build --strict
 
 clean: ## remove everything that make created
-	rm -rf $(VENV) $(PEERS) site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(PEERS) site runs .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
