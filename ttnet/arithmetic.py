@@ -46,7 +46,7 @@ def full(
         advice="take a part of the train by indexing, or work on the train itself.",
     )
     if len(cores) == 1:
-        return cores[0].reshape(shape)
+        return cores[0].reshape(shape).clone()  # what one writes to it is not to reach the core
     # Scales apart, so that large and small cores meet before anything overflows.
     scaled, exponent = split_scales(cores, compute_dtype(cores[0].dtype))
     first, *middle, last = scaled

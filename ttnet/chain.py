@@ -13,6 +13,11 @@ from torch import Tensor
 
 from ttnet.drawing import draw_chain
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.scales import compute_dtype, max_exponent, real_dtype
+from ttnet.train_scales import join_scale, split_scales
+
+_REALS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = frozenset((*_REALS, torch.complex128, torch.complex64, torch.complex32))
 
 
 def check_shape(shape: Sequence[int], name: str) -> tuple[int, ...]:
@@ -60,9 +65,36 @@ def check_dtype(dtype: torch.dtype | None) -> torch.dtype:
         (torch.float32, torch.complex64)
     """
     dtype = torch.get_default_dtype() if dtype is None else dtype
-    if not isinstance(dtype, torch.dtype) or not (dtype.is_floating_point or dtype.is_complex):
-        raise TTTypeError(f"dtype is {dtype}; expected a floating or complex torch.dtype.")
+    if dtype not in _DTYPES:
+        raise TTTypeError(f"dtype is {dtype}; expected a floating or complex torch.dtype of 16 bits or more.")
     return dtype
+
+
+def check_plain(
+    x: Tensor,  # (...)
+    name: str,
+) -> Tensor:
+    """Refuse a tensor that torch knows hardly any operations for.
+
+    Args:
+        x: Any tensor.
+        name: What to call it in the message.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        TTTypeError: If it is sparse, nested or quantised, or of fewer than 16 bits.
+
+    Example:
+        >>> check_plain(torch.ones(2), "x")
+        tensor([1., 1.])
+    """
+    if x.is_nested or x.layout != torch.strided:
+        raise TTTypeError(f"{name} is sparse or nested; expected a dense tensor, as to_dense() gives.")
+    if x.is_quantized or (x.is_floating_point() and x.dtype not in _DTYPES):
+        raise TTTypeError(f"{name} has dtype {x.dtype}; expected one of at least 16 bits: convert it first.")
+    return x
 
 
 def shorten(values: Sequence[object]) -> str:
@@ -142,6 +174,7 @@ class CoreChain:
                 raise TTTypeError(
                     f"cores[{k}] has dtype {core.dtype}; expected a floating or complex dtype: convert it first."
                 )
+            check_plain(core, f"cores[{k}]")
             if not self._is_core_shape(core.shape):
                 raise TTShapeError(f"cores[{k}] has shape {tuple(core.shape)}; {expected}.")
             if 0 in core.shape:
@@ -206,7 +239,8 @@ class CoreChain:
             **kwargs: As for `torch.Tensor.to`.
 
         Returns:
-            The converted value; gradients flow through it.
+            The converted value; gradients flow through it. Where a core would leave the range of a smaller dtype,
+            powers of two move between the cores.
 
         Raises:
             TTTypeError: If the dtype is neither floating nor complex.
@@ -216,8 +250,14 @@ class CoreChain:
             >>> ttnet.ones((2, 3)).to(torch.complex64).dtype
             torch.complex64
         """
-        check_dtype(torch.empty(0).to(*args, **kwargs).dtype)  # before torch warns of imaginary parts
-        return type(self)([core.to(*args, **kwargs) for core in self._cores])
+        dtype = check_dtype(torch.empty(0, dtype=real_dtype(self.dtype)).to(*args, **kwargs).dtype)
+        cores: Sequence[Tensor] = self._cores
+        reach = math.log2(torch.finfo(dtype).max) - 8
+        if reach < math.log2(torch.finfo(self.dtype).max) - 8:
+            sizes = [max_exponent(core) for core in cores]
+            if any(not isinstance(size, int) or abs(size) > reach for size in sizes):
+                cores = join_scale(*split_scales(cores, compute_dtype(self.dtype)), dtype)
+        return type(self)([core.to(*args, **kwargs) for core in cores])
 
     def clone(self) -> Self:
         """Copy all cores; gradients flow through the copy.

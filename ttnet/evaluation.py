@@ -13,6 +13,7 @@ from torch import Tensor
 from ttnet.errors import TTIndexError, TTShapeError, TTTypeError
 from ttnet.scales import Exponent, compute_dtype, powers_of_two, read, split_row_scales
 from ttnet.tensor_train import TensorTrain
+from ttnet.train_scales import even_bonds
 
 _CHUNK = 2**20  # entries of core slices gathered at a time
 
@@ -69,8 +70,10 @@ def scaled_slices(tt: TensorTrain) -> Slices:
         >>> slices.flatten(), exponents.tolist()
         (tensor([0.7500, 0.5000]), [3, 1])
     """
-    cores = [core.to(compute_dtype(tt.dtype)) for core in tt.cores]
-    return [split_row_scales(core.movedim(1, 0)) for core in cores] if tt.ndim else [split_row_scales(cores[0][None])]
+    cores, exponent = even_bonds([core.to(compute_dtype(tt.dtype)) for core in tt.cores])
+    slices = [split_row_scales(core.movedim(1, 0) if tt.ndim else core[None]) for core in cores]
+    first, steps = slices[0]
+    return [(first, steps + exponent), *slices[1:]]
 
 
 def scaled_entries(
@@ -115,6 +118,8 @@ def _check_indices(indices: object, tt: TensorTrain) -> Tensor:
         indices = torch.from_numpy(indices.astype(np.int64))
     if not isinstance(indices, Tensor):
         raise TTTypeError(f"indices is a {type(indices).__name__}; expected a torch.Tensor or numpy.ndarray of ints.")
+    if indices.layout != torch.strided:
+        raise TTTypeError(f"indices has the layout {indices.layout}; expected a dense tensor, as its to_dense() gives.")
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
         raise TTTypeError(f"indices has dtype {indices.dtype}; expected ints.")
     if indices.ndim != 2 or indices.shape[1] != tt.ndim:

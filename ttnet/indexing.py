@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTIndexError, TTTypeError
-from ttnet.scales import Exponent, compute_dtype, split_scale
-from ttnet.train_scales import join_scale
+from ttnet.scales import compute_dtype, split_scale
+from ttnet.train_scales import even_bonds, join_scale
 
 
 def index(
@@ -40,43 +40,46 @@ def index(
     """
     modes = [] if cores[0].ndim == 2 else list(cores)
     dtype = cores[0].dtype
-    kept: list[Tensor] = []
-    # An int leaves a matrix in place of a core. Runs of such matrices are multiplied up in `carried`, with their
-    # scale kept aside, and go into the next core that stays.
-    carried = None if modes else cores[0]
-    exponent: Exponent = 0
+    pieces = [] if modes else [cores[0]]
     mode = 0
     for item in _expand(key, len(modes)):
         if item is None:
             rank = modes[mode].shape[0] if mode < len(modes) else 1
-            core = torch.eye(rank, dtype=dtype, device=cores[0].device)[:, None, :]
+            pieces.append(torch.eye(rank, dtype=dtype, device=cores[0].device)[:, None, :])
         else:
-            core = _select(modes[mode], item, mode)
+            pieces.append(_select(modes[mode], item, mode))
             mode += 1
-        if core.ndim == 2:
-            core, step = split_scale(core.to(compute_dtype(dtype)))
-            exponent = exponent + step
+    if all(piece.ndim > 2 for piece in pieces):
+        return pieces
+    pieces, exponent = even_bonds([piece.to(compute_dtype(dtype)) for piece in pieces])
+    kept: list[Tensor] = []
+    # An int leaves a matrix in place of a core. Runs of such matrices are multiplied up in `carried`, with their
+    # scale kept aside, and go into the next core that stays.
+    carried = None
+    for core in pieces:
+        core, step = split_scale(core) if core.ndim == 2 else (core, 0)
+        exponent = exponent + step
         if carried is not None:
-            core = torch.tensordot(carried, core.to(carried.dtype), 1)
-        if core.ndim == 2:
-            carried, step = split_scale(core) if carried is not None else (core, 0)
+            core, step = split_scale(torch.tensordot(carried, core, 1))
             exponent = exponent + step
-        else:
-            carried = None
+        carried = core if core.ndim == 2 else None
+        if carried is None:
             kept.append(core)
     if carried is not None and kept:
-        kept[-1] = torch.tensordot(kept[-1].to(carried.dtype), carried, 1)
+        kept[-1] = torch.tensordot(kept[-1], carried, 1)
     elif carried is not None:
         kept = [carried]
-    whole = isinstance(exponent, int) and exponent == 0
-    return [core.to(dtype) for core in kept] if whole else join_scale(kept, exponent, dtype)
+    return join_scale(kept, exponent, dtype)
 
 
 def _expand(key: Any, order: int) -> list[int | slice | None]:
     """Give one entry per mode, plus the `None`s, with `...` and missing entries filled in."""
     items = list(key) if isinstance(key, tuple) else [key]
     for item in items:
-        if isinstance(item, slice) or item is None or item is Ellipsis:
+        if item is None or item is Ellipsis:
+            continue
+        if isinstance(item, slice):
+            _check_slice(item)
             continue
         try:
             operator.index(item)
@@ -95,6 +98,15 @@ def _expand(key: Any, order: int) -> list[int | slice | None]:
     return items[:at] + [slice(None)] * (order - used) + items[at + 1 :]
 
 
+def _check_slice(item: slice) -> None:
+    for name in ("start", "stop", "step"):
+        value = getattr(item, name)
+        if value is not None and not hasattr(value, "__index__"):
+            raise TTTypeError(f"slice {item} has the {name} {value!r}; expected ints or nothing.")
+    if item.step is not None and operator.index(item.step) == 0:
+        raise TTIndexError(f"slice {item} has the step 0; expected another int.")
+
+
 def _select(
     core: Tensor,  # (r, n, r')
     item: Any,
@@ -109,9 +121,9 @@ def _select(
         if not chosen:
             raise TTIndexError(f"slice {item} of mode {mode} of size {size} is empty; a mode needs at least 1 entry.")
         if chosen.step > 0:
-            return core[:, item]
+            return core[:, chosen.start : chosen.stop : min(chosen.step, size)]  # ints that torch can hold
         backwards = chosen[::-1]
-        return core[:, backwards.start : backwards.stop : backwards.step].flip(1)
+        return core[:, backwards.start : backwards.stop : min(backwards.step, size)].flip(1)
     position = operator.index(item)
     if not -size <= position < size:
         raise TTIndexError(

@@ -22,6 +22,7 @@ import torch
 from ttnet.chain import CoreChain
 from ttnet.errors import TTError, TTFileError, TTShapeError, TTTypeError, TTValueError
 from ttnet.tensor_train import TensorTrain
+from ttnet.truncation import check_readable
 from ttnet.tt_matrix import TTMatrix
 
 FORMAT = "ttnet"
@@ -60,6 +61,7 @@ def save(value: CoreChain, path: str | os.PathLike[str]) -> None:
         raise TTTypeError(f"value is a {kind}; expected a TensorTrain or a TTMatrix.")
     if value.device.type == "meta":
         raise TTValueError("value is on the meta device, where cores have no entries; expected another device.")
+    check_readable(value.cores[0], "cores[0]")
     tensors = {}
     for k, core in enumerate(value.cores):
         core = core.detach().cpu().resolve_conj().resolve_neg()
@@ -149,6 +151,10 @@ def load(path: str | os.PathLike[str]) -> TensorTrain | TTMatrix:
             # Copies: the tensors it gives are windows on the file, and change when that is written to.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (no mapping)
     except safetensors.SafetensorError as error:
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                advice = "decompose its array by tt_svd or `ttnet decompose`."
+                raise TTFileError(f"'{path}' is an array file of numpy's, not a train; {advice}") from error
         raise TTFileError(f"'{path}' is not a whole safetensors file: {error}.") from error
     try:
         return kind(_take_cores(tensors, dtype))
@@ -179,8 +185,10 @@ def _check_metadata(metadata: dict[str, str], path: Path) -> tuple[Builder, torc
     if metadata.get("format") != FORMAT:
         raise TTFileError(f"'{path}' is a safetensors file, but not one of ttnet's; expected what `save` writes.")
     version = metadata.get("version", "none")
-    if version not in {str(known) for known in range(1, VERSION + 1)}:
-        raise TTFileError(f"'{path}' has format version {version}; this ttnet reads up to {VERSION}: upgrade it.")
+    if not (version.isascii() and version.isdecimal() and version.strip("0")):
+        raise TTFileError(f"'{path}' has no format version but {version[:20]!r}; expected what `save` writes.")
+    if len(version) > 9 or int(version) > VERSION:
+        raise TTFileError(f"'{path}' has format version {version[:9]}; this ttnet reads up to {VERSION}: upgrade it.")
     kind, dtype = metadata.get("kind"), getattr(torch, metadata.get("dtype", ""), None)
     if kind not in _KINDS or not isinstance(dtype, torch.dtype):
         raise TTFileError(

@@ -240,6 +240,54 @@ def split_scale(
     return x * factor, exponent
 
 
+def split_excess(
+    x: Tensor,  # (...)
+) -> tuple[Tensor, Exponent]:
+    """Split off a power of two only where entries come near the end of the range: where nothing is squared.
+
+    Args:
+        x: A tensor of any shape and any floating or complex dtype.
+
+    Returns:
+        `y`, of the shape and dtype of `x`, and the exponent: `x` is `y * 2**exponent`. The exponent is 0 if the largest
+        entry lies in the middle half of the dtype's range, otherwise that is brought to the nearer end of it.
+
+    Example:
+        >>> split_excess(torch.tensor([1e6, 1e-6])), split_excess(torch.tensor([2.0**100]))
+        ((tensor([1.0000e+06, 1.0000e-06]), 0), (tensor([4.6117e+18]), 38))
+    """
+    exponent = max_exponent(x)
+    excess = _excess(exponent, x.dtype)
+    return times_power_of_two(x, -excess), excess
+
+
+def split_row_excess(
+    x: Tensor,  # (batch, n)
+) -> tuple[Tensor, Tensor]:
+    """Split every `x[i]` as `split_excess` does all of `x`.
+
+    Args:
+        x: A tensor of float32, float64, complex64 or complex128.
+
+    Returns:
+        `y`, of the shape and dtype of `x`, and exponents of shape (batch,): `x[i]` is `y[i] * 2**exponents[i]`.
+
+    Example:
+        >>> split_row_excess(torch.tensor([[1.0, 1e-3], [2.0**100, 1.0]]))[1].tolist()
+        [0, 38]
+    """
+    excess = _excess(split_row_scales(x)[1], x.dtype)
+    assert isinstance(excess, Tensor)
+    return times_power_of_two(x, -excess[:, None]), excess
+
+
+def _excess(exponent: Exponent, dtype: torch.dtype) -> Exponent:
+    half = _LAYOUTS[compute_dtype(dtype)].bias // 2
+    if isinstance(exponent, int):
+        return exponent - max(-half, min(half, exponent))
+    return exponent - exponent.clamp(-half, half)
+
+
 def split_row_scales(
     x: Tensor,  # (batch, n, ...)
 ) -> tuple[Tensor, Tensor]:

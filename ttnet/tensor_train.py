@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from ttnet import arithmetic, indexing, reductions
 from ttnet.chain import CoreChain, check_scalar, shorten
 from ttnet.dims import check_dim
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.scales import compute_dtype, split_scale
+from ttnet.scales import compute_dtype, max_exponent, split_scale
 from ttnet.train_scales import join_scale, split_scales
 
 
@@ -391,7 +392,13 @@ class TensorTrain(CoreChain):
             raise TTValueError("the scalar is an int beyond the range of float64; expected a smaller one.") from error
         dtype = (self._cores[-1].new_empty(1) * scalar).dtype  # torch.result_type, which cannot be compiled
         wide = torch.complex128 if dtype.is_complex else torch.float64
-        number, power = split_scale(torch.as_tensor(scalar, dtype=wide, device=self.device))
+        number = torch.as_tensor(scalar, dtype=wide, device=self.device)
+        size, power = max_exponent(self._cores[-1]), max_exponent(number)
+        reach = math.log2(torch.finfo(dtype).max) - 8
+        if isinstance(size, int) and isinstance(power, int) and max(abs(size), abs(size) + abs(power)) <= reach:
+            last = operation(self._cores[-1].to(compute_dtype(self.dtype)), number)
+            return TensorTrain([core.to(dtype) for core in (*self._cores[:-1], last)])
+        number, power = split_scale(number)
         cores, exponent = split_scales(self._cores, compute_dtype(self.dtype))
         cores[-1] = operation(cores[-1], number)
         exponent = exponent + power if operation is torch.mul else exponent - power

@@ -44,20 +44,14 @@ def split_each(
 ) -> tuple[list[Tensor], list[Exponent]]:
     """Cast cores to a dtype and take the scale out of every one, and out of the bonds where they are uneven.
 
-    One index of a bond may stand for a column of 1e30 and a row of 1e-30, its neighbour for the opposite; or, as in
-    long sums, for a summand that grows in the first half, and one that grows in the second. That train is as good as
-    any, but the large would drown the small in all that is computed from one end. So where squares might leave the
-    range of the dtype, powers of two move across the bonds, until at every index what lies left of it and what lies
-    right are of one size.
-
     Args:
         cores: The cores of a train, or of several one after the other, of any floating or complex dtype.
         dtype: The dtype of the new cores: float32, float64, complex64 or complex128.
         split: Takes the scale out of one core, as `split_scale` does, or nearly.
 
     Returns:
-        The new cores, as `split` leaves them, and as many exponents: the train is that of the cores times 2 to the sum
-        of the exponents.
+        The new cores, as `split` leaves them, with even bonds (see `even_bonds`), and as many exponents: the train is
+        that of the cores times 2 to the sum of the exponents.
 
     Example:
         >>> a, b = torch.tensor([[[1e30, 1e-30]]]), torch.tensor([[[1e-30]], [[1e30]]])
@@ -67,17 +61,50 @@ def split_each(
     """
     cores = [core.to(dtype) for core in cores]
     pairs = [split(core) for core in cores]
-    left_over: Exponent = 0
-    if len(cores) > 1:
-        squares = [_fibre_squares(core) for core, _ in pairs]
-        limit = round(math.log2(torch.finfo(dtype).max)) // 8
-        if _may_be_uneven(squares, limit):
-            sizes = [
-                _fibre_sizes(core, own, square) for core, (_, own), square in zip(cores, pairs, squares, strict=True)
-            ]
-            powers, left_over = _evening_powers(sizes, limit)
-            pairs = [split(_times_bonds(core, power)) for core, power in zip(cores, powers, strict=True)]
+    even, left_over = _even(cores, pairs)
+    if even is not cores:
+        pairs = [split(core) for core in even]
     return [core for core, _ in pairs], [left_over + pairs[0][1], *(own for _, own in pairs[1:])]
+
+
+def even_bonds(
+    cores: Sequence[Tensor],  # each (r, ..., r')
+) -> tuple[list[Tensor], Exponent]:
+    """Move powers of two across the bonds until no index of one is large on the left and small on the right.
+
+    One index of a bond may stand for a column of 1e30 and a row of 1e-30, its neighbour for the opposite; or, as in
+    long sums, for a summand that grows in the first half, and one that grows in the second. That train is as good as
+    any, but the large would drown the small in all that is computed from one end. So where squares might leave the
+    range of the dtype, what lies left of an index and what lies right of it are brought to one size.
+
+    Args:
+        cores: The cores of a train, or of several one after the other, of float32, float64, complex64 or complex128.
+
+    Returns:
+        The new cores, which are the given ones where those are even, and an exponent: the train is that of the new
+        cores times 2**exponent.
+
+    Example:
+        >>> a, b = torch.tensor([[[1e30, 1e-30]]]), torch.tensor([[[1e-30]], [[1e30]]])
+        >>> cores, exponent = even_bonds([a, b])
+        >>> [float(core.max()) for core in cores], exponent
+        ([1.267..., 1.267...], 0)
+    """
+    cores = list(cores)
+    return _even(cores, [split_scale(core) for core in cores])
+
+
+def _even(cores: list[Tensor], pairs: Sequence[tuple[Tensor, Exponent]]) -> tuple[list[Tensor], Exponent]:
+    """Do as `even_bonds`, given the cores with their scales split off."""
+    if len(cores) < 2:
+        return cores, 0
+    squares = [_fibre_squares(core) for core, _ in pairs]
+    limit = round(math.log2(torch.finfo(cores[0].dtype).max)) // 8
+    if not _may_be_uneven(squares, limit):
+        return cores, 0
+    sizes = [_fibre_sizes(core, own, square) for core, (_, own), square in zip(cores, pairs, squares, strict=True)]
+    powers, left_over = _evening_powers(sizes, limit)
+    return [_times_bonds(core, power) for core, power in zip(cores, powers, strict=True)], left_over
 
 
 def _fibre_squares(
@@ -103,13 +130,9 @@ def _fibre_sizes(
     squares: Tensor,  # (r, r'), of the core times 2**-exponent
 ) -> Tensor:  # (r, r'), of float64
     """Give the logarithms of the norms over all modes, to base 2."""
-    sizes = squares.log2() / 2 + exponent
     # The squares of what is far below the largest entry are zero.
-    return (
-        torch.maximum(sizes, core.detach().abs().reshape(len(core), -1, core.shape[-1]).amax(1).double().log2())
-        if core.numel()
-        else sizes
-    )
+    largest = core.detach().abs().reshape(len(core), -1, core.shape[-1]).amax(1).double()
+    return torch.maximum(squares.log2() / 2 + exponent, largest.log2())
 
 
 def _evening_powers(

@@ -56,7 +56,10 @@ def check_eps(eps: float | None) -> float:
         raise TTTypeError(f"eps is a {type(eps).__name__}; expected a real number >= 0, or None for no error bound.")
     if not eps >= 0:  # not "< 0", which lets NaN pass
         raise TTValueError(f"eps is {eps}; expected a relative error >= 0, or None for no error bound.")
-    return float(eps)
+    try:
+        return float(eps)
+    except OverflowError:  # an int of hundreds of digits
+        return math.inf
 
 
 def check_ranks(ranks: object, bonds: int, name: str) -> list[int]:

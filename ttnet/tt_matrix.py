@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ttnet import arithmetic, reductions
-from ttnet.chain import CoreChain, check_scalar, check_shape, shorten
+from ttnet.chain import CoreChain, check_plain, check_scalar, check_shape, shorten
 from ttnet.decomposition import as_dense, tt_svd
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.memory import check_product
-from ttnet.scales import compute_dtype, split_scale, times_power_of_two
+from ttnet.scales import compute_dtype, split_excess, split_row_excess, times_power_of_two
 from ttnet.tensor_train import TensorTrain
 from ttnet.train_scales import join_scale, split_scales
 
@@ -354,7 +354,7 @@ class TTMatrix(CoreChain):
         if other.device != self.device:
             raise TTValueError(f"the operands are on {self.device} and {other.device}; move them to one device.")
         if isinstance(other, Tensor):
-            return self._apply(other)
+            return self._apply(check_plain(other, "the tensor"))
         inner = other.row_shape if isinstance(other, TTMatrix) else other.shape
         if inner != self.col_shape:
             name = "row_shape" if isinstance(other, TTMatrix) else "shape"
@@ -400,14 +400,15 @@ class TTMatrix(CoreChain):
         dtype = torch.promote_types(self.dtype, x.dtype)
         cores, exponent = split_scales(self._cores, compute_dtype(dtype))
         columns = x.to(compute_dtype(dtype)).movedim(-2, 0)  # (N, *batch, columns)
-        y, step = split_scale(columns.reshape(1, self.shape[1], -1))
-        exponent = exponent + step
+        # Columns have nothing to do with each other, so each keeps a scale of its own.
+        y, own = split_row_excess(columns.reshape(self.shape[1], -1).mT)
+        y = y.mT[None]
         for core in cores:
             rank, _, n, _ = core.shape
             y = y.reshape(rank, n, -1)  # (r, n_k, n_{k+1} ... n_d * batch * m_1 ... m_{k-1})
-            y, step = split_scale(torch.tensordot(core, y, ([0, 2], [0, 1])).permute(1, 2, 0))  # (r', rest, m_k)
+            y, step = split_excess(torch.tensordot(core, y, ([0, 2], [0, 1])).permute(1, 2, 0))  # (r', rest, m_k)
             exponent = exponent + step
-        y = times_power_of_two(y, exponent).to(dtype)
+        y = times_power_of_two(y.reshape(len(own), self.shape[0]), (exponent + own)[:, None]).to(dtype)
         return y.reshape(*columns.shape[1:], self.shape[0]).movedim(-1, -2)
 
     def __add__(self, other: object) -> TTMatrix:

@@ -101,8 +101,9 @@ def test_vast_trains(run):
         ("decompose x.npy -o y --eps=-1", "eps is -1.0"),
         ("decompose x.npy -o y --max-rank 2,a", "--max-rank is '2,a'; expected an int"),
         ("info none", "There is no file 'none'"),
-        ("info x.npy", "'x.npy' is not a whole safetensors file"),
-        ("reconstruct x.npy -o y", "'x.npy' is not a whole safetensors file"),
+        ("info x.npy", "'x.npy' is an array file of numpy's, not a train"),
+        ("info text.npy", "'text.npy' is not a whole safetensors file"),
+        ("reconstruct x.npy -o y", "'x.npy' is an array file of numpy's, not a train"),
         ("reconstruct x.npy -o x.npy", "'x.npy' exists"),
         ("round one -o y --eps=-1", "eps is -1.0"),
         ("round one -o y --max-rank a", "--max-rank is 'a'"),
@@ -131,6 +132,10 @@ def test_errors_are_one_sentence(run, tmp_path, arguments, message):
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_version(run):
+    assert run("--version").stdout.startswith("ttnet 0.")
 
 
 def test_a_full_disk_and_too_little_memory(run, monkeypatch):

@@ -301,3 +301,91 @@ def test_gradient_of_the_norm_of_zero_is_zero():
 def test_more_entries_than_memory_are_refused_before_any_work(make):
     with pytest.raises(TTValueError, match=r"about 10\^90 entries, more than this machine's memory .* by indexing"):
         make(torch.ones(1, 2, 1)).full()
+
+
+def uneven(dtype=torch.float64, big=1e200):
+    first = torch.tensor([[[big, 1 / big], [big, 1 / big]]], dtype=dtype)
+    last = torch.tensor([[[1 / big], [2 / big]], [[big], [3 * big]]], dtype=dtype)
+    return TensorTrain([first, last]), torch.tensor([[2.0, 5.0], [2.0, 5.0]], dtype=dtype)
+
+
+@pytest.mark.parametrize(("dtype", "big"), [(torch.float64, 1e200), (torch.float32, 1e25)])
+def test_entries_of_bonds_whose_indices_differ_in_scale(dtype, big):
+    x, a = uneven(dtype, big)
+    torch.testing.assert_close(x.full(), a)
+    torch.testing.assert_close(ttnet.evaluate(x, torch.tensor([[0, 0], [0, 1], [1, 1]])), a[[0, 0, 1], [0, 1, 1]])
+    torch.testing.assert_close(x[0, 1], a[0, 1])
+    torch.testing.assert_close(x[0].full(), a[0])
+    torch.testing.assert_close(x[:, None, 1].full(), a[:, None, 1])
+    torch.testing.assert_close(ttnet.apply(lambda t: t, x, eps=1e-4).full(), a)
+
+
+def test_entries_of_a_long_sum_whose_parts_grow_at_different_ends():
+    order = 1000
+    cores = []
+    for k in range(order):
+        growth = 100.0 if k < order // 2 else 0.01
+        core = torch.zeros(2, 2, 2, dtype=torch.float64)
+        core[0, :, 0], core[1, :, 1] = growth, 1 / growth
+        cores.append(core)
+    cores[0], cores[-1] = cores[0].sum(0, keepdim=True), cores[-1].sum(2, keepdim=True)
+    x = TensorTrain(cores)  # of twos
+    two = torch.tensor(2.0, dtype=torch.float64)
+    torch.testing.assert_close(x[(0,) * order], two, rtol=1e-11, atol=0)
+    torch.testing.assert_close(ttnet.evaluate(x, torch.zeros(1, order, dtype=torch.int64))[0], two, rtol=1e-11, atol=0)
+    row = x[(0,) * (order // 2) + (slice(None),) + (1,) * (order // 2 - 1)]
+    torch.testing.assert_close(row.full(), two.expand(2), rtol=1e-11, atol=0)
+
+
+def test_a_scalar_of_ordinary_size_changes_each_entry_as_torch_does():
+    x = TensorTrain([torch.tensor([1e30, 1e-30])[None, :, None]])
+    torch.testing.assert_close((x * 0.5).full(), torch.tensor([5e29, 5e-31]), rtol=1e-6, atol=0)
+    torch.testing.assert_close((x / 2).full(), torch.tensor([5e29, 5e-31]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lower", "big"), [(torch.float64, torch.float32, 1e120), (torch.float32, torch.float16, 1e10)]
+)
+def test_conversion_keeps_trains_whose_cores_leave_the_smaller_range(dtype, lower, big):
+    x = TensorTrain([torch.full((1, 2, 1), big if k % 2 else 1 / big, dtype=dtype) for k in range(4)])
+    assert x.to(lower).dtype == lower
+    torch.testing.assert_close(x.to(lower).full(), torch.ones(2, 2, 2, 2, dtype=lower))
+    assert all(torch.equal(a, b.double()) for a, b in zip(x.to(torch.float64).cores, x.cores, strict=True))
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_full_shares_no_memory_with_the_cores(order):
+    x = ttnet.ones((3,) * order)
+    x.full().zero_()
+    assert float(x.full().sum()) == 3**order
+
+
+@pytest.mark.parametrize(
+    ("operation", "error", "message"),
+    [
+        (lambda x: x[1.0:], TTTypeError, "has the start 1.0; expected ints"),
+        (lambda x: x[:"a"], TTTypeError, "has the stop 'a'; expected ints"),
+        (lambda x: x[::0], TTIndexError, "has the step 0"),
+        (lambda x: TensorTrain([x.cores[0].to_sparse(), x.cores[1]]), TTTypeError, r"cores\[0\] is sparse or nested"),
+        (lambda x: x.to(torch.float8_e4m3fn), TTTypeError, "dtype is torch.float8_e4m3fn; expected"),
+        (lambda x: TensorTrain([torch.ones(1, 1).to(torch.float8_e5m2)]), TTTypeError, "at least 16 bits"),
+        (lambda x: ttnet.evaluate(x, torch.zeros(1, 2).long().to_sparse()), TTTypeError, "indices has the layout"),
+        (lambda x: ttnet.eye((2,)) @ torch.eye(2).to_sparse(), TTTypeError, "the tensor is sparse or nested"),
+        (lambda x: torch.func.vmap(lambda y: ttnet.apply(torch.exp, y).full())(stack(x)), TTValueError, "no plain num"),
+        (lambda x: torch.func.vmap(lambda y: y.save("x") or y)(stack(x)), TTValueError, "no plain numbers"),
+    ],
+)
+def test_what_torch_would_refuse_in_its_own_words(operation, error, message):
+    with pytest.raises(error, match=message):
+        operation(ttnet.ones((2, 3)))
+
+
+def stack(x):
+    return TensorTrain.unchecked(torch.stack([core, core]) for core in x.cores)
+
+
+def test_slices_of_any_size():
+    x = ttnet.random((4, 5), 2, seed=0)
+    with warnings.catch_warnings(action="error"):
+        assert torch.equal(x[-(10**30) : 10**30].full(), x.full())
+        assert torch.equal(x[:: 10**30].full(), x.full()[:1])

@@ -453,6 +453,11 @@ def test_max_sweeps():
     assert len(result.history) == 2
 
 
+def test_a_callback_that_cannot_be_called_is_refused_at_once():
+    with pytest.raises(TTTypeError, match="callback is a int; expected a function"):
+        ttnet.tt_cross(reciprocal, (2, 2), callback=3)
+
+
 def test_callback_and_history():
     seen = []
     result = ttnet.tt_cross(reciprocal, (12,) * 5, callback=seen.append)

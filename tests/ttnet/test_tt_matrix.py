@@ -13,6 +13,7 @@ from tests.ttnet.strategies import (
     DTYPES,
     dense,
     draw_tensor,
+    draw_train,
     dtypes,
     precision,
     relative_error,
@@ -242,6 +243,18 @@ def test_dense_operands_of_any_scale():
     long = TTMatrix([torch.full((1, 1, 1, 1), 2.0 ** (900 * (-1) ** (k // 3)), dtype=torch.float64) for k in range(12)])
     torch.testing.assert_close(long @ x[:1], x[:1])
     assert (w @ x[:, :0]).shape == (4, 0)
+
+
+@pytest.mark.parametrize(("dtype", "big"), [(torch.float64, 1e200), (torch.float32, 1e25), (torch.bfloat16, 1e25)])
+def test_columns_of_a_dense_operand_keep_scales_of_their_own(dtype, big):
+    powers = torch.tensor([big, 1.0, 1 / big], dtype=dtype)
+    x = draw_tensor((3, 8, 3), dtype, 0)
+    w = TTMatrix.from_train(draw_train((4, 4, 4), [2, 2], dtype, 1), (2, 2, 2), (2, 2, 2))
+    expected = w.full().double() @ x.double()
+    for found in ((w @ (x * powers)), (((x * powers).mT @ w.T).mT)):
+        found = found.double() / powers.double()
+        for column in range(3):
+            assert relative_error(found[..., column], expected[..., column]) <= 10 * precision(dtype)
 
 
 def test_products_that_do_not_fit_are_refused_before_they_are_made():

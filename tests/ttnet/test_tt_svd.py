@@ -249,6 +249,8 @@ def test_bad_arguments(arguments, error, message):
         (np.array(["a"]), TTTypeError, "x has dtype <U1"),
         (torch.ones(2, dtype=torch.float8_e5m2), TTTypeError, "float8_e5m2"),
         (torch.eye(2).to_sparse(), TTTypeError, "x has the layout torch.sparse_coo; expected a dense tensor"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), TTTypeError, "x is a nested tensor"),
+        (np.ma.masked_array(np.ones((2, 2)), np.eye(2)), TTTypeError, "x has masked entries, 2; expected an array"),
         (torch.ones(2, 2, device="meta"), TTTypeError, "x is on the meta device"),
         (torch.ones(2, 0, 3), TTShapeError, "x has shape \\(2, 0, 3\\); every mode must have size at least 1"),
         (torch.tensor([1.0, float("nan"), float("inf")]), TTValueError, "NaN or infinite entries, 2 of 3"),

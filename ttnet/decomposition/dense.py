@@ -26,6 +26,8 @@ def as_dense(x: object, name: str = "x") -> Tensor:
         >>> as_dense(np.arange(3))
         tensor([0., 1., 2.], dtype=torch.float64)
     """
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise TTTypeError(f"{name} has masked entries, {int(x.mask.sum())}; expected an array, as its filled() gives.")
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "biufc" or x.dtype.itemsize > (16 if x.dtype.kind == "c" else 8):
             raise TTTypeError(f"{name} has dtype {x.dtype}; expected a floating, complex, integer or bool dtype.")
@@ -33,6 +35,8 @@ def as_dense(x: object, name: str = "x") -> Tensor:
         x = torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W", "E"]))
     if not isinstance(x, Tensor):
         raise TTTypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor or a numpy.ndarray.")
+    if x.is_nested:
+        raise TTTypeError(f"{name} is a nested tensor; expected one of a single shape.")
     if x.layout != torch.strided:
         raise TTTypeError(f"{name} has the layout {x.layout}; expected a dense tensor, as its to_dense() gives.")
     if x.is_meta:

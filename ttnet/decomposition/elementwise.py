@@ -12,6 +12,7 @@ from ttnet.decomposition.tt_cross import tt_cross
 from ttnet.errors import TTConvergenceError, TTShapeError, TTTypeError, TTValueError
 from ttnet.evaluation import scaled_entries, scaled_slices
 from ttnet.tensor_train import TensorTrain
+from ttnet.truncation import check_readable
 
 
 def apply(
@@ -80,6 +81,8 @@ def apply(
         raise TTValueError("trains is empty; expected at least one train.")
     if not callable(f):
         raise TTTypeError(f"f is a {type(f).__name__}; expected a function of tensors of shape (batch,).")
+    for k, train in enumerate(trains):
+        check_readable(train.cores[0], f"trains[{k}].cores[0]")
     slices = [(scaled_slices(train.detach()), train.dtype) for train in trains]
     result = tt_cross(
         lambda indices: f(*(scaled_entries(each, indices).to(dtype) for each, dtype in slices)),

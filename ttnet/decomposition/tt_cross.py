@@ -88,6 +88,8 @@ def tt_cross(
         >>> result.converged, set(result.value.ranks), result.evaluations < 1e-20 * 32**20
         (True, {1, 2}, True)
     """
+    if callback is not None and not callable(callback):
+        raise TTTypeError(f"callback is a {type(callback).__name__}; expected a function of a CrossProgress, or None.")
     shape, bound, samples, device = _check_arguments(
         f, shape, eps, max_rank, seed, max_sweeps, max_evaluations, samples, batch_size, dtype, device
     )
