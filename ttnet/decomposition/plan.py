@@ -17,6 +17,7 @@ from dataclasses import dataclass
 SMALL_NUMEL = 2**14
 # What moving a byte through the caches costs, in floating-point operations.
 _FLOPS_PER_BYTE = 5.0
+_SINGLE = 4  # bytes
 _MOST_COLUMNS = 4096  # beyond which merging more modes is not looked at
 # Columns that a sketch draws beyond the rank expected, its probes included.
 OVERSAMPLING = 12
@@ -161,6 +162,8 @@ def next_step(
         if side == "right":  # whose cores are made left-orthogonal at the end
             flops += 4 * columns * rank**2
         moved = kernel_bytes(kernel, rows, columns, rank, itemsize)
+        if side == "left" and itemsize <= _SINGLE:  # rows that lie apart in memory; fast arithmetic does not hide it
+            moved *= 1.25
         steps.append(Step(side, modes, kernel, rows, columns, rank, flops, moved, modes == len(shape) - 1))
     return min(steps, key=lambda step: step.price, default=None)
 

@@ -18,7 +18,7 @@ from ttnet.decomposition.blas import matmul_for
 from ttnet.linalg import triangular_factor
 from ttnet.scales import times_power_of_two
 
-BLOCK_NUMEL = {"cpu": 2**16}  # entries of a block; 512 KiB in double precision
+BLOCK_NUMEL = {"cpu": 2**17}  # entries of a block; 1 MiB in double precision
 _DEVICE_BLOCK_NUMEL = 2**24
 _SHORT = 1024
 _NUMPY_DTYPES = {
