@@ -117,7 +117,7 @@ def test_an_exact_rank_below_the_largest_one_is_found(looks):
 @pytest.mark.parametrize("eps", [1e-12, 1e-6, 1e-2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_low_rank_is_found_by_a_sketch(looks, eps, dtype):
-    x = ttnet.random((256, 256, 32), 3, dtype=torch.float64, seed=0).full().to(dtype)
+    x = ttnet.random((32, 256, 256), 3, dtype=torch.float64, seed=0).full().to(dtype)
     y = ttnet.tt_svd(x, eps=eps)
     assert y.ranks == (1, 3, 3, 1)
     assert looks[0].startswith("sketch")

@@ -1,0 +1,275 @@
+"""TT-SVD: the time of every method beside that of other libraries, with errors, ranks and memory.
+
+All contenders decompose the same tensor in turn, so that whatever else the machine does falls on all of them; times are
+those of the processor, which waiting for it does not lengthen. Other libraries take part where they can be imported:
+`make peers` makes an environment that has them, and `.venv-peers/bin/python -m benchmarks.tt_svd` runs there.
+`--short` takes small tensors and compares its ratios with those it recorded last.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ttnet
+from ttnet import TensorTrain
+from ttnet.decomposition.blas import matmul_for, torch_threads
+
+RESULTS = Path(__file__).parent / "results"
+PEERS = {"tensorly": "tensorly", "torchtt": "torchTT", "tntorch": "tntorch"}
+EXACT = ("tensorly", "torchTT", "tntorch, svd")  # whose decompositions hold at any accuracy
+METHODS = ("auto", "gram", "qr", "randomized")
+NO_EPS = 1e-14  # torchTT's, where max_rank alone is to count: it knows no None
+SLOW_SECONDS = 8.0  # a contender that takes longer runs once only
+
+
+@dataclass
+class Case:
+    title: str
+    make: Callable[[bool], Tensor]  # takes whether to be short; gives float64
+    eps: float | None = None
+    max_rank: int | None = None
+
+
+@dataclass
+class Outcome:
+    error: float
+    ranks: tuple[int, ...]
+    memory: float  # extra bytes at the peak over those of the tensor; NaN where it cannot be read
+    seconds: list[float] = field(default_factory=list)
+
+
+# --- tensors -------------------------------------------------------------------------------------
+
+
+def noise(shape: Sequence[int], seed: int = 0) -> Tensor:
+    return torch.randn(tuple(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def reciprocal_sums(short: bool) -> Tensor:
+    grid = torch.linspace(0, 1, 12 if short else 20, dtype=torch.float64)
+    total = grid
+    for _ in range(5):
+        total = total[..., None] + grid
+    return (1 + total).reciprocal_()
+
+
+def low_rank(short: bool, noise_norm: float) -> Tensor:
+    shape = (40 if short else 64,) * 4
+    x = ttnet.random(shape, 10, dtype=torch.float64, seed=0).full()
+    x /= x.norm()
+    return x.add_(noise(shape), alpha=noise_norm / x.numel() ** 0.5)
+
+
+def video(short: bool, noise_size: float) -> Tensor:
+    """A bright spot that wanders over a rippled background in three colours."""
+    size, frames = (128, 32) if short else (256, 64)
+    i, t = (torch.linspace(0, 1, n, dtype=torch.float64) for n in (size, frames))
+    x, y = i[:, None, None, None], i[:, None, None]
+    colour = torch.tensor([1.0, 0.7, 0.4], dtype=torch.float64)[:, None]
+    spot = (-40 * ((x - 0.3 - 0.4 * t) ** 2 + (y - 0.5 - 0.2 * torch.sin(6 * t)) ** 2)).exp() * colour
+    frame = spot + 0.5 * torch.sin(9 * x + 5 * y * y) * (1 - 0.3 * colour) + 0.3
+    return frame.add_(noise(frame.shape), alpha=noise_size)
+
+
+CASES = [
+    Case("(2,) * 26, random, max_rank 16", lambda short: noise((2,) * (22 if short else 26)), max_rank=16),
+    Case("(20,) * 6, 1 / (1 + sum of grids), eps 1e-6", reciprocal_sums, eps=1e-6),
+    Case("(64,) * 4, rank 10 + 1e-8 noise, eps 1e-6", lambda short: low_rank(short, 1e-8), eps=1e-6),
+    Case("4096 x 4096 as (16,) * 6, random, max_rank 16", lambda short: noise((10 if short else 16,) * 6), max_rank=16),
+    Case("256 x 256 x 3 x 64 video, eps 1e-2", lambda short: video(short, 1e-3), eps=1e-2),
+]
+TIGHT_CASES = [
+    Case("(20,) * 6, 1 / (1 + sum of grids), eps 1e-12", reciprocal_sums, eps=1e-12),
+    Case("(64,) * 4, rank 10, eps 1e-12", lambda short: low_rank(short, 0.0), eps=1e-12),
+    Case("256 x 256 x 3 x 64 video without noise, eps 1e-12", lambda short: video(short, 0.0), eps=1e-12),
+]
+
+
+# --- contenders ----------------------------------------------------------------------------------
+
+
+def has(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def contenders(x: Tensor, case: Case) -> dict[str, Callable[[], Sequence[Tensor]]]:
+    """Functions that decompose `x` and give the cores."""
+    bounds: dict[str, Any] = {"eps": case.eps, "max_rank": case.max_rank}
+    runs: dict[str, Callable[[], Sequence[Tensor]]] = {
+        f"ttnet, {method}": lambda method=method: ttnet.tt_svd(x, method=method, **bounds).cores for method in METHODS
+    }
+    if has("torchtt"):
+        import torchtt
+
+        limit = {} if case.max_rank is None else {"rmax": case.max_rank}
+        runs["torchTT"] = lambda: torchtt.TT(x, eps=case.eps or NO_EPS, **limit).cores
+    if has("tntorch"):
+        import tntorch
+
+        def rounded(algorithm: str) -> Sequence[Tensor]:
+            if case.max_rank is not None:
+                return tntorch.Tensor(x, algorithm=algorithm, ranks_tt=case.max_rank).cores
+            train = tntorch.Tensor(x)  # its constructor would give a bound to a Tucker decomposition, too
+            train.round_tt(eps=case.eps, algorithm=algorithm)
+            return train.cores
+
+        for algorithm in ("svd", "eig"):
+            runs[f"tntorch, {algorithm}"] = lambda algorithm=algorithm: rounded(algorithm)
+    if has("tensorly"):
+        import tensorly
+        from tensorly.decomposition import tensor_train
+
+        tensorly.set_backend("pytorch")
+        # It knows no eps: it is given the ranks that the bound takes.
+        ranks = list(ttnet.tt_svd(x, **bounds).ranks)
+        runs["tensorly"] = lambda: list(tensor_train(x, list(ranks)))
+        runs["tensorly, randomised"] = lambda: list(tensor_train(x, list(ranks), svd="randomized_svd", random_state=0))
+    return runs
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def memory_now(name: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+    except OSError:
+        return None
+
+
+def first_run(x: Tensor, run: Callable[[], Sequence[Tensor]]) -> tuple[float, Outcome]:
+    before = memory_now("VmRSS")
+    if before is not None:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    start = time.process_time()
+    cores = run()
+    seconds = time.process_time() - start
+    peak = memory_now("VmHWM")
+    extra = float("nan") if before is None or peak is None else (peak - before) / (x.numel() * x.itemsize)
+    y = TensorTrain(core.to(torch.float64) for core in cores)
+    difference = y.full().sub_(x)
+    norms = [float(torch.linalg.vector_norm(value, dtype=torch.float64)) for value in (difference, x)]
+    return seconds, Outcome(norms[0] / norms[1], y.ranks, extra)
+
+
+def measure(x: Tensor, case: Case, rounds: int) -> dict[str, Outcome]:
+    runs = contenders(x, case)
+    outcomes, turns = {}, {}
+    for name, run in runs.items():
+        seconds, outcomes[name] = first_run(x, run)
+        turns[name] = rounds if seconds < SLOW_SECONDS else 0
+        if not turns[name]:
+            outcomes[name].seconds.append(seconds)
+        print(f"  {name}: {seconds:.3f} s, error {outcomes[name].error:.2e}", flush=True)
+    names = list(runs)
+    for round_ in range(rounds):
+        shift = round_ % len(names)  # nobody always follows the same one
+        for name in names[shift:] + names[:shift]:
+            if round_ < turns[name]:
+                start = time.process_time()
+                runs[name]()
+                outcomes[name].seconds.append(time.process_time() - start)
+    return outcomes
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4)
+    return low, middle, high
+
+
+def speedup(outcomes: dict[str, Outcome], name: str) -> float:
+    """How many times longer the fastest exact decomposition of another library takes; NaN without any."""
+    theirs = [statistics.median(outcomes[peer].seconds) for peer in EXACT if peer in outcomes]
+    return min(theirs, default=float("nan")) / statistics.median(outcomes[name].seconds)
+
+
+def table(outcomes: dict[str, Outcome]) -> str:
+    lines = [
+        "| | ms | quartiles | runs | fastest exact peer / this | largest rank | sum of ranks | error | extra memory |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, outcome in outcomes.items():
+        low, middle, high = (1e3 * value for value in quartiles(outcome.seconds))
+        lines.append(
+            f"| {name} | {middle:.0f} | {low:.0f} to {high:.0f} | {len(outcome.seconds)} "
+            f"| {speedup(outcomes, name):.1f} | {max(outcome.ranks)} | {sum(outcome.ranks)} "
+            f"| {outcome.error:.6g} | {outcome.memory:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def compare_with_record(ratios: dict[str, float], record: bool) -> None:
+    path = RESULTS / "tt_svd_short.json"
+    if path.exists() and not record:
+        for title, before in json.loads(path.read_text()).items():
+            now = ratios.get(title, float("nan"))
+            verdict = "slower than recorded" if now < before / 1.5 else "as recorded"
+            print(f"{title}: {now:.1f} times the fastest exact peer, {before:.1f} recorded: {verdict}")
+    else:
+        path.write_text(json.dumps(ratios, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--short", action="store_true", help="small tensors; compare with what was recorded last")
+    parser.add_argument("--record", action="store_true", help="with --short: record the ratios")
+    args = parser.parse_args([] if __name__ != "__main__" else None)
+    torch.set_num_threads(args.threads)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.threads :])
+    parts, ratios = [], {}
+    for heading, cases, dtypes in (
+        ("## Loose bounds", CASES, (torch.float64, torch.float32)),
+        ("## Full accuracy", TIGHT_CASES, (torch.float64,)),
+    ):
+        parts.append(heading)
+        for case in cases:
+            for dtype in dtypes:
+                title = f"{case.title}, {str(dtype)[6:]}"
+                print(title, flush=True)
+                with torch_threads():
+                    outcomes = measure(case.make(args.short).to(dtype), case, args.rounds)
+                ratios[title] = speedup(outcomes, "ttnet, auto")
+                parts.append(f"### {title}\n\n{table(outcomes)}")
+                print(parts[-1], flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    if args.short:
+        compare_with_record(ratios, args.record)
+        return
+    versions = [f"torch {torch.__version__}"]
+    versions += [f"{name} {importlib.metadata.version(name)}" for module, name in PEERS.items() if has(module)]
+    blas = {dtype: matmul_for(torch.device("cpu"), dtype).__name__[1:6] for dtype in (torch.float64, torch.float32)}
+    (RESULTS / "tt_svd.md").write_text(
+        "# TT-SVD\n\n"
+        "Every method of `tt_svd` and other libraries on the same tensors, with equal bounds; tensorly, which knows no "
+        "`eps`, is given the ranks that `tt_svd` found. Medians of the processor's time over interleaved rounds, as "
+        "many as the column of runs says, after a first run that is not timed; what takes long runs once. "
+        '"Exact peers" are tensorly, torchTT and tntorch by SVD. Errors are relative. Extra memory is what the process '
+        "held at its peak beyond what it had before, over the size of the tensor, in the first run.\n\n"
+        f"{args.threads} thread(s), {platform.processor() or platform.machine()}, {', '.join(versions)}. "
+        f"Products by {blas[torch.float64]} in float64 and {blas[torch.float32]} in float32. "
+        f"Repeat: `.venv-peers/bin/python -m benchmarks.tt_svd --threads {args.threads} --rounds {args.rounds}`\n\n"
+        + "\n\n".join(parts)
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
