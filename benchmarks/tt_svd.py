@@ -2,8 +2,9 @@
 
 All contenders decompose the same tensor in turn, so that whatever else the machine does falls on all of them; times are
 those of the processor, which waiting for it does not lengthen. Other libraries take part where they can be imported:
-`make peers` makes an environment that has them, and `.venv-peers/bin/python -m benchmarks.tt_svd` runs there.
-`--short` takes small tensors and compares its ratios with those it recorded last.
+`make peers` makes an environment that has them, and `.venv-peers/bin/python -m benchmarks.tt_svd` runs there. What it
+measures is kept case by case, so that a long run can be made in parts (`--only`), and contenders that take minutes are
+not run again (`--again` does). `--short` takes small tensors and compares its ratios with those it recorded last.
 """
 
 import argparse
@@ -13,9 +14,10 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ PEERS = {"tensorly": "tensorly", "torchtt": "torchTT", "tntorch": "tntorch"}
 EXACT = ("tensorly", "torchTT", "tntorch, svd")  # whose decompositions hold at any accuracy
 METHODS = ("auto", "gram", "qr", "randomized")
 NO_EPS = 1e-14  # torchTT's, where max_rank alone is to count: it knows no None
-SLOW_SECONDS = 8.0  # a contender that takes longer runs once only
+SLOW_SECONDS = 4.0  # a contender that takes longer runs once only
 
 
 @dataclass
@@ -45,8 +47,8 @@ class Case:
 @dataclass
 class Outcome:
     error: float
-    ranks: tuple[int, ...]
-    memory: float  # extra bytes at the peak over those of the tensor; NaN where it cannot be read
+    ranks: Sequence[int]
+    memory: float | None  # extra bytes at the peak over those of the tensor; None where it cannot be read
     seconds: list[float] = field(default_factory=list)
 
 
@@ -58,7 +60,7 @@ def noise(shape: Sequence[int], seed: int = 0) -> Tensor:
 
 
 def reciprocal_sums(short: bool) -> Tensor:
-    grid = torch.linspace(0, 1, 12 if short else 20, dtype=torch.float64)
+    grid = torch.linspace(0, 1, 10 if short else 20, dtype=torch.float64)
     total = grid
     for _ in range(5):
         total = total[..., None] + grid
@@ -66,7 +68,7 @@ def reciprocal_sums(short: bool) -> Tensor:
 
 
 def low_rank(short: bool, noise_norm: float) -> Tensor:
-    shape = (40 if short else 64,) * 4
+    shape = (32 if short else 64,) * 4
     x = ttnet.random(shape, 10, dtype=torch.float64, seed=0).full()
     x /= x.norm()
     return x.add_(noise(shape), alpha=noise_norm / x.numel() ** 0.5)
@@ -84,10 +86,10 @@ def video(short: bool, noise_size: float) -> Tensor:
 
 
 CASES = [
-    Case("(2,) * 26, random, max_rank 16", lambda short: noise((2,) * (22 if short else 26)), max_rank=16),
+    Case("(2,) * 26, random, max_rank 16", lambda short: noise((2,) * (20 if short else 26)), max_rank=16),
     Case("(20,) * 6, 1 / (1 + sum of grids), eps 1e-6", reciprocal_sums, eps=1e-6),
     Case("(64,) * 4, rank 10 + 1e-8 noise, eps 1e-6", lambda short: low_rank(short, 1e-8), eps=1e-6),
-    Case("4096 x 4096 as (16,) * 6, random, max_rank 16", lambda short: noise((10 if short else 16,) * 6), max_rank=16),
+    Case("4096 x 4096 as (16,) * 6, random, max_rank 16", lambda short: noise((8 if short else 16,) * 6), max_rank=16),
     Case("256 x 256 x 3 x 64 video, eps 1e-2", lambda short: video(short, 1e-3), eps=1e-2),
 ]
 TIGHT_CASES = [
@@ -104,11 +106,11 @@ def has(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def contenders(x: Tensor, case: Case) -> dict[str, Callable[[], Sequence[Tensor]]]:
+def contenders(x: Tensor, case: Case, methods: Sequence[str] = METHODS) -> dict[str, Callable[[], Sequence[Tensor]]]:
     """Functions that decompose `x` and give the cores."""
     bounds: dict[str, Any] = {"eps": case.eps, "max_rank": case.max_rank}
     runs: dict[str, Callable[[], Sequence[Tensor]]] = {
-        f"ttnet, {method}": lambda method=method: ttnet.tt_svd(x, method=method, **bounds).cores for method in METHODS
+        f"ttnet, {method}": lambda method=method: ttnet.tt_svd(x, method=method, **bounds).cores for method in methods
     }
     if has("torchtt"):
         import torchtt
@@ -150,38 +152,43 @@ def memory_now(name: str) -> int | None:
         return None
 
 
+def timed(run: Callable[[], Sequence[Tensor]]) -> tuple[float, Sequence[Tensor]]:
+    start = time.process_time()
+    cores = run()
+    return time.process_time() - start, cores
+
+
 def first_run(x: Tensor, run: Callable[[], Sequence[Tensor]]) -> tuple[float, Outcome]:
     before = memory_now("VmRSS")
     if before is not None:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    start = time.process_time()
-    cores = run()
-    seconds = time.process_time() - start
+    seconds, cores = timed(run)
     peak = memory_now("VmHWM")
-    extra = float("nan") if before is None or peak is None else (peak - before) / (x.numel() * x.itemsize)
+    extra = None if before is None or peak is None else (peak - before) / (x.numel() * x.itemsize)
     y = TensorTrain(core.to(torch.float64) for core in cores)
     difference = y.full().sub_(x)
     norms = [float(torch.linalg.vector_norm(value, dtype=torch.float64)) for value in (difference, x)]
     return seconds, Outcome(norms[0] / norms[1], y.ranks, extra)
 
 
-def measure(x: Tensor, case: Case, rounds: int) -> dict[str, Outcome]:
-    runs = contenders(x, case)
-    outcomes, turns = {}, {}
+def measure(
+    x: Tensor, runs: dict[str, Callable[[], Sequence[Tensor]]], rounds: int, known: dict[str, Outcome]
+) -> dict[str, Outcome]:
+    outcomes, often = {}, []
     for name, run in runs.items():
+        if name in known:
+            outcomes[name] = known[name]
+            continue
         seconds, outcomes[name] = first_run(x, run)
-        turns[name] = rounds if seconds < SLOW_SECONDS else 0
-        if not turns[name]:
+        if seconds < SLOW_SECONDS:
+            often.append(name)
+        else:
             outcomes[name].seconds.append(seconds)
         print(f"  {name}: {seconds:.3f} s, error {outcomes[name].error:.2e}", flush=True)
-    names = list(runs)
     for round_ in range(rounds):
-        shift = round_ % len(names)  # nobody always follows the same one
-        for name in names[shift:] + names[:shift]:
-            if round_ < turns[name]:
-                start = time.process_time()
-                runs[name]()
-                outcomes[name].seconds.append(time.process_time() - start)
+        shift = round_ % len(often) if often else 0  # nobody always follows the same one
+        for name in often[shift:] + often[:shift]:
+            outcomes[name].seconds.append(timed(runs[name])[0])
     return outcomes
 
 
@@ -192,10 +199,23 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def speedup(outcomes: dict[str, Outcome], name: str) -> float:
-    """How many times longer the fastest exact decomposition of another library takes; NaN without any."""
-    theirs = [statistics.median(outcomes[peer].seconds) for peer in EXACT if peer in outcomes]
-    return min(theirs, default=float("nan")) / statistics.median(outcomes[name].seconds)
+def median(outcomes: dict[str, Outcome], name: str) -> float:
+    return statistics.median(outcomes[name].seconds)
+
+
+def fastest_exact(outcomes: dict[str, Outcome]) -> str | None:
+    """The fastest exact decomposition of another library; without any, our own one if it takes part."""
+    names = [name for name in EXACT if name in outcomes] or [name for name in ("ttnet, svd",) if name in outcomes]
+    return min(names, key=lambda name: median(outcomes, name), default=None)
+
+
+def speedup(outcomes: dict[str, Outcome], name: str = "ttnet, auto") -> float:
+    """How many times longer the fastest exact decomposition takes; NaN without any."""
+    exact = fastest_exact(outcomes)
+    return float("nan") if exact is None else median(outcomes, exact) / median(outcomes, name)
+
+
+# --- what comes out ------------------------------------------------------------------------------
 
 
 def table(outcomes: dict[str, Outcome]) -> str:
@@ -205,54 +225,42 @@ def table(outcomes: dict[str, Outcome]) -> str:
     ]
     for name, outcome in outcomes.items():
         low, middle, high = (1e3 * value for value in quartiles(outcome.seconds))
+        memory = "" if outcome.memory is None else f"{outcome.memory:.2f}"
         lines.append(
-            f"| {name} | {middle:.0f} | {low:.0f} to {high:.0f} | {len(outcome.seconds)} "
-            f"| {speedup(outcomes, name):.1f} | {max(outcome.ranks)} | {sum(outcome.ranks)} "
-            f"| {outcome.error:.6g} | {outcome.memory:.2f} |"
+            f"| {name} | {middle:,.0f} | {low:,.0f} to {high:,.0f} | {len(outcome.seconds)} "
+            f"| {speedup(outcomes, name):.3g} | {max(outcome.ranks)} | {sum(outcome.ranks)} "
+            f"| {outcome.error:.6g} | {memory} |"
         )
     return "\n".join(lines)
 
 
-def compare_with_record(ratios: dict[str, float], record: bool) -> None:
-    path = RESULTS / "tt_svd_short.json"
-    if path.exists() and not record:
-        for title, before in json.loads(path.read_text()).items():
-            now = ratios.get(title, float("nan"))
-            verdict = "slower than recorded" if now < before / 1.5 else "as recorded"
-            print(f"{title}: {now:.1f} times the fastest exact peer, {before:.1f} recorded: {verdict}")
-    else:
-        path.write_text(json.dumps(ratios, indent=1) + "\n")
+def summary(record: dict[str, dict[str, Outcome]]) -> str:
+    """One line a case: "auto" against every peer."""
+    peers = ("torchTT", "tntorch, svd", "tntorch, eig", "tensorly", "tensorly, randomised")
+    lines = [
+        "| case | ttnet, auto, ms | extra memory | " + " | ".join(peers) + " |",
+        "|---|---:|---:|" + "---:|" * len(peers),
+    ]
+    for title, outcomes in record.items():
+        mine = median(outcomes, "ttnet, auto")
+        cells = [f"{median(outcomes, peer) / mine:.1f}" if peer in outcomes else "" for peer in peers]
+        memory = outcomes["ttnet, auto"].memory
+        extra = "" if memory is None else f"{memory:.2f}"
+        lines.append(f"| {title} | {1e3 * mine:.0f} | {extra} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--short", action="store_true", help="small tensors; compare with what was recorded last")
-    parser.add_argument("--record", action="store_true", help="with --short: record the ratios")
-    args = parser.parse_args([] if __name__ != "__main__" else None)
-    torch.set_num_threads(args.threads)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.threads :])
-    parts, ratios = [], {}
-    for heading, cases, dtypes in (
-        ("## Loose bounds", CASES, (torch.float64, torch.float32)),
-        ("## Full accuracy", TIGHT_CASES, (torch.float64,)),
-    ):
-        parts.append(heading)
-        for case in cases:
-            for dtype in dtypes:
-                title = f"{case.title}, {str(dtype)[6:]}"
-                print(title, flush=True)
-                with torch_threads():
-                    outcomes = measure(case.make(args.short).to(dtype), case, args.rounds)
-                ratios[title] = speedup(outcomes, "ttnet, auto")
-                parts.append(f"### {title}\n\n{table(outcomes)}")
-                print(parts[-1], flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    if args.short:
-        compare_with_record(ratios, args.record)
-        return
+def load() -> dict[str, dict[str, Outcome]]:
+    path = RESULTS / "tt_svd.json"
+    if not path.exists():
+        return {}
+    record = json.loads(path.read_text())
+    return {title: {name: Outcome(**each) for name, each in case.items()} for title, case in record.items()}
+
+
+def save(record: dict[str, dict[str, Outcome]], threads: int) -> None:
+    plain = {title: {name: asdict(each) for name, each in case.items()} for title, case in record.items()}
+    (RESULTS / "tt_svd.json").write_text(json.dumps(plain, indent=1) + "\n")
     versions = [f"torch {torch.__version__}"]
     versions += [f"{name} {importlib.metadata.version(name)}" for module, name in PEERS.items() if has(module)]
     blas = {dtype: matmul_for(torch.device("cpu"), dtype).__name__[1:6] for dtype in (torch.float64, torch.float32)}
@@ -260,16 +268,70 @@ def main() -> None:
         "# TT-SVD\n\n"
         "Every method of `tt_svd` and other libraries on the same tensors, with equal bounds; tensorly, which knows no "
         "`eps`, is given the ranks that `tt_svd` found. Medians of the processor's time over interleaved rounds, as "
-        "many as the column of runs says, after a first run that is not timed; what takes long runs once. "
+        "many as the column of runs says, after a first run that is not timed; what takes more than "
+        f"{SLOW_SECONDS:.0f} seconds runs once. "
         '"Exact peers" are tensorly, torchTT and tntorch by SVD. Errors are relative. Extra memory is what the process '
         "held at its peak beyond what it had before, over the size of the tensor, in the first run.\n\n"
-        f"{args.threads} thread(s), {platform.processor() or platform.machine()}, {', '.join(versions)}. "
-        f"Products by {blas[torch.float64]} in float64 and {blas[torch.float32]} in float32. "
-        f"Repeat: `.venv-peers/bin/python -m benchmarks.tt_svd --threads {args.threads} --rounds {args.rounds}`\n\n"
-        + "\n\n".join(parts)
-        + "\n"
+        f"{threads} thread, pinned to one core; {platform.processor() or platform.machine()}, {', '.join(versions)}. "
+        f"Products by {blas[torch.float64]} in float64 and {blas[torch.float32]} in float32. Repeat: "
+        f"`OMP_NUM_THREADS={threads} .venv-peers/bin/python -m benchmarks.tt_svd --threads {threads} --again`\n\n"
+        "## How many times longer others take than `auto`\n\n"
+        f"{summary(record)}\n\n" + "\n\n".join(f"## {title}\n\n{table(case)}" for title, case in record.items()) + "\n"
     )
 
 
+def compare_with_record(ratios: dict[str, float], record: bool) -> None:
+    path = RESULTS / "tt_svd_short.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    group = "peers" if all(map(has, PEERS)) else "ttnet alone"
+    if record or group not in kept:
+        path.write_text(json.dumps(kept | {group: ratios}, indent=1) + "\n")
+        print(f"recorded in {path}")
+        return
+    for title, before in kept[group].items():
+        now = ratios.get(title, float("nan"))
+        verdict = "SLOWER than recorded" if now < before / 1.5 else "as recorded"
+        print(f"{title}: {now:.1f} times the fastest exact one ({group}), {before:.1f} recorded: {verdict}")
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, help="9, or 5 with --short")
+    parser.add_argument("--only", default="", help="run the cases whose title holds this text")
+    parser.add_argument("--again", action="store_true", help="run those again, too, that took long and are recorded")
+    parser.add_argument("--short", action="store_true", help="small tensors; compare with what was recorded last")
+    parser.add_argument("--record", action="store_true", help="with --short: record the ratios")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.threads :])
+    missing = [name for module, name in PEERS.items() if not has(module)]
+    if missing:
+        print(f"Without {', '.join(missing)}, which `make peers` installs elsewhere: tables are printed, not kept.")
+    record, ratios = load(), {}
+    for case in [*CASES, *TIGHT_CASES]:
+        for dtype in (torch.float64, torch.float32) if case in CASES else (torch.float64,):
+            title = f"{case.title}, {str(dtype)[6:]}"
+            if args.only not in title:
+                continue
+            print(title, flush=True)
+            x = case.make(args.short).to(dtype)
+            known = {} if args.again or args.short else record.get(title, {})
+            known = {name: each for name, each in known.items() if each.seconds[0] > SLOW_SECONDS}
+            with torch_threads():
+                runs = contenders(x, case, ("auto", "svd") if args.short else METHODS)
+                if args.short:
+                    runs = {name: run for name, run in runs.items() if name.startswith("ttnet") or name in EXACT[:2]}
+                outcomes = measure(x, runs, args.rounds or (5 if args.short else 9), known)
+            ratios[title] = speedup(outcomes)
+            print(table(outcomes), flush=True)
+            if not missing and not args.short:
+                record[title] = outcomes
+                save(record, args.threads)
+    if args.short:
+        compare_with_record(ratios, args.record)
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -254,7 +254,8 @@ def test_products_are_the_same_by_either_library(dtype, choice, monkeypatch):
         assert choice in matmul.__name__
     assert matmul is blas.matmul_for(torch.device("cpu"), dtype)
     a, b = draw_tensor((30, 20), dtype, 0), draw_tensor((20, 10), dtype, 1)
-    for x, y in ((a, b), (b.mT, a.mT), (a.mT, a)):
+    tall, thin = draw_tensor((3000, 64), dtype, 2), draw_tensor((64, 16), dtype, 3)  # which are taken in pieces
+    for x, y in ((a, b), (b.mT, a.mT), (a.mT, a), (tall, thin), (tall, thin.mT.contiguous().mT)):
         for out in (torch.empty(len(x), y.shape[1], dtype=dtype), torch.empty(y.shape[1], len(x), dtype=dtype).mT):
             matmul(x, y, out)
             torch.testing.assert_close(out, x @ y)

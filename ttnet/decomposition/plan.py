@@ -10,7 +10,7 @@ that is cut to rank r leaves a fraction r/n of the entries to the steps after it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 # Below so many entries a tensor stays in cache and calls cost more than arithmetic: nothing to plan.
@@ -21,6 +21,7 @@ _SINGLE = 4  # bytes
 _MOST_COLUMNS = 4096  # beyond which merging more modes is not looked at
 # Columns that a sketch draws beyond the rank expected, its probes included.
 OVERSAMPLING = 12
+SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def next_step(
     method: str,
     itemsize: int,
     most_columns: int | None = None,
+    sides: Collection[str] = SIDES,
 ) -> Step | None:
     """Choose how to go on with the part of the tensor that is left.
 
@@ -137,10 +139,11 @@ def next_step(
         method: The kernel that looks first.
         itemsize: Bytes of an entry.
         most_columns: The most columns that there is memory for; None for any number.
+        sides: The ends to take modes from.
 
     Returns:
         The step of the lowest price; a tensor of few entries is taken from the left, mode by mode, by "qr". None if
-        there is none within `most_columns`, or if the method is "randomized" and no short side is long enough to gain
+        there is none from `sides` within `most_columns`, or if the method is "randomized" and no short side is long enough to gain
         by it.
 
     Example:
@@ -153,7 +156,7 @@ def next_step(
     for side, modes, columns in _unfoldings(shape, outer_ranks, small):
         rows = numel // columns
         rank = min(rank_of(modes if side == "left" else len(shape) - modes), rows, columns)
-        if most_columns is not None and columns > most_columns:
+        if side not in sides or (most_columns is not None and columns > most_columns):
             continue
         if method == "randomized" and (small or 4 * (rank + OVERSAMPLING) > columns):
             continue
@@ -162,8 +165,8 @@ def next_step(
         if side == "right":  # whose cores are made left-orthogonal at the end
             flops += 4 * columns * rank**2
         moved = kernel_bytes(kernel, rows, columns, rank, itemsize)
-        if side == "left" and itemsize <= _SINGLE:  # rows that lie apart in memory; fast arithmetic does not hide it
-            moved *= 1.25
+        if side == "left" and (itemsize <= _SINGLE or kernel == "randomized"):
+            moved *= 1.25  # rows that lie apart in memory; fast arithmetic and thin products do not hide it
         steps.append(Step(side, modes, kernel, rows, columns, rank, flops, moved, modes == len(shape) - 1))
     return min(steps, key=lambda step: step.price, default=None)
 

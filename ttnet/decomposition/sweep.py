@@ -77,7 +77,8 @@ class Sweep:
         self._left = list(left)
         self._right = list(right)
         self._rank = _FIRST_RANK  # what is expected of the next bond
-        self._sketches = method in ("auto", "randomized")
+        # The ends from which sketches are tried.
+        self._sketched = [*plan.SIDES] if method in ("auto", "randomized") else []
         # Precisions in which a Gram matrix did not resolve a cut that the largest rank was to force.
         self._too_coarse: set[torch.dtype] = set()
         self.steps: list[Step] = []
@@ -98,8 +99,8 @@ class Sweep:
                 step = self._plan()
                 if self._take(step):
                     self.steps.append(step)
-                else:  # the singular values fall off slowly, and will in the steps to come
-                    self._sketches = False
+                else:  # the singular values at this end fall off slowly, and will in the steps to come
+                    self._sketched.remove(step.side)
             self._to_double()
         return self._finish()
 
@@ -115,11 +116,11 @@ class Sweep:
 
         outer, *shape, inner = self._rest.shape
         base, sketched = (
-            plan.next_step(shape, (outer, inner), rank_of, method, self._dtype.itemsize)
-            for method in (self._base_method(), "randomized")
+            plan.next_step(shape, (outer, inner), rank_of, method, self._dtype.itemsize, sides=sides)
+            for method, sides in ((self._base_method(), plan.SIDES), ("randomized", self._sketched))
         )
         assert base is not None
-        if sketched is None or not self._sketches:
+        if sketched is None:
             return base
         if self._method == "randomized" or (self._forced_rank(1) is None and sketched.price < base.price):
             return replace(sketched, rival=base.price)

@@ -20,7 +20,7 @@ from ttnet.scales import times_power_of_two
 
 BLOCK_NUMEL = {"cpu": 2**17}  # entries of a block; 1 MiB in double precision
 _DEVICE_BLOCK_NUMEL = 2**24
-_SHORT = 1024
+_SHORT = 4096
 _NUMPY_DTYPES = {
     torch.float32: np.float32,
     torch.float64: np.float64,
@@ -322,7 +322,7 @@ def project(
     """
     dtype = u.dtype if dtype is None else dtype
     matmul = matmul_for(u.device, dtype.to_real())
-    right = _real_embedding(v.to(dtype))
+    right = _real_embedding(v.to(dtype)).contiguous()
     back = _real_embedding(v.to(dtype).mH).contiguous() if missed == "entries" else right
     direct = out.dtype == dtype and not dtype.is_complex
     squares = lost = 0.0
