@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -33,7 +34,8 @@ PEERS = {"tensorly": "tensorly", "torchtt": "torchTT", "tntorch": "tntorch"}
 EXACT = ("tensorly", "torchTT", "tntorch, svd")  # whose decompositions hold at any accuracy
 METHODS = ("auto", "gram", "qr", "randomized")
 NO_EPS = 1e-14  # torchTT's, where max_rank alone is to count: it knows no None
-SLOW_SECONDS = 4.0  # a contender that takes longer runs once only
+SLOW_SECONDS = 1.5  # a contender that takes longer runs once only
+MOST_SECONDS = 60.0  # and is given up after so long, as soon as its library returns
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    error: float
+    error: float | None  # None if it was given up
     ranks: Sequence[int]
     memory: float | None  # extra bytes at the peak over those of the tensor; None where it cannot be read
     seconds: list[float] = field(default_factory=list)
@@ -67,9 +69,9 @@ def reciprocal_sums(short: bool) -> Tensor:
     return (1 + total).reciprocal_()
 
 
-def low_rank(short: bool, noise_norm: float) -> Tensor:
+def low_rank(short: bool, noise_norm: float, rank: int = 10) -> Tensor:
     shape = (32 if short else 64,) * 4
-    x = ttnet.random(shape, 10, dtype=torch.float64, seed=0).full()
+    x = ttnet.random(shape, rank, dtype=torch.float64, seed=0).full()
     x /= x.norm()
     return x.add_(noise(shape), alpha=noise_norm / x.numel() ** 0.5)
 
@@ -106,25 +108,27 @@ def has(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def contenders(x: Tensor, case: Case, methods: Sequence[str] = METHODS) -> dict[str, Callable[[], Sequence[Tensor]]]:
+def contenders(
+    x: Tensor, *, eps: float | None = None, max_rank: int | None = None, methods: Sequence[str] = METHODS
+) -> dict[str, Callable[[], Sequence[Tensor]]]:
     """Functions that decompose `x` and give the cores."""
-    bounds: dict[str, Any] = {"eps": case.eps, "max_rank": case.max_rank}
+    bounds: dict[str, Any] = {"eps": eps, "max_rank": max_rank}
     runs: dict[str, Callable[[], Sequence[Tensor]]] = {
         f"ttnet, {method}": lambda method=method: ttnet.tt_svd(x, method=method, **bounds).cores for method in methods
     }
     if has("torchtt"):
         import torchtt
 
-        limit = {} if case.max_rank is None else {"rmax": case.max_rank}
-        runs["torchTT"] = lambda: torchtt.TT(x, eps=case.eps or NO_EPS, **limit).cores
+        limit = {} if max_rank is None else {"rmax": max_rank}
+        runs["torchTT"] = lambda: torchtt.TT(x, eps=eps or NO_EPS, **limit).cores
     if has("tntorch"):
         import tntorch
 
         def rounded(algorithm: str) -> Sequence[Tensor]:
-            if case.max_rank is not None:
-                return tntorch.Tensor(x, algorithm=algorithm, ranks_tt=case.max_rank).cores
+            if max_rank is not None:
+                return tntorch.Tensor(x, algorithm=algorithm, ranks_tt=max_rank).cores
             train = tntorch.Tensor(x)  # its constructor would give a bound to a Tucker decomposition, too
-            train.round_tt(eps=case.eps, algorithm=algorithm)
+            train.round_tt(eps=eps, algorithm=algorithm)
             return train.cores
 
         for algorithm in ("svd", "eig"):
@@ -152,6 +156,14 @@ def memory_now(name: str) -> int | None:
         return None
 
 
+class GivenUp(Exception):
+    pass
+
+
+def give_up(*_: object) -> None:
+    raise GivenUp
+
+
 def timed(run: Callable[[], Sequence[Tensor]]) -> tuple[float, Sequence[Tensor]]:
     start = time.process_time()
     cores = run()
@@ -162,7 +174,14 @@ def first_run(x: Tensor, run: Callable[[], Sequence[Tensor]]) -> tuple[float, Ou
     before = memory_now("VmRSS")
     if before is not None:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    seconds, cores = timed(run)
+    signal.signal(signal.SIGPROF, give_up)
+    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
+    try:
+        seconds, cores = timed(run)
+    except GivenUp:
+        return MOST_SECONDS, Outcome(None, (), None)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
     peak = memory_now("VmHWM")
     extra = None if before is None or peak is None else (peak - before) / (x.numel() * x.itemsize)
     y = TensorTrain(core.to(torch.float64) for core in cores)
@@ -184,7 +203,7 @@ def measure(
             often.append(name)
         else:
             outcomes[name].seconds.append(seconds)
-        print(f"  {name}: {seconds:.3f} s, error {outcomes[name].error:.2e}", flush=True)
+        print(f"  {name}: {seconds:.3f} s, error {outcomes[name].error}", flush=True)
     for round_ in range(rounds):
         shift = round_ % len(often) if often else 0  # nobody always follows the same one
         for name in often[shift:] + often[:shift]:
@@ -224,6 +243,9 @@ def table(outcomes: dict[str, Outcome]) -> str:
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, outcome in outcomes.items():
+        if outcome.error is None:
+            lines.append(f"| {name} | given up after {1e3 * MOST_SECONDS:,.0f} | | 1 | | | | | |")
+            continue
         low, middle, high = (1e3 * value for value in quartiles(outcome.seconds))
         memory = "" if outcome.memory is None else f"{outcome.memory:.2f}"
         lines.append(
@@ -243,7 +265,10 @@ def summary(record: dict[str, dict[str, Outcome]]) -> str:
     ]
     for title, outcomes in record.items():
         mine = median(outcomes, "ttnet, auto")
-        cells = [f"{median(outcomes, peer) / mine:.1f}" if peer in outcomes else "" for peer in peers]
+        cells = []
+        for peer in peers:
+            more = "over " if peer in outcomes and outcomes[peer].error is None else ""
+            cells.append(f"{more}{median(outcomes, peer) / mine:.3g}" if peer in outcomes else "")
         memory = outcomes["ttnet, auto"].memory
         extra = "" if memory is None else f"{memory:.2f}"
         lines.append(f"| {title} | {1e3 * mine:.0f} | {extra} | " + " | ".join(cells) + " |")
@@ -269,7 +294,7 @@ def save(record: dict[str, dict[str, Outcome]], threads: int) -> None:
         "Every method of `tt_svd` and other libraries on the same tensors, with equal bounds; tensorly, which knows no "
         "`eps`, is given the ranks that `tt_svd` found. Medians of the processor's time over interleaved rounds, as "
         "many as the column of runs says, after a first run that is not timed; what takes more than "
-        f"{SLOW_SECONDS:.0f} seconds runs once. "
+        f"{SLOW_SECONDS:g} seconds runs once. "
         '"Exact peers" are tensorly, torchTT and tntorch by SVD. Errors are relative. Extra memory is what the process '
         "held at its peak beyond what it had before, over the size of the tensor, in the first run.\n\n"
         f"{threads} thread, pinned to one core; {platform.processor() or platform.machine()}, {', '.join(versions)}. "
@@ -320,7 +345,9 @@ def main(arguments: Sequence[str] = ()) -> None:
             known = {} if args.again or args.short else record.get(title, {})
             known = {name: each for name, each in known.items() if each.seconds[0] > SLOW_SECONDS}
             with torch_threads():
-                runs = contenders(x, case, ("auto", "svd") if args.short else METHODS)
+                runs = contenders(
+                    x, eps=case.eps, max_rank=case.max_rank, methods=("auto", "svd") if args.short else METHODS
+                )
                 if args.short:
                     runs = {name: run for name, run in runs.items() if name.startswith("ttnet") or name in EXACT[:2]}
                 outcomes = measure(x, runs, args.rounds or (5 if args.short else 9), known)

@@ -263,6 +263,7 @@ def gram_matrix(u: Unfolding, dtype: torch.dtype) -> Tensor:
     for block in u.real_blocks(u.block_rows(least=2 * u.shape[1]), dtype):
         matmul(block.mT, block, part)
         total += part
+    total = (total + total.mT) / 2  # which not every library's product is by itself
     if not dtype.is_complex:
         return total
     pairs = total.unflatten(0, (-1, 2)).unflatten(2, (-1, 2))  # (n, part, n, part)
