@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.tt_svd import RESULTS
 from ttnet.decomposition.blas import matmul_for, torch_threads
 from ttnet.decomposition.unfolding_kernels import Unfolding, gram_matrix, project, sketch, sum_of_squares, triangle
 
@@ -35,13 +36,14 @@ def rates(dtype: torch.dtype) -> tuple[float, float]:
     return 2 * n**3 / seconds(lambda: matmul(a, a, out)), x.numel() * x.itemsize / seconds(x.sum)
 
 
-def passes(dtype: torch.dtype) -> list[tuple[str, float, float, Callable[[], object]]]:
+def passes(dtype: torch.dtype, side: str) -> list[tuple[str, float, float, Callable[[], object]]]:
     """Names, operations and bytes of passes, and functions that make them."""
     x = torch.randn(NUMEL, dtype=dtype)
     size = NUMEL * x.itemsize
 
     def unfolding(columns: int) -> Unfolding:
-        return Unfolding(x[: NUMEL // columns * columns].view(columns, -1), 1, dtype, side="left")
+        whole = x[: NUMEL // columns * columns]
+        return Unfolding(whole.view(columns, -1) if side == "left" else whole.view(-1, columns), 1, dtype, side=side)
 
     def projection(columns: int, rank: int, **options: str) -> Callable[[], object]:
         u = unfolding(columns)
@@ -75,13 +77,16 @@ def table(dtype: torch.dtype) -> str:
         lines = [
             f"{str(dtype)[6:]}: {peak / 1e9:.0f} GFlop/s in a square product, {bandwidth / 1e9:.0f} GB/s in a sum, "
             f"{NUMEL} entries.\n",
-            "| pass | flops an entry | floor, ms | measured, ms | share of the floor |",
-            "|---|---:|---:|---:|---:|",
+            "| pass | flops an entry | bytes an entry | floor, ms | left, ms | right, ms | share of the floor |",
+            "|---|---:|---:|---:|---:|---:|---:|",
         ]
-        for name, flops, moved, run in passes(dtype):
-            floor, measured = max(flops / peak, moved / bandwidth), seconds(run)
+        for left, right in zip(passes(dtype, "left"), passes(dtype, "right"), strict=True):
+            name, flops, moved, _ = left
+            floor = max(flops / peak, moved / bandwidth)
+            times = [seconds(run) for *_, run in (left, right)]
             lines.append(
-                f"| {name} | {flops / NUMEL:.0f} | {1e3 * floor:.0f} | {1e3 * measured:.0f} | {floor / measured:.0%} |"
+                f"| {name} | {flops / NUMEL:.0f} | {moved / NUMEL:.1f} | {1e3 * floor:.0f} | {1e3 * times[0]:.0f} "
+                f"| {1e3 * times[1]:.0f} | {floor / min(times):.0%} |"
             )
             print(lines[-1], flush=True)
     return "\n".join(lines)
@@ -89,5 +94,10 @@ def table(dtype: torch.dtype) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for dtype in (torch.float64, torch.float32):
-        print(table(dtype))
+    text = "\n\n".join(table(dtype) for dtype in (torch.float64, torch.float32))
+    (RESULTS / "tt_svd_floor.md").write_text(
+        "# TT-SVD: its passes and their floors\n\n"
+        f"One thread, torch {torch.__version__}; the shortest of seven runs, in processor time, with the short side of "
+        "the unfolding at the left or at the right end. The last column is for the faster of the two. Repeat: "
+        f"`OMP_NUM_THREADS=1 python -m benchmarks.tt_svd_floor`\n\n{text}\n"
+    )

@@ -143,8 +143,8 @@ def next_step(
 
     Returns:
         The step of the lowest price; a tensor of few entries is taken from the left, mode by mode, by "qr". None if
-        there is none from `sides` within `most_columns`, or if the method is "randomized" and no short side is long enough to gain
-        by it.
+        there is none from `sides` within `most_columns`, or if the method is "randomized" and no short side is long
+        enough to gain by it.
 
     Example:
         >>> next_step((2,) * 26, (1, 1), lambda k: 16, "gram", 8).modes  # 2**6 = 64 to 16
