@@ -302,8 +302,9 @@ def save(record: dict[str, dict[str, Outcome]], threads: int) -> None:
         "Every method of `tt_svd` and other libraries on the same tensors, with equal bounds; tensorly, which knows no "
         "`eps`, is given the ranks that `tt_svd` found. Medians of the processor's time over interleaved rounds, as "
         "many as the column of runs says, after a first run that is not timed; what takes more than "
-        f"{SLOW_SECONDS:g} seconds runs once, and is kept from an earlier run on the same machine if there is one; what takes "
-        f"more than {MOST_SECONDS:.0f} is given up. "
+        f"{SLOW_SECONDS:g} seconds runs once, and is "
+        "kept from an earlier run on the same machine if there is one; what takes "
+        f"more than {MOST_SECONDS:.0f} may be given up. "
         '"Exact peers" are tensorly, torchTT and tntorch by SVD. Errors are relative. Extra memory is what the process '
         "held at its peak beyond what it had before, over the size of the tensor, in the first run.\n\n"
         f"{threads} thread, pinned to one core; {platform.processor() or platform.machine()}, {', '.join(versions)}. "
