@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import numbers
 from collections.abc import Sequence
@@ -217,6 +218,25 @@ class ErrorBudget:
     def _noise(self, size: int) -> float:
         """Relative Frobenius norm of rounding noise in a matrix whose shorter side is `size`."""
         return max(self._storage_noise, self._compute_eps * (8 + 2 * math.sqrt(size)))
+
+    def for_norm(self, norm: float) -> ErrorBudget:
+        """Give the budget of a tensor of another norm, of which as large a part is left.
+
+        Args:
+            norm: How many times larger the norm is.
+
+        Returns:
+            The budget.
+
+        Example:
+            >>> ErrorBudget(norm=1.0, eps=0.5, max_ranks=[3], dtype=torch.float64).for_norm(2.0).allowance(4)
+            (0.99..., 3)
+        """
+        budget = copy.copy(self)
+        budget._norm *= norm
+        budget._left *= norm**2
+        budget.spent = tuple(tail * norm for tail in self.spent)
+        return budget
 
     def cut(
         self,

@@ -262,6 +262,18 @@ def test_bad_tensors(x, error, message):
         ttnet.tt_svd(x)
 
 
+@every_method
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
+@pytest.mark.parametrize("place", [0, 777, 11_999])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_none_are_refused(method, dtype, place, value):
+    x = draw_tensor((100, 30, 4), torch.float32, 0).to(dtype)
+    x.view(-1)[place] = value
+    for bounds in ({"eps": 0.1}, {"max_rank": 2}):
+        with pytest.raises(TTValueError, match="NaN or infinite entries, 1 of 12000"):
+            ttnet.tt_svd(x, method=method, **bounds)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("max_rank", [1, 2, [2, 3], None])
 @every_method

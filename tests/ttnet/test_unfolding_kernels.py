@@ -115,8 +115,9 @@ def test_project(pair, rank, missed):
     v, _ = torch.linalg.qr(draw_tensor((u.shape[1], min(rank, u.shape[1])), double(u.dtype), 0))
     for dtype in (u.dtype, double(u.dtype)):
         out = u.new_product(v.shape[1])
-        lost = project(u, v, out, dtype, missed=missed)
+        squares, lost = project(u, v, out, dtype, missed=missed)
         norm = float(matrix.norm())
+        assert squares == pytest.approx(0.0 if missed is None else norm**2, rel=eps(dtype))
         assert float((wide(out) - matrix @ v).norm()) <= eps(u.dtype) * norm
         expected = 0.0 if missed is None else float((matrix - matrix @ v @ v.mH).norm()) ** 2
         assert lost == pytest.approx(expected, abs=eps(dtype) * norm**2)
@@ -128,7 +129,7 @@ def test_entries_see_what_norms_do_not():
     v = torch.eye(8, dtype=torch.float64)[:, :6]
     u = Unfolding(matrix, 1, torch.float64)
     expected = float(matrix[:, 6:].norm())
-    assert math.sqrt(project(u, v, u.new_product(6), torch.float64, missed="entries")) == pytest.approx(
+    assert math.sqrt(project(u, v, u.new_product(6), torch.float64, missed="entries")[1]) == pytest.approx(
         expected, rel=1e-9
     )
 
@@ -192,20 +193,20 @@ def test_a_gram_matrix_is_wrong_by_less_than_its_bound(kind, n, precision, monke
 
 def test_a_cut_is_certified_only_where_the_bound_leaves_no_doubt():
     energies, v = torch.tensor([4.0, 1.0, 1e-6, 1e-15]), torch.eye(4)
-    spectrum = Spectrum(energies, v, full_rank=4, bound=1e-13)
+    spectrum = Spectrum(energies, v, full_rank=4, bound=1e-13, squares=5.0)
     assert spectrum.cut(3.0, None) == (1, pytest.approx(1.0, rel=1e-6))
     assert spectrum.cut(0.1, None) == (2, pytest.approx(1e-3))
     assert spectrum.cut(1e-6, None) == (3, pytest.approx(1e-15**0.5))
     assert spectrum.cut(1e-7, None) is None  # the allowance is as small as the bound
     assert spectrum.cut(1e-7, 2) == (2, pytest.approx(1e-3))  # forced, and far above the bound
     assert spectrum.cut(1e-7, 3) is None  # forced, but who knows which direction is the third
-    assert Spectrum(energies, v, 4, bound=0.0).cut(1e-7, 3) == (3, pytest.approx(1e-15**0.5))
+    assert Spectrum(energies, v, 4, 0.0, 5.0).cut(1e-7, 3) == (3, pytest.approx(1e-15**0.5))
     # All are kept: certain if the last one is there for sure.
-    assert Spectrum(energies[:3], v[:, :3], 3, 1e-13).cut(1e-8, None) == (3, 0.0)
-    assert Spectrum(energies[:3], v[:, :3], 3, 1e-7).cut(1e-8, None) is None
+    assert Spectrum(energies[:3], v[:, :3], 3, 1e-13, 5.0).cut(1e-8, None) == (3, 0.0)
+    assert Spectrum(energies[:3], v[:, :3], 3, 1e-7, 5.0).cut(1e-8, None) is None
     # A sketch of three columns cannot tell that there are no more.
-    assert Spectrum(energies[:3], v[:, :3], 4, 1e-13).cut(1e-8, None) is None
-    assert Spectrum(energies, v, 4, 1e-13).cut(10.0, None)[0] == 1
+    assert Spectrum(energies[:3], v[:, :3], 4, 1e-13, 5.0).cut(1e-8, None) is None
+    assert Spectrum(energies, v, 4, 1e-13, 5.0).cut(10.0, None)[0] == 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -253,7 +254,8 @@ def test_products_are_the_same_by_either_library(dtype, choice, monkeypatch):
         assert choice in matmul.__name__
     assert matmul is blas.matmul_for(torch.device("cpu"), dtype)
     a, b = draw_tensor((30, 20), dtype, 0), draw_tensor((20, 10), dtype, 1)
-    for x, y in ((a, b), (b.mT, a.mT), (a.mT, a)):
+    tall, thin = draw_tensor((3000, 64), dtype, 2), draw_tensor((64, 16), dtype, 3)  # which are taken in pieces
+    for x, y in ((a, b), (b.mT, a.mT), (a.mT, a), (tall, thin), (tall, thin.mT.contiguous().mT)):
         for out in (torch.empty(len(x), y.shape[1], dtype=dtype), torch.empty(y.shape[1], len(x), dtype=dtype).mT):
             matmul(x, y, out)
             torch.testing.assert_close(out, x @ y)

@@ -10,16 +10,18 @@ that is cut to rank r leaves a fraction r/n of the entries to the steps after it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 # Below so many entries a tensor stays in cache and calls cost more than arithmetic: nothing to plan.
 SMALL_NUMEL = 2**14
 # What moving a byte through the caches costs, in floating-point operations.
 _FLOPS_PER_BYTE = 5.0
+_SINGLE = 4  # bytes
 _MOST_COLUMNS = 4096  # beyond which merging more modes is not looked at
 # Columns that a sketch draws beyond the rank expected, its probes included.
 OVERSAMPLING = 12
+SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def next_step(
     method: str,
     itemsize: int,
     most_columns: int | None = None,
+    sides: Collection[str] = SIDES,
 ) -> Step | None:
     """Choose how to go on with the part of the tensor that is left.
 
@@ -136,11 +139,12 @@ def next_step(
         method: The kernel that looks first.
         itemsize: Bytes of an entry.
         most_columns: The most columns that there is memory for; None for any number.
+        sides: The ends to take modes from.
 
     Returns:
         The step of the lowest price; a tensor of few entries is taken from the left, mode by mode, by "qr". None if
-        there is none within `most_columns`, or if the method is "randomized" and no short side is long enough to gain
-        by it.
+        there is none from `sides` within `most_columns`, or if the method is "randomized" and no short side is long
+        enough to gain by it.
 
     Example:
         >>> next_step((2,) * 26, (1, 1), lambda k: 16, "gram", 8).modes  # 2**6 = 64 to 16
@@ -152,7 +156,7 @@ def next_step(
     for side, modes, columns in _unfoldings(shape, outer_ranks, small):
         rows = numel // columns
         rank = min(rank_of(modes if side == "left" else len(shape) - modes), rows, columns)
-        if most_columns is not None and columns > most_columns:
+        if side not in sides or (most_columns is not None and columns > most_columns):
             continue
         if method == "randomized" and (small or 4 * (rank + OVERSAMPLING) > columns):
             continue
@@ -161,6 +165,8 @@ def next_step(
         if side == "right":  # whose cores are made left-orthogonal at the end
             flops += 4 * columns * rank**2
         moved = kernel_bytes(kernel, rows, columns, rank, itemsize)
+        if side == "left" and (itemsize <= _SINGLE or kernel == "randomized"):
+            moved *= 1.25  # rows that lie apart in memory; fast arithmetic and thin products do not hide it
         steps.append(Step(side, modes, kernel, rows, columns, rank, flops, moved, modes == len(shape) - 1))
     return min(steps, key=lambda step: step.price, default=None)
 

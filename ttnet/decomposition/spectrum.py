@@ -15,6 +15,36 @@ from torch import Tensor
 from ttnet.decomposition.unfolding_kernels import Unfolding, gram_matrix, triangle
 
 
+class OutOfRange(Exception):
+    """Numbers of a size that squares and products do not stay in range of, or NaN or infinite ones, or zeros.
+
+    Example:
+        >>> try:
+        ...     check_range(float("inf"), 10)
+        ... except OutOfRange:
+        ...     print("to be scaled")
+        to be scaled
+    """
+
+
+def check_range(squares: float, numel: int) -> None:
+    """Refuse numbers that have to be scaled, or looked at, before anything is computed of them.
+
+    Args:
+        squares: The sum of their squares.
+        numel: How many there are.
+
+    Raises:
+        OutOfRange: If it is not far from over- and underflow, in single precision, whatever theirs is: products may be
+            taken in it.
+
+    Example:
+        >>> check_range(1.0, 10)
+    """
+    if not (squares / numel > 1e-24 and squares < 1e24):
+        raise OutOfRange
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """What is known of the row space of an unfolding X of n columns.
@@ -26,6 +56,7 @@ class Spectrum:
         full_rank: The largest rank that X may have.
         bound: By how much, at most, the square of a loss differs from the sum of dropped energies, because of rounding
             or of parts of X outside of `v`.
+        squares: The squared Frobenius norm of X.
         seen: A matrix whose columns span those of `v`, and its product with X, if they are at hand.
 
     Example:
@@ -37,6 +68,7 @@ class Spectrum:
     v: Tensor
     full_rank: int
     bound: float
+    squares: float
     seen: tuple[Tensor, Tensor] | None = None
 
     def cut(self, allowed: float, max_rank: int | None) -> tuple[int, float] | None:
@@ -56,7 +88,7 @@ class Spectrum:
             look.
 
         Example:
-            >>> s = Spectrum(torch.tensor([4.0, 1.0, 1e-15]), torch.eye(3), full_rank=3, bound=1e-14)
+            >>> s = Spectrum(torch.tensor([4.0, 1.0, 1e-15]), torch.eye(3), full_rank=3, bound=1e-14, squares=5.0)
             >>> s.cut(1.5, None), s.cut(1e-8, None), s.cut(1e-8, 1)
             ((1, 1.0), None, (1, 1.0))
         """
@@ -96,22 +128,30 @@ def gram_bound(n: int, norm: float, dtype: torch.dtype) -> float:
     return (products + (12 + n / 16) * torch.finfo(torch.float64).eps) * norm**2
 
 
-def by_gram(u: Unfolding, norm: float, dtype: torch.dtype) -> Spectrum:
+def by_gram(u: Unfolding, norm: float | None, dtype: torch.dtype) -> Spectrum:
     """Take the eigenvalues of the Gram matrix: one pass of symmetric products.
 
     Args:
         u: The unfolding.
-        norm: Its Frobenius norm.
+        norm: Its Frobenius norm; None if it is not known yet.
         dtype: The precision of the products; the sum is in double precision.
 
     Returns:
         The spectrum, of all columns.
 
+    Raises:
+        OutOfRange: If the norm was not known and the entries have to be scaled first.
+
     Example:
         >>> by_gram(Unfolding(torch.diag(torch.tensor([1.0, 2.0])), 1, torch.float32), 5**0.5, torch.float64).energies
         tensor([4., 1.], dtype=torch.float64)
     """
-    return of_gram(gram_matrix(u, dtype), min(u.shape), norm, dtype)
+    gram = gram_matrix(u, dtype)
+    if norm is None:
+        squares = float(gram.diagonal().real.sum())
+        check_range(squares, u.numel)
+        norm = squares**0.5
+    return of_gram(gram, min(u.shape), norm, dtype)
 
 
 def of_gram(
@@ -136,23 +176,30 @@ def of_gram(
         tensor([1., 1.], dtype=torch.float64)
     """
     energies, v = torch.linalg.eigh(gram)
-    return Spectrum(energies.flip(0), v.flip(1), full_rank, gram_bound(len(gram), norm, dtype))
+    return Spectrum(energies.flip(0), v.flip(1), full_rank, gram_bound(len(gram), norm, dtype), norm**2)
 
 
-def by_qr(u: Unfolding) -> Spectrum:
+def by_qr(u: Unfolding, *, measured: bool = True) -> Spectrum:
     """Take the singular values of the triangle of a QR factorisation: accurate to the precision of the numbers.
 
     Args:
         u: The unfolding.
+        measured: Whether its norm is known to be in range.
 
     Returns:
         The spectrum, whose bound is 0, so that it certifies every cut.
+
+    Raises:
+        OutOfRange: If the norm was not known and the entries have to be scaled first.
 
     Example:
         >>> by_qr(Unfolding(torch.ones(2, 1, 2), 1, torch.float64)).cut(1e-9, None)
         (1, ...)
     """
-    return of_triangle(triangle(u), min(u.shape))
+    r = triangle(u)
+    if not measured:
+        check_range(float(r.abs().square().sum()), u.numel)
+    return of_triangle(r, min(u.shape))
 
 
 def of_triangle(
@@ -173,4 +220,5 @@ def of_triangle(
         tensor([4.])
     """
     _, s, vh = torch.linalg.svd(r, full_matrices=False)
-    return Spectrum(s.square(), vh.mH, full_rank, 0.0)
+    energies = s.square()
+    return Spectrum(energies, vh.mH, full_rank, 0.0, float(energies.sum()))

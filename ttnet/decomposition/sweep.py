@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,8 +41,8 @@ class Sweep:
         x: The tensor, of any dtype and strides, of order 2 or more; it is only read.
         dtype: The dtype to compute in.
         exponent: The train is that of x times 2**-exponent.
-        norm: The Frobenius norm of x times 2**-exponent, not 0.
-        budget: What the bonds may lose.
+        norm: The Frobenius norm of x times 2**-exponent, not 0; None to have the first pass find it, too.
+        budget: What the bonds may lose, of a norm of 1 if that of x is not known.
         method: "auto", "gram", "qr" or "randomized".
         left: The cores that are done on the left, if x is what they and those on the right have left; its first and
             last axis are then the bonds to them.
@@ -59,7 +60,7 @@ class Sweep:
         x: Tensor,
         dtype: torch.dtype,
         exponent: int,
-        norm: float,
+        norm: float | None,
         budget: ErrorBudget,
         method: str,
         *,
@@ -69,13 +70,15 @@ class Sweep:
         self._rest = x if left or right else x[None, ..., None]  # (r, the modes that are left, r')
         self._dtype = dtype
         self._exponent = exponent
-        self._norm = norm  # that of the rest
+        self._norm = 1.0 if norm is None else norm  # that of the rest
+        self._measured = norm is not None
         self._budget = budget
         self._method = method
         self._left = list(left)
         self._right = list(right)
         self._rank = _FIRST_RANK  # what is expected of the next bond
-        self._sketches = method in ("auto", "randomized")
+        # The ends from which sketches are tried.
+        self._sketched = [*plan.SIDES] if method in ("auto", "randomized") else []
         # Precisions in which a Gram matrix did not resolve a cut that the largest rank was to force.
         self._too_coarse: set[torch.dtype] = set()
         self.steps: list[Step] = []
@@ -85,16 +88,19 @@ class Sweep:
 
         Returns:
             The cores, left-orthogonal, in double precision.
+
+        Raises:
+            OutOfRange: If the norm was not known and the entries have to be scaled first.
         """
-        with torch_threads():
+        with torch_threads(), np.errstate(over="ignore", invalid="ignore"):
             while self._rest.ndim > 3:
                 if self._rest.numel() <= plan.SMALL_NUMEL:
                     self._to_double()
                 step = self._plan()
                 if self._take(step):
                     self.steps.append(step)
-                else:  # the singular values fall off slowly, and will in the steps to come
-                    self._sketches = False
+                else:  # the singular values at this end fall off slowly, and will in the steps to come
+                    self._sketched.remove(step.side)
             self._to_double()
         return self._finish()
 
@@ -110,11 +116,11 @@ class Sweep:
 
         outer, *shape, inner = self._rest.shape
         base, sketched = (
-            plan.next_step(shape, (outer, inner), rank_of, method, self._dtype.itemsize)
-            for method in (self._base_method(), "randomized")
+            plan.next_step(shape, (outer, inner), rank_of, method, self._dtype.itemsize, sides=sides)
+            for method, sides in ((self._base_method(), plan.SIDES), ("randomized", self._sketched))
         )
         assert base is not None
-        if sketched is None or not self._sketches:
+        if sketched is None:
             return base
         if self._method == "randomized" or (self._forced_rank(1) is None and sketched.price < base.price):
             return replace(sketched, rival=base.price)
@@ -136,28 +142,37 @@ class Sweep:
         hopes = max_rank is not None and torch.float64 not in self._too_coarse
         return "gram" if self._method == "gram" or resolves or hopes else "qr"
 
-    def _spectra(self, u: Unfolding, step: Step, allowed: float, max_rank: int | None) -> Iterator[Spectrum]:
+    def _spectra(self, u: Unfolding, step: Step, bond: int) -> Iterator[Spectrum]:
         """Look at an unfolding with one kernel after the other, each more exact than those before."""
+        allowed, max_rank = self._budget.allowance(min(u.shape), bond)
+        norm = self._norm if self._measured else None
         if step.method == "randomized":
             dtype = self._products_for(allowed)
-            found = by_sketch(u, self._norm, allowed, step.rank + OVERSAMPLING, step.max_sketch, dtype)
+            found = by_sketch(u, norm, allowed, step.rank + OVERSAMPLING, step.max_sketch, dtype)
             if found is not None:
                 yield found
             return
         columns = u.shape[1]
         if step.method == "gram":
             for precision in (torch.float32, torch.float64):
+                allowed, max_rank = self._budget.allowance(min(u.shape), bond)
                 resolves = gram_bound(columns, self._norm, precision) <= allowed**2 / 2
                 hopes = max_rank is not None and max_rank < columns and precision not in self._too_coarse
                 if resolves or hopes:
-                    yield by_gram(u, self._norm, precision.to_complex() if u.dtype.is_complex else precision)
+                    norm = self._norm if self._measured else None
+                    yield by_gram(u, norm, precision.to_complex() if u.dtype.is_complex else precision)
                     self._too_coarse.add(precision)
-        yield by_qr(u)
+        yield by_qr(u, measured=self._measured)
 
     def _products_for(self, loss: float) -> torch.dtype:
         """Give the precision in which products add nothing to a loss."""
         coarse = torch.finfo(self._dtype).eps
         return self._dtype if loss >= _UNSEEN * coarse * self._norm else double(self._dtype)
+
+    def _adopt(self, norm: float) -> None:
+        """Note the norm of the rest once a pass has found it."""
+        if not self._measured:
+            self._norm, self._budget, self._measured = norm, self._budget.for_norm(norm), True
 
     def _take(self, step: Step) -> bool:
         """Cut the bonds of a step; or say that its kernel cannot tell how, which only a sketch ever does."""
@@ -171,8 +186,8 @@ class Sweep:
             shape = self._rest.shape[-count - 1 :]
             first = len(self._left) + self._rest.ndim - 3 - count
             bonds = range(first, first + count)
-        allowed, max_rank = self._budget.allowance(min(u.shape), bonds[0])
-        for spectrum in self._spectra(u, step, allowed, max_rank):
+        for spectrum in self._spectra(u, step, bonds[0]):
+            self._adopt(spectrum.squares**0.5)
             budget = copy.copy(self._budget)
             v = mirrored(spectrum.v.mT, shape[::-1]).mT if left else spectrum.v
             cores = cut_bonds(spectrum, v, shape, bonds, budget)
@@ -180,6 +195,7 @@ class Sweep:
                 break
         else:
             return False
+        allowed, _ = self._budget.allowance(min(u.shape), bonds[0])
         self._budget = budget
         if cores:
             self._project(u, spectrum, cores, shape, left, self._products_for(max(allowed, math.hypot(*budget.spent))))
@@ -334,7 +350,7 @@ def cut_bonds(
     for size, bond in zip(sizes[:0:-1], bonds[:0:-1], strict=True):
         matrix = rest.reshape(-1, size * last)
         inner = by_qr(Unfolding(matrix, 1, matrix.dtype))
-        inner = Spectrum(inner.energies, inner.v, inner.full_rank, spectrum.bound)
+        inner = replace(inner, bound=spectrum.bound)
         choice = inner.cut(*budget.allowance(inner.full_rank, bond))
         if choice is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from ttnet.decomposition import plan
 from ttnet.decomposition.array_source import ArrayLike, check_array, entry_dtype, read
 from ttnet.decomposition.dense import as_dense
 from ttnet.decomposition.out_of_core import ArraySweep, PassProgress, check_memory_limit
+from ttnet.decomposition.spectrum import OutOfRange, check_range
 from ttnet.decomposition.sweep import Sweep
 from ttnet.decomposition.unfolding_kernels import Unfolding, double, sum_of_squares
 from ttnet.errors import TTShapeError, TTValueError
@@ -93,24 +95,31 @@ def tt_svd(
     if 0 in x.shape:
         raise TTShapeError(f"x has shape {tuple(x.shape)}; every mode must have size at least 1.")
     check_readable(x, "x")
+    differentiable = x.requires_grad and torch.is_grad_enabled()
+    is_small = method == "auto" and x.numel() <= plan.SMALL_NUMEL and not differentiable
+    exact = method == "svd" or differentiable or is_small or x.ndim < 2
+    kept = compute_dtype(x.dtype)
+    dtype = double(kept) if is_small else kept  # which costs nothing there
+    arithmetic = dtype if exact else double(dtype)
+    budget = ErrorBudget(norm=1.0, eps=bound, max_ranks=max_ranks, dtype=x.dtype, arithmetic=arithmetic)
+    if not exact:
+        with contextlib.suppress(OutOfRange):
+            cores = Sweep(x.detach(), dtype, 0, None, budget, method).run()
+            return _train(cores, 0, x.dtype)
     exponent, norm = _measure(x.detach())
     if x.ndim < 2:
         return TensorTrain([x.reshape(1, *x.shape, 1).clone()])
-    differentiable = x.requires_grad and torch.is_grad_enabled()
     if norm == 0 and not differentiable:
         return TensorTrain([_unit(size, x) for size in x.shape[:-1]] + [x.new_zeros(1, x.shape[-1], 1)])
-    dtype = compute_dtype(x.dtype)
-    exact = method == "svd" or differentiable
-    if method == "auto" and x.numel() <= plan.SMALL_NUMEL and not differentiable:
-        dtype, exact = double(dtype), True  # which costs nothing there
-    budget = ErrorBudget(
-        norm=norm, eps=bound, max_ranks=max_ranks, dtype=x.dtype, arithmetic=dtype if exact else double(dtype)
-    )
     if exact:
-        cores = _exact(times_power_of_two(x.to(dtype), -exponent), budget)
+        cores = _exact(times_power_of_two(x.to(dtype), -exponent), budget.for_norm(norm))
     else:
-        cores = Sweep(x.detach(), dtype, exponent, norm, budget, method).run()
-    return TensorTrain([core.contiguous() for core in join_scale(cores, exponent, x.dtype)])
+        cores = Sweep(x.detach(), dtype, exponent, norm, budget.for_norm(norm), method).run()
+    return _train(cores, exponent, x.dtype)
+
+
+def _train(cores: Sequence[Tensor], exponent: int, dtype: torch.dtype) -> TensorTrain:
+    return TensorTrain([core.contiguous() for core in join_scale(cores, exponent, dtype)])
 
 
 def _in_slabs(
@@ -143,7 +152,7 @@ def _in_slabs(
     if not cores:
         like = torch.empty(0, dtype=dtype)
         return TensorTrain([_unit(size, like) for size in shape[:-1]] + [like.new_zeros(1, shape[-1], 1)])
-    return TensorTrain(core.contiguous() for core in join_scale(cores, exponent, dtype))
+    return _train(cores, exponent, dtype)
 
 
 def _exact(
@@ -169,8 +178,8 @@ def _measure(
         x = x[None]
     dtype = compute_dtype(x.dtype)
     squares = sum_of_squares(Unfolding(x, 1, dtype))
-    # Single precision, whatever the dtype: products may be taken in it.
-    if squares / x.numel() > 1e-24 and squares < 1e24:
+    with contextlib.suppress(OutOfRange):
+        check_range(squares, x.numel())
         return 0, squares**0.5
     if count := count_nonfinite(x):
         raise TTValueError(f"x holds NaN or infinite entries, {count} of {x.numel()}; expected finite numbers.")

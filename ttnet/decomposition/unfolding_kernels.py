@@ -18,9 +18,9 @@ from ttnet.decomposition.blas import matmul_for
 from ttnet.linalg import triangular_factor
 from ttnet.scales import times_power_of_two
 
-BLOCK_NUMEL = {"cpu": 2**16}  # entries of a block; 512 KiB in double precision
+BLOCK_NUMEL = {"cpu": 2**17}  # entries of a block; 1 MiB in double precision
 _DEVICE_BLOCK_NUMEL = 2**24
-_SHORT = 1024
+_SHORT = 4096
 _NUMPY_DTYPES = {
     torch.float32: np.float32,
     torch.float64: np.float64,
@@ -70,6 +70,7 @@ class Unfolding:
         self.dtype = dtype
         self.device = x.device
         self.shape = (math.prod(self._x.shape[:-axes]), math.prod(self._x.shape[-axes:]))
+        self.numel = math.prod(self.shape)
 
     def new_product(self, columns: int) -> Tensor:
         """Give memory for this matrix times another one, laid out so that `fold` need not copy.
@@ -262,6 +263,7 @@ def gram_matrix(u: Unfolding, dtype: torch.dtype) -> Tensor:
     for block in u.real_blocks(u.block_rows(least=2 * u.shape[1]), dtype):
         matmul(block.mT, block, part)
         total += part
+    total = (total + total.mT) / 2  # which not every library's product is by itself
     if not dtype.is_complex:
         return total
     pairs = total.unflatten(0, (-1, 2)).unflatten(2, (-1, 2))  # (n, part, n, part)
@@ -300,7 +302,7 @@ def project(
     dtype: torch.dtype | None = None,
     *,
     missed: str | None = None,
-) -> float:
+) -> tuple[float, float]:
     """Multiply `X V` into a given matrix, and measure on the way how much of X lies outside of V's columns.
 
     Args:
@@ -312,19 +314,19 @@ def project(
             the precision; by the "entries" of `X - X V V^H`, at twice the cost; or None, not at all.
 
     Returns:
-        `||X - X V V^H||**2`, or 0.
+        `||X||**2` and `||X - X V V^H||**2`, or zeros.
 
     Example:
         >>> x, out = torch.eye(3, dtype=torch.float64), torch.empty(3, 1, dtype=torch.float64)
         >>> project(Unfolding(x, 1, torch.float64), x[:, :1], out, torch.float64, missed="entries")
-        2.0
+        (3.0, 2.0)
     """
     dtype = u.dtype if dtype is None else dtype
     matmul = matmul_for(u.device, dtype.to_real())
-    right = _real_embedding(v.to(dtype))
+    right = _real_embedding(v.to(dtype)).contiguous()
     back = _real_embedding(v.to(dtype).mH).contiguous() if missed == "entries" else right
     direct = out.dtype == dtype and not dtype.is_complex
-    total = 0.0
+    squares = lost = 0.0
     buffer, difference = torch.empty(0), torch.empty(0)
     start = 0
     for block in u.real_blocks(u.block_rows(least=64), dtype):
@@ -339,14 +341,18 @@ def project(
         matmul(block, right, product)
         if not direct:
             target.copy_(torch.view_as_complex(product.unflatten(1, (-1, 2))) if dtype.is_complex else product)
+        if missed is None:
+            continue
+        part = _sum_of_squares(block)
+        squares += part
         if missed == "norms":
-            total += _sum_of_squares(block) - _sum_of_squares(product)
-        elif missed == "entries":
+            lost += part - _sum_of_squares(product)
+        else:
             if difference.shape != block.shape:
                 difference = torch.empty_like(block)  # in the same layout, so that both are read along memory
             matmul(product, back, difference)
-            total += _sum_of_squares(difference.sub_(block))
-    return total
+            lost += _sum_of_squares(difference.sub_(block))
+    return squares, lost
 
 
 def sketch(u: Unfolding, size: int, dtype: torch.dtype, generator: torch.Generator, every: int = 1) -> Tensor:
