@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.tt_svd import RESULTS
-from ttnet.decomposition.blas import matmul_for, torch_threads
+from ttnet.blas import matmul_for, torch_threads
 from ttnet.decomposition.unfolding_kernels import Unfolding, gram_matrix, project, sketch, sum_of_squares, triangle
 
 NUMEL = 2**25

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ttnet.strategies import DTYPES, draw_tensor, dtypes, seeds, wide
-from ttnet.decomposition import blas, unfolding_kernels
+from ttnet import blas
+from ttnet.decomposition import unfolding_kernels
 from ttnet.decomposition.randomized import by_sketch
 from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, gram_bound
 from ttnet.decomposition.unfolding_kernels import (

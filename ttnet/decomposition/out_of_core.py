@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ttnet.blas import torch_threads
 from ttnet.decomposition import plan
 from ttnet.decomposition.array_source import (
     ArrayLike,
@@ -36,7 +37,6 @@ from ttnet.decomposition.array_source import (
     slab_size,
     slab_triangle,
 )
-from ttnet.decomposition.blas import torch_threads
 from ttnet.decomposition.passes_file import PassesFile
 from ttnet.decomposition.plan import Step
 from ttnet.decomposition.spectrum import Spectrum, of_gram, of_triangle

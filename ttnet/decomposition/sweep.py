@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ttnet.blas import torch_threads
 from ttnet.decomposition import plan
-from ttnet.decomposition.blas import torch_threads
 from ttnet.decomposition.plan import OVERSAMPLING, Step
 from ttnet.decomposition.randomized import by_sketch
 from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, gram_bound

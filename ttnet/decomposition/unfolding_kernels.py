@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.blas import matmul_for
+from ttnet.blas import matmul_for
 from ttnet.linalg import triangular_factor
 from ttnet.scales import times_power_of_two
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
+from ttnet.blas import torch_threads
 from ttnet.chain import check_scalar, shorten
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.exact import round_exactly
 from ttnet.rounding.gram import round_by_gram
-from ttnet.rounding.products import same_threads
 from ttnet.rounding.randomized import round_randomly
 from ttnet.rounding.sums import TrainSum, largest_part
 from ttnet.scales import compute_dtype, count_nonfinite
@@ -200,7 +200,7 @@ def _round(
         return RelativeBudget(eps=eps, max_ranks=max_ranks, dtype=dtype)
 
     method = choose(method) if x.order > 1 else "svd"
-    with same_threads():
+    with torch_threads():
         result = None
         if method == "randomized":
             result = round_randomly(x, eps=eps, max_ranks=max_ranks, dtype=dtype)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 import torch
 from torch import Tensor
 
-# What chooses is imported where it is used, since its package rounds trains.
+from ttnet.blas import matmul_for
 
 _WORTH_A_CHOICE = 2**18  # multiplications
 
@@ -33,23 +31,6 @@ def multiply(
     is_small = a.numel() * b.shape[1] < _WORTH_A_CHOICE
     if is_small or a.is_complex() or (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
         return a @ b
-    from ttnet.decomposition.blas import matmul_for
-
     product = a.new_empty(len(a), b.shape[1])
     matmul_for(a.device, a.dtype)(a.detach(), b.detach(), product)
     return product
-
-
-def same_threads() -> AbstractContextManager[None]:
-    """Let the products of the context take as many threads as torch's.
-
-    Returns:
-        The context.
-
-    Example:
-        >>> with same_threads():
-        ...     pass
-    """
-    from ttnet.decomposition.blas import torch_threads
-
-    return torch_threads()
