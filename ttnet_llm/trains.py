@@ -20,7 +20,8 @@ class TrainConfig(AdapterConfig):
 
     Args:
         tt_rank: The largest rank of the trains, at least 1. In `rank_pattern`, for modes that are given, also a list
-            with a rank for every inner bond; for LoRETTA_rep two lists, for A and for B.
+            with a rank for every inner bond; for LoRETTA_rep two lists, for A and for B, and for LoRETTA_adp one, or
+            two, for down and for up.
         modes: How dimensions are factored: `"auto"` takes the factors with the fewest parameters, any size;
             `"paper"` takes the tables of the LoRETTA paper, and only has the sizes in them; a dict gives the modes
             of rows and columns by the shape of the matrix, such as `{"768x8": [[8, 8, 12], [8]]}`, and shapes that
@@ -138,6 +139,22 @@ class FittedConfig(TrainConfig):
         if fields["init_weights"] == "lora":
             fields |= {"init_weights": True, "lora_path": None}
         return fields
+
+
+def is_pair(rank: Any) -> bool:
+    """Tell whether `tt_rank` has ranks of its own for either of two trains.
+
+    Args:
+        rank: The field.
+
+    Returns:
+        Whether it is a list of lists.
+
+    Example:
+        >>> is_pair(5), is_pair([2, 3]), is_pair([[2, 3], [4]])
+        (False, False, True)
+    """
+    return isinstance(rank, list | tuple) and any(isinstance(inner, list | tuple) for inner in rank)
 
 
 def _matrix(paired: bool, rows: int, cols: int, rank: Rank, modes: Any) -> TrainMatrix | PairedMatrix:

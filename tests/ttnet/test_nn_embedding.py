@@ -292,6 +292,61 @@ def test_meta_device_and_automatic_modes_of_large_tables():
     assert other(torch.tensor([99])).isfinite().all()
 
 
+# --- scaled tables --------------------------------------------------------------------------------
+
+
+class Scaled(nn.Embedding):
+    """As in Gemma, where the scale is a buffer, and in BART, where it is a number."""
+
+    def __init__(self, *args, embed_scale=3.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.embed_scale = embed_scale
+
+    def forward(self, input):
+        scale = self.embed_scale
+        return super().forward(input) * (scale.to(self.weight.dtype) if isinstance(scale, torch.Tensor) else scale)
+
+
+class Shifted(Scaled):
+    def forward(self, input):
+        return super().forward(input) + 1
+
+
+class Masked(Scaled):
+    def forward(self, input, mask):
+        return super().forward(input) * mask
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("scale", [11.3, torch.tensor(11.3)])
+@pytest.mark.parametrize("padding_idx", [None, 2])
+def test_scaled_tables_stay_scaled(dtype, scale, padding_idx):
+    torch.manual_seed(0)
+    dense = Scaled(50, 12, padding_idx=padding_idx, embed_scale=scale, dtype=dtype)
+    table = TTEmbedding.from_embedding(dense, max_rank=12, modes=((50,), (12,)))
+    ids = torch.tensor([[0, 2], [49, 7]])
+    eps = 30 * torch.finfo(dtype).eps
+    torch.testing.assert_close(table(ids), dense(ids), rtol=eps, atol=10 * eps)
+    torch.testing.assert_close(table.weight, dense.weight, rtol=eps, atol=eps)  # as the head has it
+    assert table(ids).dtype == dtype
+    torch.testing.assert_close(table.to_dense()(ids), table(ids), rtol=eps, atol=10 * eps)
+    for other in (copy.deepcopy(table), table.to(torch.float64)):
+        expected = F.embedding(ids, other.weight) * torch.tensor(float(scale), dtype=other.weight.dtype)
+        torch.testing.assert_close(other(ids), expected, rtol=eps, atol=10 * eps)
+    table(ids).sum().backward()
+    assert all(core.grad.isfinite().all() for core in table.cores)
+    assert "embed_scale=11.3" in repr(table)
+
+
+def test_a_table_from_scratch_may_be_scaled():
+    table = TTEmbedding(20, 6, ranks=3, embed_scale=2.0)
+    ids = torch.arange(20)
+    torch.testing.assert_close(table(ids), 2 * table.weight)
+    compiled = torch.compile(table, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(ids), table(ids))
+    assert "embed_scale" not in repr(TTEmbedding(20, 6, ranks=3))
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -322,6 +377,31 @@ def test_meta_device_and_automatic_modes_of_large_tables():
             lambda: TTEmbedding.from_embedding(nn.Linear(2, 2), eps=0.1),
             TTTypeError,
             "layer is a Linear; expected an nn.E",
+        ),
+        (
+            lambda: TTEmbedding.from_embedding(Shifted(4, 4), eps=0.1),
+            TTTypeError,
+            "layer is a Shifted that does more than an nn.Embedding",
+        ),
+        (
+            lambda: TTEmbedding.from_embedding(Masked(4, 4), eps=0.1),
+            TTTypeError,
+            "layer is a Masked that does more than",
+        ),
+        (
+            lambda: TTEmbedding.from_embedding(Scaled(4, 4, embed_scale=torch.ones(4)), eps=0.1),
+            TTTypeError,
+            "layer is a Scaled that does more than",
+        ),
+        (
+            lambda: TTEmbedding(4, 4, ranks=2, embed_scale="2"),
+            TTTypeError,
+            "embed_scale is '2'; expected a number",
+        ),
+        (
+            lambda: TTEmbedding(4, 4, ranks=2, embed_scale=math.inf),
+            TTValueError,
+            "embed_scale is inf; expected a finite number",
         ),
         (
             lambda: TTEmbedding.from_embedding(nn.Embedding(4, 4, max_norm=1.0), eps=0.1),

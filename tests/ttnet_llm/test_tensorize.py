@@ -28,6 +28,21 @@ def tied_llama(seed: int = 0, **changes: Any) -> nn.Module:
     return tf.LlamaForCausalLM(tf.LlamaConfig(**models.DECODER | changes, tie_word_embeddings=True)).eval()
 
 
+def gemma() -> nn.Module:
+    """Its table multiplies the rows by the root of their size, which its tied head does not."""
+    torch.manual_seed(0)
+    changes = {"head_dim": 8, "num_key_value_heads": 2}
+    return tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**models.DECODER | changes)).eval()
+
+
+def bart() -> nn.Module:
+    """One scaled table for encoder, decoder and head."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    return tf.BartForConditionalGeneration(tf.BartConfig(**sizes, **heads, vocab_size=99, scale_embedding=True)).eval()
+
+
 def masked_bert() -> nn.Module:
     torch.manual_seed(0)
     return tf.BertForMaskedLM(tf.BertConfig(**models.ENCODER)).eval()
@@ -48,6 +63,8 @@ CASES = [
     (tied_llama, ["lm_head"]),
     (masked_bert, ["word_embeddings", "query"]),
     (models.t5, ["shared", "wi", "wo"]),
+    (gemma, ["embed_tokens", "up_proj"]),
+    (bart, ["shared", "fc1"]),
 ]
 
 
@@ -126,6 +143,17 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
         with torch.no_grad():
             each.lm_head.cores[0].mul_(2)
         assert not torch.allclose(logits(each), before)
+
+
+@pytest.mark.parametrize("make", [gemma, bart])
+def test_scaled_tables_stay_scaled_and_their_heads_are_not(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    dense = model.get_input_embeddings()
+    shrink(model, ["embed_tokens" if make is gemma else "shared"], ratio=0.9)
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    assert float(table.embed_scale) == pytest.approx(float(dense.embed_scale)) != 1
+    torch.testing.assert_close(table(IDS), float(dense.embed_scale) * nn.functional.embedding(IDS, head.weight))
+    assert head.tt is table.tt
 
 
 def test_dtypes_and_modes_survive(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Models with trains in training: healed, adapted, and thinned out on the way."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from tests.ttnet_llm.models import IDS, logits, perturb
 from ttnet import TensorTrain
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn import TTLinear, TTWeight
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, RankSchedule, TTLoraConfig, load_tensorized
+from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, MetaTTConfig, RankSchedule, TTLoraConfig, load_tensorized
 from ttnet_llm.tensorize import save_tensorized, tensorize, train_trains_only
+from ttnet_llm.tensorize.adapters import find_adapters
 from ttnet_llm.tensorize.rounding import carry_over, round_cores, tails
 from ttnet_llm.tensorize.schedule import round_trains
 
@@ -277,7 +279,7 @@ def test_a_run_with_falling_ranks_is_resumed(tmp_path: Path) -> None:
     assert max(max(weight.layout.ranks) for weight in weights(loaded)) == 3
 
 
-@pytest.mark.parametrize("options", [{"max_ranks": [3, 2]}, {"eps": [0.2, 0.9]}, {"budgets": [2000, 1200]}])
+@pytest.mark.parametrize("options", [{"max_ranks": [3, 2]}, {"eps": [0.2, 0.9]}, {"budgets": [1500, 900]}])
 @pytest.mark.parametrize("tensorised", [False, True])
 def test_adapters_have_falling_ranks_and_load(options: dict[str, Any], tensorised: bool, tmp_path: Path) -> None:
     make = (lambda: small(models.bert, ["query"])) if tensorised else models.bert
@@ -289,11 +291,70 @@ def test_adapters_have_falling_ranks_and_load(options: dict[str, Any], tensorise
     schedule = RankSchedule([2, 4], **options)
     trainer(model, tmp_path, callbacks=[schedule]).train()
     assert schedule.history[-1].parameters[1] < schedule.history[0].parameters[0]
+    if "budgets" in options:
+        assert schedule.history[-1].parameters[1] <= 900
+    assert_loads_as_it_is(model, make, tmp_path)
+
+
+def assert_loads_as_it_is(model: Any, make: Any, folder: Path) -> None:
     model.eval()
-    model.save_pretrained(tmp_path / "a")
-    again = PeftModel.from_pretrained(make(), tmp_path / "a").eval()
+    model.save_pretrained(folder / "a")
+    again = PeftModel.from_pretrained(make(), folder / "a").eval()
     torch.testing.assert_close(logits(again), logits(model), rtol=1e-5, atol=1e-5)
-    assert again.peft_config["default"].tt_rank == model.peft_config["default"].tt_rank < 5
+    config = model.peft_config["default"]
+    assert again.peft_config["default"].rank_pattern == config.rank_pattern
+
+
+@pytest.mark.parametrize("options", [{"max_ranks": [3, 2]}, {"eps": 0.4}, {"budgets": [0.9, 0.8]}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        TTLoraConfig(task_type="SEQ_CLS", tt_rank=6),
+        LorettaAdpConfig(task_type="SEQ_CLS", tt_rank=6, bottleneck=8),
+        LorettaRepConfig(task_type="SEQ_CLS", tt_rank=6, layout="interleaved"),
+        LorettaRepConfig(task_type="SEQ_CLS", tt_rank=6, rank_pattern={"query": {"r": 4}}, alpha_pattern={"value": 3}),
+        LorettaRepConfig(task_type="SEQ_CLS", target_modules=["query", "word_embeddings"], modes={"36x8": [[36], [8]]}),
+    ],
+    ids=["tt_lora", "loretta_adp", "interleaved", "patterns", "given modes"],
+)
+def test_methods_made_of_trains_have_falling_ranks(config: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    model = get_peft_model(models.bert(), copy.deepcopy(config))
+    perturb(model, spread=0.05)
+    if "budgets" in options:
+        (adapter,) = find_adapters(model)
+        size = sum(core.numel() for train in adapter.trains for core in train.parameters)
+        options = {"budgets": [int(share * size) for share in options["budgets"]]}
+    schedule = RankSchedule([2, 4], **options)
+    run = trainer(model, tmp_path, callbacks=[schedule], save_strategy="steps", save_steps=3)
+    run.train()
+    sizes = [rounding.parameters for rounding in schedule.history]
+    assert sizes[0][0] > sizes[0][1] >= sizes[1][1]
+    if "budgets" in options:
+        assert sizes[1][1] <= options["budgets"][1]
+    assert_loads_as_it_is(model, models.bert, tmp_path)
+    PeftModel.from_pretrained(models.bert(), tmp_path / "checkpoint-3")
+
+    again = get_peft_model(models.bert(), copy.deepcopy(config))
+    resumed = trainer(again, tmp_path, callbacks=[RankSchedule([2, 4], **options)])
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    shapes = [[p.shape for p in each.parameters()] for each in (again, model)]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_budget_is_spent_over_adapters_and_layers_alike() -> None:
+    model = get_peft_model(small(models.bert, ["intermediate.dense"]), LorettaRepConfig(target_modules=["query"]))
+    perturb(model)
+    for weight in weights(model):
+        weight.requires_grad_(True)
+    (adapter,) = find_adapters(model)
+    zero = adapter.trains[0]
+    with torch.no_grad():  # nothing is lost of it
+        zero.matrix.cores[0].zero_()
+    found = round_trains(model, budget=1500)
+    assert found.parameters[0] > 1500 >= found.parameters[1]
+    assert set(zero.inner_ranks) == {1}
+    assert len({tuple(train.inner_ranks) for train in adapter.trains}) > 1
+    assert adapter.config.rank_pattern
 
 
 def test_a_run_of_adapters_is_resumed(tmp_path: Path) -> None:
@@ -315,12 +376,13 @@ def test_a_run_of_adapters_is_resumed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (TTLoraConfig(task_type="SEQ_CLS"), "is of tt_lora, and only LoRETTA_rep"),
-        (LorettaAdpConfig(task_type="SEQ_CLS"), "is of loretta_adp"),
+        (MetaTTConfig(task_type="SEQ_CLS"), "is of metatt, whose config has no ranks of single trains"),
         (LorettaRepConfig(task_type="SEQ_CLS", init_weights="tt_svd"), "counts from its start"),
-        (LorettaRepConfig(task_type="SEQ_CLS", layout="interleaved"), "has layout 'interleaved'"),
         (LorettaRepConfig(task_type="SEQ_CLS", tt_head=True), "tt_head"),
-        (LorettaRepConfig(task_type="SEQ_CLS", rank_pattern={"query": 4}), "ranks of its own"),
+        (
+            LorettaRepConfig(task_type="SEQ_CLS", tt_rank=2, rank_pattern={"query": {"tt_rank": 9}}),
+            "trains of the same shape and of different modes",
+        ),
     ],
 )
 def test_adapters_that_could_not_be_loaded_are_refused(config: Any, reason: str, tmp_path: Path) -> None:

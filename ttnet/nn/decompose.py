@@ -343,7 +343,7 @@ class _Fit:
 
 def _dense(cores: Sequence[Tensor], dtype: torch.dtype) -> Tensor:  # (rows, cols)
     shapes = tuple((c.shape[0], c.shape[1], c.shape[2], c.shape[3]) for c in cores)
-    return merged(whole(shapes), [core.to(dtype) for core in cores], dtype)[0]
+    return merged(whole(shapes), [core.to(dtype) for core in cores], dtype)[0][:, 0]
 
 
 def balanced(cores: Sequence[Tensor]) -> list[Tensor]:

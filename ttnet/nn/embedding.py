@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -36,6 +37,8 @@ class TTEmbedding(nn.Module):
         device: As for `nn.Embedding`.
         dtype: As for `nn.Embedding`.
         cache_limit: Bytes of merged cores that may be held between calls in eval mode; 0 holds none.
+        embed_scale: A factor on the rows that a call gives, rounded to their dtype first; neither `weight` nor a tied
+            head has it. So do the scaled tables of Gemma, BART and others.
 
     Raises:
         TTTypeError: If an argument is of the wrong type.
@@ -64,18 +67,22 @@ class TTEmbedding(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         cache_limit: int = 0,
+        embed_scale: float = 1.0,
     ) -> None:
         rows, cols = check_size(num_embeddings, "num_embeddings"), check_size(embedding_dim, "embedding_dim")
         chosen = Layout.choose(_padded(rows, cols, modes), cols, kind=layout, ranks=ranks, modes=modes)
-        self._build(TTWeight(chosen, rows, device=device, dtype=dtype), padding_idx, cache_limit)
+        self._build(TTWeight(chosen, rows, device=device, dtype=dtype), padding_idx, cache_limit, embed_scale)
         self.reset_parameters()
 
-    def _build(self, tt: TTWeight, padding_idx: int | None, cache_limit: int) -> None:
+    def _build(self, tt: TTWeight, padding_idx: int | None, cache_limit: int, embed_scale: float) -> None:
         super().__init__()
         self.tt = tt
         self.num_embeddings, self.embedding_dim = tt.rows, tt.cols
         self.padding_idx = _check_padding(padding_idx, tt.rows)
         self.cache_limit = cache_limit
+        # A tensor, as the scaled tables of transformers have it, and PEFT looks for it; on the CPU it multiplies all.
+        scale = _check_scale(embed_scale)
+        self.embed_scale = None if scale == 1 else torch.tensor(scale, dtype=torch.float64, device="cpu")
         self.report: Decomposition | None = None
         if self.padding_idx is not None:
             tt.fix_row(self.padding_idx)
@@ -96,7 +103,8 @@ class TTEmbedding(nn.Module):
         """Decompose a dense table; give one of `eps`, `max_rank`, `ratio` and `budget`.
 
         Args:
-            layer: The dense table, which stays as it is. The row of its `padding_idx` is kept as it is.
+            layer: The dense table, which stays as it is. The row of its `padding_idx` is kept as it is. Of a subclass,
+                such as Gemma's, one that multiplies the rows by its `embed_scale` and does nothing else.
             eps: Bound on the relative Frobenius error of the table.
             max_rank: Bound on the ranks, an int or, for modes that are given, one int for each inner bond.
             ratio: Bound on the parameters of the train relative to those of the table, above 0.
@@ -121,6 +129,12 @@ class TTEmbedding(nn.Module):
         """
         if not isinstance(layer, nn.Embedding):
             raise TTTypeError(f"layer is a {type(layer).__name__}; expected an nn.Embedding.")
+        scale = scale_of(layer)
+        if scale is None:
+            raise TTTypeError(
+                f"layer is a {type(layer).__name__} that does more than an nn.Embedding, which a train would not do; "
+                "decompose a plain table with its weight."
+            )
         for name in ("max_norm", "scale_grad_by_freq"):
             if getattr(layer, name):
                 raise TTValueError(
@@ -143,7 +157,7 @@ class TTEmbedding(nn.Module):
             padded_rows=_padded(rows, cols, modes),
         )
         made = cls.__new__(cls)
-        made._build(TTWeight.of(cores, chosen, rows), layer.padding_idx, cache_limit)
+        made._build(TTWeight.of(cores, chosen, rows), layer.padding_idx, cache_limit, scale)
         if made.tt.fixed_row is not None:
             made.tt.fixed_row.copy_(layer.weight.detach()[layer.padding_idx])
         made.report = report
@@ -201,7 +215,8 @@ class TTEmbedding(nn.Module):
         ):
             kind = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
             raise TTTypeError(f"ids is of {kind}; expected a tensor of an integer dtype.")
-        return self.tt.look_up(ids, hold=0 if self.training else self.cache_limit)
+        rows = self.tt.look_up(ids, hold=0 if self.training else self.cache_limit)
+        return rows if self.embed_scale is None else rows * self.embed_scale.to(rows.dtype)
 
     def as_linear(self, *, bias: bool = False) -> TTLinear:
         """Give the output head that is tied to this table, `logits = x @ weight^T`: it holds the same parameters.
@@ -224,7 +239,7 @@ class TTEmbedding(nn.Module):
         """Form the table as an `nn.Embedding`.
 
         Returns:
-            The dense table, which shares nothing with this one.
+            The dense table, with the scale in its weight; it shares nothing with this one.
 
         Example:
             >>> table = TTEmbedding(10, 4, ranks=2, padding_idx=3)
@@ -234,6 +249,7 @@ class TTEmbedding(nn.Module):
         """
         with torch.no_grad():
             weight = self.weight.clone(memory_format=torch.contiguous_format)
+            weight = weight if self.embed_scale is None else weight * self.embed_scale.to(weight.dtype)
         needs = any(core.requires_grad for core in self.cores)
         dense = nn.Embedding.from_pretrained(weight, freeze=not needs, padding_idx=self.padding_idx)
         return dense.train(self.training)
@@ -241,7 +257,52 @@ class TTEmbedding(nn.Module):
     def extra_repr(self) -> str:
         """Say what the table is made of."""
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}, {describe(self.tt.layout)}"
+        scale = "" if self.embed_scale is None else f", embed_scale={float(self.embed_scale):g}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}{scale}, {describe(self.tt.layout)}"
+
+
+@torch.no_grad()
+def scale_of(layer: nn.Embedding) -> float | None:
+    """Say by what a table multiplies the rows that it gives, if it does nothing else with them.
+
+    Args:
+        layer: The table, on a real device.
+
+    Returns:
+        1 for an `nn.Embedding`; for a subclass its `embed_scale`, if some rows are found to be those of its weight
+        times that; None otherwise.
+
+    Example:
+        >>> scale_of(nn.Embedding(4, 2))
+        1.0
+    """
+    if type(layer).forward is nn.Embedding.forward and "forward" not in vars(layer):
+        return 1.0
+    given = getattr(layer, "embed_scale", None)
+    if layer.max_norm or not isinstance(given, int | float | Tensor):
+        return None
+    if isinstance(given, Tensor) and given.numel() != 1:
+        return None
+    scale, weight = float(given), layer.weight
+    ids = torch.linspace(0, len(weight) - 1, min(len(weight), 64), device=weight.device).long()[None]
+    try:
+        found = layer(ids)
+    except (TypeError, RuntimeError):  # it takes more than ids, or other ones
+        return None
+    expected = nn.functional.embedding(ids, weight) * torch.tensor(scale, dtype=weight.dtype, device="cpu")
+    # In half precision scales are rounded before or after the product.
+    close = found.shape == expected.shape and torch.allclose(
+        found, expected, rtol=4 * torch.finfo(weight.dtype).eps, atol=0
+    )
+    return scale if close else None
+
+
+def _check_scale(scale: Any) -> float:
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        raise TTTypeError(f"embed_scale is {scale!r}; expected a number.")
+    if not math.isfinite(scale):
+        raise TTValueError(f"embed_scale is {scale}; expected a finite number.")
+    return float(scale)
 
 
 def _padded(rows: int, cols: int, modes: Modes) -> int:

@@ -33,7 +33,8 @@ def merged(order: Order, cores: Sequence[Tensor], dtype: torch.dtype) -> list[Te
         dtype: The dtype of the result.
 
     Returns:
-        One matrix for each group: of shape `(outer, inner)` for a sweep; for a lookup `(rows, inner * outer)`.
+        For each group a matrix `(outer, inner)` for a sweep, or a table of them `(rows, inner, outer)` for a lookup, which
+        for a single core is a view of it.
     """
     cores = _wide(cores)
     return [_arrange(order, group, _merge(group.tree, cores)).to(dtype) for group in order.groups]
@@ -70,7 +71,7 @@ def _arrange(order: Order, group: Group, core: Tensor) -> Tensor:
     step = group.step
     core = core.view(group.sizes).permute(group.axes)
     if order.kind == "lookup":
-        return core.reshape(-1, step.inner * step.outer)
+        return core.reshape(group.rows, step.inner, step.outer)
     if order.kind == "left":
         return core.reshape(step.inner, step.outer).mT
     return core.reshape(step.outer, step.inner)
@@ -182,20 +183,22 @@ def _outer(grad: Tensor, state: Tensor, step: Step, transposed: bool) -> Tensor:
 
 
 def take(
-    table: Tensor,  # (rows, columns)
+    table: Tensor,  # (rows, *shape)
     ids: Tensor,  # (tokens,)
-) -> Tensor:  # (tokens, columns)
-    """Choose rows of a matrix, with gradients that add up in a fixed order.
+) -> Tensor:  # (tokens, *shape)
+    """Choose rows of a table, with gradients that add up in a fixed order.
 
     Args:
-        table: The matrix.
+        table: The table.
         ids: Row numbers.
 
     Returns:
         The rows.
     """
-    # torch's embedding has no gradient for complex numbers.
-    return table.index_select(0, ids) if table.is_complex() else F.embedding(ids, table)
+    few = not _is_traced() and not torch.is_grad_enabled() and ids.shape[0] < table.shape[0]
+    if table.is_complex() or (few and not table.is_contiguous()):  # torch's embedding has no gradient for these,
+        return table.index_select(0, ids)  # and would copy a table that is the view of a core
+    return F.embedding(ids, table.flatten(1)).unflatten(1, table.shape[1:])
 
 
 def digits(
@@ -242,17 +245,13 @@ def lookup(
 
 def _look_up(state: Tensor | None, table: Tensor, chosen: Tensor, step: Step) -> Tensor:
     if len(table) == 1 and state is not None:
-        return state.reshape(-1, step.inner) @ table.view(step.inner, step.outer)
-    rows = take(table, chosen)  # (tokens, inner * outer)
-    return rows if state is None else torch.bmm(_blocks(state, step, 0), _matrices(rows, step))
+        return state.reshape(-1, step.inner) @ table[0]
+    matrices = take(table, chosen)
+    return matrices if state is None else torch.bmm(_blocks(state, step, 0), matrices)
 
 
 def _blocks(state: Tensor, step: Step, side: int) -> Tensor:
     return state.reshape(-1, step.batch, step.outer if side else step.inner)
-
-
-def _matrices(rows: Tensor, step: Step) -> Tensor:
-    return rows.view(-1, step.inner, step.outer)
 
 
 def _look_up_back(
@@ -273,15 +272,18 @@ def _look_up_back(
             grad = grad.reshape(-1, step.outer)
             state = state.reshape(-1, step.inner)
             grads.append((state.mH @ grad).view(table.shape))
-            grad = grad @ table.view(step.inner, step.outer).mH
+            grad = grad @ table[0].mH
             continue
         row_grads = grad
         if state is not None:
             grad = _blocks(grad, step, 1)
             row_grads = torch.bmm(_blocks(state, step, 0).mH, grad)
-            grad = torch.bmm(grad, _matrices(take(table, chosen[k]), step).mH)
-        row_grads = row_grads.reshape(-1, table.shape[1])
-        grads.append(table.new_zeros(table.shape).index_add(0, chosen[k], row_grads))
+            grad = torch.bmm(grad, take(table, chosen[k]).mH)
+        # For few ids laid out in memory as the table is, which may be the view of a core; for many as sums go fastest.
+        few = len(ids) < len(table)
+        zeros = torch.zeros_like(table) if few else table.new_zeros(table.shape).flatten(1)
+        added = zeros.index_add_(0, chosen[k], row_grads.reshape(-1, *zeros.shape[1:]))
+        grads.append(added.view(table.shape))
     return grads[::-1]
 
 

@@ -161,6 +161,11 @@ class TTLinear(nn.Module):
                 f"layer is a {type(layer).__name__}; expected an nn.Linear: give the matrix of another kind of layer "
                 "to TTLinear.from_matrix."
             )
+        if type(layer).forward is not nn.Linear.forward or "forward" in vars(layer):
+            raise TTTypeError(
+                f"layer is a {type(layer).__name__} that does more than an nn.Linear, which a train would not do; give "
+                "its matrix to TTLinear.from_matrix, if that is what is meant."
+            )
         made = cls.from_matrix(
             layer.weight.mT,
             layer.bias,

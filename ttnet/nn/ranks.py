@@ -3,7 +3,8 @@
 The squared error of a TT-SVD is at most the sum of what its bonds cut off (Oseledets 2011, "Tensor-Train
 Decomposition", Theorem 2.2), and what a cut at a bond costs is known from the singular values of the unfolding there.
 So ranks are raised one by one, each time where the error falls most for each parameter spent, over the bonds of one
-matrix or of all matrices of a model.
+matrix or of all matrices of a model. That alone would give up a large matrix of even singular values for others that
+gain more, and a model is no better than its worst layer: a matrix that loses more than it keeps is served before.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn.layout import Layout
 from ttnet.scales import split_scale
+
+_MOST_LOST = 0.5  # of a squared norm; beyond it more is lost than kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,24 +79,29 @@ class Spectrum:
         Returns:
             The bound.
         """
-        return sum(tail[min(rank, len(tail) - 1)] for tail, rank in zip(self.tails, layout.ranks[1:-1], strict=True))
+        return self._lost(layout.ranks)
+
+    def _lost(self, ranks: Sequence[int]) -> float:
+        return sum(tail[min(rank, len(tail) - 1)] for tail, rank in zip(self.tails, ranks[1:-1], strict=True))
 
 
-def spend(spectra: Sequence[Spectrum], budget: int, *, weights: Sequence[float] | None = None) -> list[Layout]:
-    """Choose the ranks of the trains of some matrices within a common number of parameters, where they gain most.
+def spend(spectra: Sequence[Spectrum], budget: int) -> list[Layout]:
+    """Choose the ranks of the trains of some matrices within a common number of parameters.
+
+    First the matrix that loses most is served, until none loses more than it keeps, which is half of its squared norm;
+    what is left goes where the squared relative errors fall most for each parameter. So no matrix is given up for
+    the others, though its parameters may gain less than theirs.
 
     Args:
         spectra: The spectra of the matrices.
         budget: The most parameters of all trains together.
-        weights: How much the squared relative error of each matrix counts, above 0; None for 1 each.
 
     Returns:
         For each matrix the layout with the ranks chosen, each at least 1.
 
     Raises:
         TTTypeError: If the budget is no integer.
-        TTShapeError: If there are not as many weights as matrices.
-        TTValueError: If the budget does not suffice for ranks of 1, or a weight is not above 0.
+        TTValueError: If the budget does not suffice for ranks of 1.
 
     Example:
         >>> layout = Layout("aligned", (4,), (4,), (1, 1, 1))
@@ -103,28 +111,24 @@ def spend(spectra: Sequence[Spectrum], budget: int, *, weights: Sequence[float] 
     """
     if isinstance(budget, bool) or not isinstance(budget, numbers.Integral):
         raise TTTypeError(f"budget is {budget!r}; expected a number of parameters, an integer.")
-    if weights is None:
-        weights = [1.0] * len(spectra)
-    if len(weights) != len(spectra):
-        raise TTShapeError(f"weights has {len(weights)} entries; expected {len(spectra)}, one for each spectrum.")
-    for weight in weights:
-        if not weight > 0:
-            raise TTValueError(f"weights holds {weight}; expected numbers above 0.")
     left = int(budget) - sum(spectrum.layout.num_parameters for spectrum in spectra)
     if left < 0:
         raise TTValueError(f"budget is {budget}; expected at least {budget - left} parameters, which ranks of 1 take.")
     chosen = [[1] * (spectrum.layout.order + 1) for spectrum in spectra]
-    heap: list[tuple[float, int, int, int]] = []  # minus the gain a parameter, the matrix, its bond, the parameters
+    # Minus the loss where it is too large, minus the gain a parameter, the matrix, its bond, the parameters.
+    heap: list[tuple[float, float, int, int, int]] = []
 
     def offer(number: int) -> None:
-        best = _best_step(spectra[number], chosen[number], weights[number], left)
+        spectrum, ranks = spectra[number], chosen[number]
+        best = _best_step(spectrum, ranks, left)
         if best is not None:
-            heapq.heappush(heap, (-best[0], number, *best[1:]))
+            lost = spectrum._lost(ranks)
+            heapq.heappush(heap, (-lost if lost > _MOST_LOST else 0.0, -best[0], number, *best[1:]))
 
     for number in range(len(spectra)):
         offer(number)
     while heap:
-        _, number, bond, cost = heapq.heappop(heap)
+        *_, number, bond, cost = heapq.heappop(heap)
         if cost <= left:
             chosen[number][bond] += 1
             left -= cost
@@ -132,7 +136,7 @@ def spend(spectra: Sequence[Spectrum], budget: int, *, weights: Sequence[float] 
     return [spectrum.layout.with_ranks(ranks) for spectrum, ranks in zip(spectra, chosen, strict=True)]
 
 
-def _best_step(spectrum: Spectrum, ranks: Sequence[int], weight: float, left: int) -> tuple[float, int, int] | None:
+def _best_step(spectrum: Spectrum, ranks: Sequence[int], left: int) -> tuple[float, int, int] | None:
     """Find the bond whose next rank gains most a parameter: the gain, the bond and its parameters."""
     sizes, best = spectrum.layout.sizes, None
     for bond in range(1, len(sizes)):
@@ -142,7 +146,7 @@ def _best_step(spectrum: Spectrum, ranks: Sequence[int], weight: float, left: in
         # A rank above what its neighbours let through would be wasted until they grow.
         if rank >= min(before, after, len(tail) - 1) or cost > left:
             continue
-        gain = weight * (tail[rank] - tail[rank + 1]) / cost
+        gain = (tail[rank] - tail[rank + 1]) / cost
         if tail[rank] > 1e-15 and gain > 0 and (best is None or gain > best[0]):
             best = gain, bond, cost
     return best

@@ -195,7 +195,7 @@ class TTWeight(nn.Module):
             The matrix.
         """
         (table,) = merged(self._dense_order, self._pairs(False), self.cores[0].dtype)
-        table = table[: self.rows]
+        table = table[: self.rows, 0]
         if self.fixed_row is None:
             return table
         numbers = torch.arange(self.rows, device=table.device)

@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 
 from ttnet_llm.loretta_adp.config import LorettaAdpConfig
 from ttnet_llm.thin import along, pays_along
+from ttnet_llm.trains import is_pair
 from ttnet_llm.tuner import AdapterLayer
 
 
@@ -27,10 +28,11 @@ class BottleneckNetwork(nn.Module):
     def __init__(self, size: int, config: LorettaAdpConfig, on_input: bool) -> None:
         super().__init__()
         self.on_input = on_input
-        self.down = config.matrix(size, config.bottleneck)
+        down_rank, up_rank = config.tt_rank if is_pair(config.tt_rank) else (config.tt_rank, config.tt_rank)
+        self.down = config.matrix(size, config.bottleneck, down_rank)
         self.down_bias = nn.Parameter(torch.empty(config.bottleneck))
         self.activation = ACT2FN[config.non_linearity]
-        self.up = config.matrix(size, config.bottleneck)
+        self.up = config.matrix(size, config.bottleneck, up_rank)
         self.up_bias = nn.Parameter(torch.zeros(size))
         # Drawn as `nn.Linear(size, bottleneck)` and back; a zero `up` makes the identity.
         config.draw(self.down, 1 / (3 * size))

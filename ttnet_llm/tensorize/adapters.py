@@ -1,209 +1,225 @@
-"""The trains of LoRETTA_rep adapters, rounded so that what is saved of them loads again."""
+"""The trains of adapters, rounded so that what is saved of them loads again.
+
+An adapter's config has one `tt_rank` for all its trains. Ranks of single trains and bonds go into `rank_pattern`, by
+the full name of the module, and the modes, which a user may have left to be chosen, into `recorded_modes`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from ttnet.errors import TTTypeError, TTValueError
-from ttnet.modes import capped_ranks, num_parameters
-from ttnet.tensor_train import TensorTrain
+from ttnet.errors import TTTypeError
+from ttnet.modes import capped_ranks
+from ttnet.nn import Layout
 from ttnet_llm.linear.network import Anchored
-from ttnet_llm.networks.loretta_rep import LorettaRepConfig, LorettaRepNetwork
-from ttnet_llm.tensorize.rounding import carry_over, round_cores, tails
-from ttnet_llm.train_matrix import TrainMatrix, load_cores
+from ttnet_llm.paired_matrix import PairedLayout, PairedMatrix
+from ttnet_llm.train_matrix import TrainLayout, TrainMatrix, load_cores
+from ttnet_llm.trains import TrainConfig
 from ttnet_llm.tuner import AdapterLayer
 
-_PARTS = ("A", "B")
+_MATRICES = (TrainMatrix, PairedMatrix)
+_Ranks = tuple[int, ...]
+
+
+class AdapterTrain:
+    """One train of an adapter, as `RankSchedule` rounds it.
+
+    Args:
+        layer: The layer with the adapter.
+        network: The adapter's network in that layer.
+        part: The name of the train in the network.
+    """
+
+    def __init__(self, layer: AdapterLayer, network: nn.Module, part: str) -> None:
+        self.layer, self.network, self.part = layer, network, part
+
+    @property
+    def matrix(self) -> TrainMatrix | PairedMatrix:
+        """The matrix that there is now; rounding puts another in its place."""
+        matrix = getattr(self.network, self.part)
+        assert isinstance(matrix, _MATRICES)
+        return matrix
+
+    @property
+    def shape(self) -> str:
+        """Rows and columns of the matrix, as a config writes them."""
+        return f"{self.matrix.layout.rows}x{self.matrix.layout.cols}"
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The cores, as the optimiser has them."""
+        return list(self.matrix.cores)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes of the cores' modes, each all of its core's."""
+        return [core[0, ..., 0].numel() for core in self.matrix.cores]
+
+    @property
+    def layout(self) -> Layout:
+        """The sizes as a train's modes, which is all that spending a budget has to know of them; ranks of 1."""
+        return Layout.unranked("interleaved", tuple(self.sizes), (1,) * len(self.sizes))
+
+    @property
+    def inner_ranks(self) -> list[int]:
+        """The ranks of the inner bonds."""
+        return list(self.matrix.layout.ranks[1:-1])
+
+    def resize(self, ranks: Sequence[int]) -> None:
+        """Put a matrix of the same modes and of other ranks in the place of this one; its entries are yet to be set.
+
+        Args:
+            ranks: Those of the inner bonds.
+        """
+        old = self.matrix
+        core, layout = old.cores[0], old.layout
+        sizes, modes = (layout.rows, layout.cols), layout.split_modes
+        new: TrainMatrix | PairedMatrix
+        if isinstance(layout, TrainLayout):
+            new = TrainMatrix(TrainLayout.choose(*sizes, rank=tuple(ranks), modes=modes))
+        else:
+            new = PairedMatrix(PairedLayout.choose(*sizes, rank=tuple(ranks), modes=modes))
+        new = new.to(core.device, core.dtype).requires_grad_(core.requires_grad)
+        setattr(self.network, self.part, new)
+
+    def replace(self, cores: Sequence[Tensor], ranks: Sequence[int] | None) -> None:
+        """Take over a rounded train.
+
+        Args:
+            cores: Its cores `(r, n, r')`.
+            ranks: Those that the inner bonds keep, though fewer may be enough; None for those of the cores.
+        """
+        own = [core.shape[-1] for core in cores[:-1]]
+        self.resize(own if ranks is None else [min(a, b) for a, b in zip(ranks, self.inner_ranks, strict=True)])
+        new = list(self.matrix.cores)
+        load_cores(
+            new,
+            [core.reshape(core.shape[0], *p.shape[1:-1], -1).to(p.dtype) for core, p in zip(cores, new, strict=True)],
+        )
+        drop: Any = getattr(self.layer, "drop_factors", None)
+        if drop is not None:
+            drop()
 
 
 @dataclass(frozen=True, eq=False)
-class AdapterTrains:
+class Adapter:
     """All trains of one adapter of a model.
 
     Args:
-        config: The adapter's config, which says their one rank and their modes.
-        layers: The layers that have it.
         name: The adapter's name.
+        config: Its config, which has to say their ranks.
+        layers: The layers that have it, by the full names that the config has for them.
     """
 
-    config: LorettaRepConfig
-    layers: tuple[AdapterLayer, ...]
     name: str
+    config: TrainConfig
+    layers: dict[str, AdapterLayer]
 
     @property
-    def _places(self) -> list[tuple[AdapterLayer, LorettaRepNetwork, str, TrainMatrix]]:
-        found = []
-        for layer in self.layers:
-            network: Any = layer.networks[self.name]
-            found += [(layer, network, part, getattr(network, part)) for part in _PARTS]
-        return found
+    def trains(self) -> list[AdapterTrain]:
+        """All its trains, in the model's order."""
+        return [train for layer in self.layers.values() for train in self._of(layer)]
 
-    @property
-    def num_parameters(self) -> int:
-        """Number of entries of all cores."""
-        return sum(matrix.layout.num_parameters for *_, matrix in self._places)
-
-    def round(self, optimizer: Any, *, max_rank: int | None, budget: int | None, eps: float | None) -> float:
-        """Round all trains to one rank, that given or the one that an error or a number of parameters allows.
-
-        Args:
-            optimizer: The optimiser, whose state is carried over; None for none.
-            max_rank: Bound on the ranks.
-            budget: Bound on the number of parameters.
-            eps: Bound on the relative error of every train.
-
-        Returns:
-            The largest relative error.
-
-        Raises:
-            TTValueError: If the budget does not suffice for a rank of 1.
-        """
-        places = self._places
-        now = max(max(matrix.layout.ranks) for *_, matrix in places)
-        if max_rank is None:
-            max_rank = self._rank_for_size(budget) if budget is not None else self._rank_for_error(eps or 0.0)
-        if max_rank >= now:
-            return 0.0
-        for *_, matrix in places:
-            self._record(matrix, max_rank)
-        self.config.tt_rank = max_rank
-        return max(self._round_one(*place, optimizer, max_rank) for place in places)
-
-    def _round_one(
-        self, layer: AdapterLayer, network: nn.Module, part: str, matrix: TrainMatrix, optimizer: Any, rank: int
-    ) -> float:
-        cores = list(matrix.cores)
-        rounded = round_cores(cores, ranks=[rank] * (len(cores) - 1))
-        exact = TensorTrain([core.detach().double() for core in cores])
-        norm = float(exact.norm())
-        error = float((exact - TensorTrain(rounded.cores)).norm()) / norm if norm > 0 else 0.0
-        new = self._resize(network, part, matrix)
-        load_cores(list(new.cores), [core.to(new.cores[0].dtype) for core in rounded.cores])
-        for k, core in enumerate(cores):
-            carry_over(optimizer, core, new.cores[k], rounded, k, core.shape)
-        _forget(layer)
-        return error
-
-    def _resize(self, network: nn.Module, part: str, matrix: TrainMatrix) -> TrainMatrix:
-        """Put an empty matrix of the config's rank in the place of another."""
-        core = matrix.cores[0]
-        new: Any = self.config.matrix(matrix.layout.rows, matrix.layout.cols)
-        new = new.to(core.device, core.dtype).requires_grad_(core.requires_grad)
-        setattr(network, part, new)
-        return new
-
-    def _record(self, matrix: TrainMatrix, rank: int) -> None:
-        """Let the config choose the modes that there are also at another rank."""
-        key = f"{matrix.layout.rows}x{matrix.layout.cols}@{rank}"
-        self.config.recorded_modes[key] = matrix.layout.split_modes
-
-    def _rank_for_size(self, budget: int) -> int:
-        layouts = [matrix.layout for *_, matrix in self._places]
-        rank = max(max(layout.ranks) for layout in layouts)
-
-        def size(k: int) -> int:
-            return sum(num_parameters(layout.modes, capped_ranks(layout.modes, k)) for layout in layouts)
-
-        while rank > 1 and size(rank) > budget:
-            rank -= 1
-        if size(rank) > budget:
-            raise TTValueError(f"budget is {budget}; expected at least {size(1)}, which ranks of 1 take.")
-        return rank
-
-    def _rank_for_error(self, eps: float) -> int:
-        worst = 1
-        for *_, matrix in self._places:
-            found = tails(list(matrix.cores))
-            rank = 1
-            while sum(tail[min(rank, len(tail) - 1)] for tail in found) > eps**2 and rank < max(matrix.layout.ranks):
-                rank += 1
-            worst = max(worst, rank)
-        return worst
+    def _of(self, layer: AdapterLayer) -> list[AdapterTrain]:
+        network = layer.networks[self.name]
+        parts = [part for part, child in network.named_children() if isinstance(child, _MATRICES)]
+        return [AdapterTrain(layer, network, part) for part in parts]
 
     def note(self) -> None:
-        """Let the config say the rank that there is, which may have come with a checkpoint."""
-        rank = max(max(matrix.layout.ranks) for *_, matrix in self._places)
-        if rank < self.config.tt_rank:
-            for *_, matrix in self._places:
-                largest = capped_ranks(matrix.layout.modes, self.config.tt_rank)
-                if max(largest) > rank:
-                    for *_, other in self._places:
-                        self._record(other, rank)
-                    self.config.tt_rank = rank
-                    return
+        """Let the config say the ranks that there are."""
+        trains = self.trains
+        largest = max((rank for train in trains for rank in train.inner_ranks), default=1)
+        now = min(largest, self.config.largest_rank)
+        pattern: dict[str, Any] = {}
+        for name, layer in self.layers.items():
+            changes = self.config.changes_of_ranks(name)
+            changes.pop("tt_rank", None)
+            own = self._of(layer)
+            ranks = [train.inner_ranks for train in own]
+            if ranks != [list(capped_ranks(train.sizes, now)[1:-1]) for train in own]:
+                changes["tt_rank"] = ranks if len(ranks) > 1 else ranks[0]
+            if changes:
+                pattern[name] = changes
+        for train in trains:
+            for key in (str(now), ",".join(map(str, train.inner_ranks))):
+                self.config.recorded_modes[f"{train.shape}@{key}"] = train.matrix.layout.split_modes
+        self.config.tt_rank, self.config.rank_pattern = now, pattern
 
     def adopt_ranks_on_loading(self) -> None:
-        """Let the networks take over the ranks of a checkpoint that is loaded into them."""
+        """Let the networks take over the ranks of a checkpoint that is loaded into them, before `note` is called."""
 
         def hook(network: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-            for part in _PARTS:
-                matrix: Any = getattr(network, part)
-                given: list[Any] = [state_dict.get(f"{prefix}{part}.cores.{k}") for k in range(len(matrix.cores))]
-                if any(core is None or core.ndim != 3 for core in given):
+            for part, matrix in list(network.named_children()):
+                if not isinstance(matrix, _MATRICES):
                     continue
-                rank = max(core.shape[-1] for core in given)
-                modes = tuple(core.shape[1] for core in given)
-                if modes == matrix.layout.modes and rank < max(matrix.layout.ranks):
-                    self._record(matrix, rank)
-                    before, self.config.tt_rank = self.config.tt_rank, rank
-                    self._resize(network, part, matrix)
-                    self.config.tt_rank = before  # `note` sets it, once all are loaded
+                given: list[Any] = [state_dict.get(f"{prefix}{part}.cores.{k}") for k in range(len(matrix.cores))]
+                if any(
+                    new is None or new.shape[1:-1] != old.shape[1:-1]
+                    for new, old in zip(given, matrix.cores, strict=True)
+                ):
+                    continue  # torch will say which shape is wrong
+                ranks = [core.shape[-1] for core in given[:-1]]
+                if all(a <= b for a, b in zip(ranks, matrix.layout.ranks[1:-1], strict=True)):
+                    AdapterTrain(layer, network, part).resize(ranks)
 
-        for layer in self.layers:
+        for layer in self.layers.values():
             layer.networks[self.name].register_load_state_dict_pre_hook(hook)
 
 
-def find_adapters(model: nn.Module) -> list[AdapterTrains]:
+def find_adapters(model: nn.Module) -> list[Adapter]:
     """Find the trainable adapters of a model.
 
     Args:
         model: The model.
 
     Returns:
-        Their trains.
+        The adapters.
 
     Raises:
         TTTypeError: If an adapter's trains could not be loaded again with other ranks.
     """
-    found: dict[str, list[AdapterLayer]] = {}
-    for module in model.modules():
-        if isinstance(module, AdapterLayer):
-            for name, network in module.networks.items():
-                if any(parameter.requires_grad for parameter in network.parameters()):
-                    found.setdefault(name, []).append(module)
+    found: dict[str, dict[str, AdapterLayer]] = {}
+    for place, layer in _adapter_layers(model):
+        for name, network in layer.networks.items():
+            if any(parameter.requires_grad for parameter in network.parameters()):
+                found.setdefault(name, {})[place] = layer
     configs: Any = getattr(model, "peft_config", {})
     return [_checked(name, layers, configs.get(name)) for name, layers in found.items()]
 
 
-def _checked(name: str, layers: list[AdapterLayer], config: Any) -> AdapterTrains:
-    networks = [layer.networks[name] for layer in layers]
+def _adapter_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
+    """List the adapted layers with their names in the model without adapters."""
+    for place, module in model.named_modules():
+        if isinstance(module, AdapterLayer):
+            yield place.removeprefix("base_model.model."), module
+
+
+def _checked(name: str, layers: dict[str, AdapterLayer], config: Any) -> Adapter:
+    networks = [layer.networks[name] for layer in layers.values()]
     reason = None
-    if not isinstance(config, LorettaRepConfig):
-        reason = (
-            f"is of {getattr(config, 'method', 'an unknown method')}, and only LoRETTA_rep's config can say its ranks"
-        )
+    if not isinstance(config, TrainConfig):
+        reason = f"is of {getattr(config, 'method', 'an unknown method')}, whose config has no ranks of single trains"
     elif any(isinstance(network, Anchored) for network in networks):
         reason = f"counts from its start (init_weights={config.init_weights!r}), which has the ranks that it had"
-    elif config.layout != "aligned" or config.modes == "paper":
-        reason = (
-            f"has layout {config.layout!r} and modes {config.modes!r}; aligned trains of other modes can be rounded"
-        )
+    elif config.modes == "paper":
+        reason = "has the published modes, whose ranks are fixed (modes='paper')"
     elif config.tt_head:
         reason = "has a head with trains of the same rank (tt_head)"
-    elif config.rank_pattern or not isinstance(config.tt_rank, int):
-        reason = "has ranks of its own for some modules or bonds"
+    elif not _has_modes_by_shape(Adapter(name, config, layers)):
+        reason = "has trains of the same shape and of different modes (rank_pattern)"
     if reason is not None:
         raise TTTypeError(
             f"The adapter {name!r} {reason}, so that it could not be loaded after its ranks have changed; train it "
             "without RankSchedule."
         )
-    return AdapterTrains(config, tuple(layers), name)
+    return Adapter(name, config, layers)
 
 
-def _forget(layer: AdapterLayer) -> None:
-    drop: Any = getattr(layer, "drop_factors", None)
-    if drop is not None:
-        drop()
+def _has_modes_by_shape(adapter: Adapter) -> bool:
+    found: dict[str, Any] = {}
+    modes = [(train.shape, train.matrix.layout.split_modes) for train in adapter.trains]
+    return all(found.setdefault(shape, each) == each for shape, each in modes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,11 +14,11 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet.nn import Spectrum, TTWeight, spend
+from ttnet.nn import Layout, Spectrum, TTWeight, spend
 from ttnet.tensor_train import TensorTrain
 from ttnet.truncation import check_eps
 from ttnet.tt_matrix import TTMatrix
-from ttnet_llm.tensorize.adapters import AdapterTrains, find_adapters
+from ttnet_llm.tensorize.adapters import AdapterTrain, find_adapters
 from ttnet_llm.tensorize.rounding import carry_over, round_cores, tails
 from ttnet_llm.tensorize.saving import record
 
@@ -43,11 +43,10 @@ class Rounding:
 class RankSchedule(TrainerCallback):
     """Rounds the trainable trains of a model to falling ranks while `Trainer` trains it.
 
-    The trains are those of layers (`TTLinear`, `TTEmbedding`) or of LoRETTA_rep adapters. What the optimiser knows of
-    the cores is carried over, and the model's or adapter's config always says the ranks that there are, so that
-    checkpoints load and a run can be resumed, with the schedule given again. Adapters have one rank for all modules,
-    as their config has: for them a budget or an error chooses the rank that all of them fit. Source: the DMRG-inspired
-    sweeps of MetaTT (Lopez-Piqueres et al. 2025, arXiv:2506.09105).
+    The trains are those of layers (`TTLinear`, `TTEmbedding`) and of adapters of the methods made of trains, which are
+    LoRETTA_rep, LoRETTA_adp and TT-LoRA. What the optimiser knows of the cores is carried over, and the model's or
+    adapter's config always says the ranks that there are, so that checkpoints load and a run can be resumed, with the
+    schedule given again. Source: the DMRG-inspired sweeps of MetaTT (Lopez-Piqueres et al. 2025, arXiv:2506.09105).
 
     Args:
         steps: The optimiser's steps after which to round, ascending.
@@ -106,8 +105,8 @@ class RankSchedule(TrainerCallback):
             return
         for weight in _weights(model):
             weight.register_load_state_dict_pre_hook(_adopt_ranks)
-        for adapters in find_adapters(model):
-            adapters.adopt_ranks_on_loading()
+        for adapter in find_adapters(model):
+            adapter.adopt_ranks_on_loading()
         model.register_load_state_dict_post_hook(lambda module, keys: _note(module))
 
     def on_train_begin(
@@ -119,10 +118,8 @@ class RankSchedule(TrainerCallback):
                 "RankSchedule replaces parameters, on which processes that train together would not agree; use one."
             )
         _note(model)
-        if not _weights(model) and not find_adapters(model):
-            raise TTValueError(
-                "model has no trainable trains, of layers or LoRETTA_rep adapters; leave RankSchedule out."
-            )
+        if not _trains(model):
+            raise TTValueError("model has no trainable trains, of layers or adapters; leave RankSchedule out.")
 
     def on_step_end(
         self,
@@ -164,71 +161,104 @@ def round_trains(
 
     Returns:
         What it has come to.
+
+    Raises:
+        TTValueError: If the budget does not suffice for ranks of 1.
     """
-    weights = _weights(model)
-    adapters = find_adapters(model)
-    if weights and adapters and budget is not None:
-        raise TTTypeError(
-            "model has trainable trains both of layers and of adapters; freeze one kind, or give max_rank."
-        )
-    before = _count(weights, adapters)
-    error = 0.0
-    flat = [[core.flatten(1, -2) for core in weight.cores] for weight in weights]
-    ranks: list[list[int] | None] = [None] * len(weights)
+    trains = _trains(model)
+    before = _count(trains)
+    flat = [[core.flatten(1, -2) for core in train.parameters] for train in trains]
+    ranks: list[list[int] | None] = [None] * len(trains)
     if max_rank is not None:
         ranks = [[max_rank] * (len(cores) - 1) for cores in flat]
-    elif budget is not None and weights:
-        spectra = [
-            Spectrum(weight.layout.with_ranks((1,) * len(weight.layout.ranks)), tails(cores))
-            for weight, cores in zip(weights, flat, strict=True)
-        ]
+    elif budget is not None:
+        spectra = [Spectrum(train.layout, tails(cores)) for train, cores in zip(trains, flat, strict=True)]
         ranks = [list(layout.ranks[1:-1]) for layout in spend(spectra, budget)]
-    for weight, cores, bound in zip(weights, flat, ranks, strict=True):
-        error = max(error, _round_weight(weight, cores, bound, eps, optimizer))
-    for each in adapters:
-        error = max(error, each.round(optimizer, max_rank=max_rank, budget=budget, eps=eps))
+    errors = [
+        _round_one(train, cores, bound, eps, optimizer) for train, cores, bound in zip(trains, flat, ranks, strict=True)
+    ]
     _note(model)
-    found = Rounding(step, (before, _count(weights, adapters)), error)
-    logger.info("Rounded after step %d: %d of %d parameters, error %.2e.", step, *found.parameters[::-1], error)
+    found = Rounding(step, (before, _count(trains)), max(errors, default=0.0))
+    logger.info("Rounded after step %d: %d of %d parameters, error %.2e.", step, *found.parameters[::-1], found.error)
     return found
 
 
-def _round_weight(
-    weight: TTWeight, cores: list[torch.Tensor], ranks: list[int] | None, eps: float | None, optimizer: Any
+def _round_one(
+    train: LayerTrain | AdapterTrain,
+    cores: list[torch.Tensor],
+    ranks: list[int] | None,
+    eps: float | None,
+    optimizer: Any,
 ) -> float:
     if ranks is not None and all(core.shape[-1] <= rank for core, rank in zip(cores, ranks, strict=False)):
         return 0.0  # nor change the basis for nothing
     rounded = round_cores(cores, eps=eps, ranks=ranks)
-    old = list(weight.cores)
+    old = train.parameters
     exact = TensorTrain([core.detach().double() for core in cores])
     norm = float(exact.norm())
     error = float((exact - TensorTrain(rounded.cores)).norm()) / norm if norm > 0 else 0.0
-    shaped = [
-        core.reshape(core.shape[0], *before.shape[1:-1], core.shape[-1])
-        for core, before in zip(rounded.cores, old, strict=True)
-    ]
-    kind = TensorTrain if weight.layout.kind == "aligned" else TTMatrix
-    weight.set_value(kind([core.to(old[0].dtype) for core in shaped]))
-    for k, core in enumerate(cores):
-        carry_over(optimizer, old[k], weight.cores[k], rounded, k, core.shape)
+    train.replace(rounded.cores, ranks)
+    for k, (core, before, after) in enumerate(zip(cores, old, train.parameters, strict=True)):
+        carry_over(optimizer, before, after, rounded, k, core.shape)
     return error
+
+
+class LayerTrain:
+    """The train of a layer, as `RankSchedule` rounds it.
+
+    Args:
+        weight: The layer's weight.
+    """
+
+    def __init__(self, weight: TTWeight) -> None:
+        self.weight = weight
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The cores, as the optimiser has them."""
+        return list(self.weight.cores)
+
+    @property
+    def layout(self) -> Layout:
+        """The modes, with ranks of 1."""
+        layout = self.weight.layout
+        return layout.with_ranks((1,) * len(layout.ranks))
+
+    def replace(self, cores: Sequence[torch.Tensor], ranks: Sequence[int] | None) -> None:
+        """Take over a rounded train.
+
+        Args:
+            cores: Its cores `(r, n, r')`.
+            ranks: What its ranks were bounded by, which does not matter here.
+        """
+        kind = TensorTrain if self.weight.layout.kind == "aligned" else TTMatrix
+        shaped = [
+            core.reshape(core.shape[0], *old.shape[1:-1], -1).to(old.dtype)
+            for core, old in zip(cores, self.parameters, strict=True)
+        ]
+        self.weight.set_value(kind(shaped))
 
 
 def _weights(model: nn.Module) -> list[TTWeight]:
     """List the trainable trains of layers, each once."""
-    found: Iterator[nn.Module] = model.modules()
-    return [m for m in found if isinstance(m, TTWeight) and all(core.requires_grad for core in m.cores)]
+    return [m for m in model.modules() if isinstance(m, TTWeight) and all(core.requires_grad for core in m.cores)]
 
 
-def _count(weights: Sequence[TTWeight], adapters: Sequence[AdapterTrains]) -> int:
-    return sum(weight.layout.num_parameters for weight in weights) + sum(each.num_parameters for each in adapters)
+def _trains(model: nn.Module) -> list[LayerTrain | AdapterTrain]:
+    """List all trainable trains."""
+    adapters = (train for adapter in find_adapters(model) for train in adapter.trains)
+    return [*map(LayerTrain, _weights(model)), *adapters]
+
+
+def _count(trains: Sequence[LayerTrain | AdapterTrain]) -> int:
+    return sum(core.numel() for train in trains for core in train.parameters)
 
 
 def _note(model: nn.Module) -> None:
     """Let all configs say the ranks that there are."""
     record(model)
-    for adapters in find_adapters(model):
-        adapters.note()
+    for adapter in find_adapters(model):
+        adapter.note()
 
 
 def _adopt_ranks(weight: TTWeight, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

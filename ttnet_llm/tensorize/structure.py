@@ -71,6 +71,8 @@ def describe_trains(model: nn.Module) -> dict[str, dict[str, Any]]:
             spec: dict[str, Any] = {"kind": "linear", "transposed": module.transposed, "bias": module.bias is not None}
         else:
             spec = {"kind": "embedding", "padding_idx": module.padding_idx}
+            if module.embed_scale is not None:
+                spec["embed_scale"] = float(module.embed_scale)
         owner = owners.setdefault(id(tt), name)
         if owner != name:
             spec["tied_to"] = owner
@@ -243,7 +245,7 @@ def _make(spec: Mapping[str, Any], dense: Any) -> Train:
     tt = TTWeight(layout, spec["rows"], device=device, dtype=dtype)
     if spec["kind"] == "embedding":
         table = TTEmbedding.__new__(TTEmbedding)
-        table._build(tt, spec["padding_idx"], 0)
+        table._build(tt, spec["padding_idx"], 0, spec.get("embed_scale", 1.0))
         return table.train(dense.training)
     layer = TTLinear.tied(tt, transposed=spec["transposed"], bias=spec["bias"])
     bias = getattr(dense, "bias", None)

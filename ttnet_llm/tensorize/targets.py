@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn import TTEmbedding, TTLinear
+from ttnet.nn.embedding import scale_of
 from ttnet_llm.tuner.model import near_misses
 
 DENSE = (nn.Linear, Conv1D, nn.Embedding)
@@ -82,8 +83,10 @@ def find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[Target]
                 f"targets names {name!r}, which is a {type(module).__name__}; expected layers that are nn.Linear, "
                 "Conv1D or nn.Embedding."
             )
+        if isinstance(module.weight, Tensor) and module.weight.is_meta:
+            raise TTValueError(f"targets names {name!r}, which is on the meta device; load the model's weights first.")
         plain = next(kind for kind in DENSE if isinstance(module, kind))
-        if type(module).forward is not plain.forward or "forward" in vars(module):
+        if not _is_plain(module, plain):
             raise TTTypeError(
                 f"targets names {name!r}, a {type(module).__name__} that does more than an {plain.__name__}; a train "
                 "would not do that: leave it out."
@@ -94,9 +97,14 @@ def find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[Target]
                 f"targets names {name!r}, whose weight is of dtype {getattr(weight, 'dtype', None)}; expected a "
                 "floating dtype: load the model unquantised."
             )
-        if weight.is_meta:
-            raise TTValueError(f"targets names {name!r}, which is on the meta device; load the model's weights first.")
     return _group(model, names)
+
+
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Tell whether a layer does what its kind does, but that a table may scale its rows."""
+    if isinstance(module, nn.Embedding) and isinstance(module.weight, Tensor) and module.weight.is_floating_point():
+        return scale_of(module) is not None
+    return type(module).forward is kind.forward and "forward" not in vars(module)
 
 
 def _match(model: nn.Module, modules: dict[str, nn.Module], targets: str | Iterable[str]) -> list[str]:

@@ -106,14 +106,23 @@ class AdapterConfig(PeftConfig):
         Returns:
             This config itself where no pattern matches, a changed shallow copy of it otherwise.
         """
-        changes: dict[str, Any] = {}
-        ranks = self.rank_pattern.get(get_pattern_key(self.rank_pattern, name))
-        if ranks is not None:
-            changes |= self._rank_changes(ranks)
+        changes = self.changes_of_ranks(name)
         scale = self.alpha_pattern.get(get_pattern_key(self.alpha_pattern, name))
         if scale is not None:
             changes[self.scale_field] = scale
         return self._changed(changes) if changes else self
+
+    def changes_of_ranks(self, name: str) -> dict[str, Any]:
+        """Give the fields that `rank_pattern` sets for one module.
+
+        Args:
+            name: The module's full name.
+
+        Returns:
+            A new dict of fields, empty where no pattern matches.
+        """
+        ranks = self.rank_pattern.get(get_pattern_key(self.rank_pattern, name))
+        return {} if ranks is None else dict(self._rank_changes(ranks))
 
     def _rank_changes(self, ranks: Any) -> dict[str, Any]:
         return ranks if isinstance(ranks, dict) else {self.rank_field: ranks}
