@@ -312,6 +312,52 @@ def test_bad_arguments_change_nothing(options: dict[str, Any], error: type[Excep
     assert not hasattr(model.config, "quantization_config")
 
 
+class Wrapped(torch.Tensor):
+    """As quantised and distributed weights are: a class of its own."""
+
+
+def test_quantised_models_are_refused_before_anything_is_changed() -> None:
+    model = models.llama()
+    model.config.quantization_config = tf.BitsAndBytesConfig(load_in_8bit=True)
+    with pytest.raises(TTTypeError, match=r"model is quantised \(bitsandbytes\), and its config has one entry"):
+        shrink(model, ["q_proj"])
+    assert not any(isinstance(module, TTLinear) for module in model.modules())
+    layer = nn.Linear(4, 4)
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Wrapped))
+    with pytest.raises(TTTypeError, match="names '0', whose weight is a Wrapped; expected a plain tensor"):
+        shrink(nn.Sequential(layer), ["0"])
+    with pytest.raises(TTTypeError, match="the weight of layer is a .*; expected a plain tensor"):
+        TTLinear.from_linear(layer, ratio=0.5)
+
+
+def test_trains_stay_beside_quantised_layers() -> None:
+    model = models.llama()
+    shrink(model, ["up_proj"])
+    expected = logits(model)
+    for layer in model.model.layers:
+        dense = layer.mlp.down_proj
+        layer.mlp.down_proj = torch.ao.nn.quantized.dynamic.Linear(dense.in_features, dense.out_features)
+        layer.mlp.down_proj.set_weight_bias(
+            torch.quantize_per_tensor(dense.weight.detach(), float(dense.weight.abs().max()) / 127, 0, torch.qint8), None
+        )
+    found = logits(model)
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.1
+    report = shrink(model, ["gate_proj"])
+    assert report.ratio <= 0.6
+
+
+def test_keys_that_transformers_translates(tmp_path: Path) -> None:
+    """A ViT's layers have other names in its checkpoints than in the model, but its pooler has the same."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    model = tf.ViTModel(tf.ViTConfig(**sizes, image_size=32, patch_size=8)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    shrink(model, "all-linear")
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(load_tensorized(tmp_path)(x).pooler_output, model(x).pooler_output, rtol=0, atol=0)
+
+
 def test_other_things_that_are_refused(tmp_path: Path) -> None:
     from peft import get_peft_model
 

@@ -143,6 +143,27 @@ def decompose(
     )
 
 
+def plain_weight(layer: torch.nn.Module) -> Tensor:
+    """Give the weight of a dense layer.
+
+    Args:
+        layer: The layer.
+
+    Returns:
+        Its weight, detached.
+
+    Raises:
+        TTTypeError: If it is a tensor of another class, such as those of quantised weights.
+    """
+    weight = layer.weight
+    if not isinstance(weight, Tensor) or type(weight.detach()) is not Tensor:
+        raise TTTypeError(
+            f"the weight of layer is a {type(weight).__name__}; expected a plain tensor: decompose the layer before it "
+            "is quantised or distributed."
+        )
+    return weight.detach()
+
+
 def check_size_arguments(
     eps: float | None, max_rank: int | Sequence[int] | None, ratio: float | None, budget: int | None, dense: int
 ) -> int | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ttnet.errors import TTIndexError, TTShapeError, TTTypeError, TTValueError
-from ttnet.nn.decompose import Decomposition, decompose
+from ttnet.nn.decompose import Decomposition, decompose, plain_weight
 from ttnet.nn.layout import Layout, Modes, check_modes, check_size, padded_size
 from ttnet.nn.linear import TTLinear
 from ttnet.nn.weight import TTWeight, describe
@@ -141,7 +141,7 @@ class TTEmbedding(nn.Module):
                     f"layer has {name}={getattr(layer, name)!r}, which only a dense table can do; decompose a table "
                     "without it."
                 )
-        table = layer.weight.detach()
+        table = plain_weight(layer)
         if layer.padding_idx is not None:
             table = table.clone()
             table[layer.padding_idx] = 0

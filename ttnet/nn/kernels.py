@@ -33,8 +33,8 @@ def merged(order: Order, cores: Sequence[Tensor], dtype: torch.dtype) -> list[Te
         dtype: The dtype of the result.
 
     Returns:
-        For each group a matrix `(outer, inner)` for a sweep, or a table of them `(rows, inner, outer)` for a lookup, which
-        for a single core is a view of it.
+        For each group a matrix `(outer, inner)` for a sweep, or a table of them `(rows, inner, outer)` for a lookup,
+        which is the view of a core that is a group by itself.
     """
     cores = _wide(cores)
     return [_arrange(order, group, _merge(group.tree, cores)).to(dtype) for group in order.groups]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ttnet.errors import TTShapeError, TTTypeError
 from ttnet.nn.calibration import SecondMoment
-from ttnet.nn.decompose import Decomposition, decompose
+from ttnet.nn.decompose import Decomposition, decompose, plain_weight
 from ttnet.nn.layout import Layout, Modes, check_size
 from ttnet.nn.weight import TTWeight, describe
 from ttnet.tensor_train import TensorTrain
@@ -167,7 +167,7 @@ class TTLinear(nn.Module):
                 "its matrix to TTLinear.from_matrix, if that is what is meant."
             )
         made = cls.from_matrix(
-            layer.weight.mT,
+            plain_weight(layer).mT,
             layer.bias,
             eps=eps,
             max_rank=max_rank,

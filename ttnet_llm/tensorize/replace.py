@@ -19,7 +19,7 @@ from ttnet.scales import count_nonfinite
 from ttnet.truncation import check_eps
 from ttnet_llm.tensorize.moments import gather_moments
 from ttnet_llm.tensorize.report import LayerReport, TensorizeReport
-from ttnet_llm.tensorize.saving import record
+from ttnet_llm.tensorize.saving import check_unquantised, record
 from ttnet_llm.tensorize.sharing_out import Weight, share_out
 from ttnet_llm.tensorize.structure import Train, declare_ties, set_module, tie
 from ttnet_llm.tensorize.targets import Target, find_targets
@@ -72,6 +72,7 @@ def tensorize(
     """
     start = time.perf_counter()
     check_layout(layout)
+    check_unquantised(model)
     found = find_targets(model, targets)
     allowed = _check_size(eps, ratio, budget, sum(target.weight.numel() for target in found))
     batches = _check_calibration(calibration)

@@ -129,19 +129,38 @@ def record(model: nn.Module) -> nn.Module:
 
     Returns:
         The same model.
+
+    Raises:
+        TTTypeError: If the model is quantised.
     """
+    check_unquantised(model)
     for part in model.modules():
         config = getattr(part, "config", None)
         if isinstance(part, PreTrainedModel) and config is not None:
             layers = describe_trains(part)
             if not layers:
                 continue
-            other = getattr(config, "quantization_config", None)
-            if other is not None and not isinstance(other, TrainsConfig):
-                raise TTTypeError("model is quantised; a model has either trains or quantised layers.")
             config.quantization_config = TrainsConfig(layers)
             break  # parts have the same config
     return model
+
+
+def check_unquantised(model: nn.Module) -> None:
+    """Refuse a model whose config already says how it is quantised, and so cannot say what trains it has.
+
+    Args:
+        model: The model.
+
+    Raises:
+        TTTypeError: If it is quantised.
+    """
+    entry = getattr(getattr(model, "config", None), "quantization_config", None)
+    if isinstance(model, PreTrainedModel) and entry is not None and not is_tensorized(model.config):
+        method = getattr(entry, "quant_method", None)
+        raise TTTypeError(
+            f"model is quantised ({getattr(method, 'value', method)}), and its config has one entry for either that or "
+            "trains; tensorise the unquantised model, and quantise layers that are left by the tool's own function."
+        )
 
 
 def is_tensorized(config: Any) -> bool:
@@ -234,10 +253,12 @@ def _check_checkpoint(model: PreTrainedModel, made: dict[str, Train], files: lis
                 shapes |= {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise TTFileError(f"The weights in {str(file)!r} cannot be read: {error}") from error
-    exact = any(f"{name}.tt.cores.0" in shapes for name in made)
-    if not files or (not exact and any(key.endswith(".tt.cores.0") for key in shapes)):
-        return  # transformers has other names for the keys of some architectures, and translates them itself
+    if not files:
+        return
+    saved = {key.rpartition(".tt.")[0] for key in shapes if ".tt.cores." in key}
     for name, layer in made.items():
+        if name not in saved and saved - made.keys():
+            continue  # transformers has other names for the keys of some architectures, and translates them itself
         for key, tensor in nn.Module.state_dict(layer.tt).items():
             full = f"{name}.tt.{key}"
             if full not in shapes:

@@ -97,6 +97,11 @@ def find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[Target]
                 f"targets names {name!r}, whose weight is of dtype {getattr(weight, 'dtype', None)}; expected a "
                 "floating dtype: load the model unquantised."
             )
+        if type(weight.detach()) is not Tensor:
+            raise TTTypeError(
+                f"targets names {name!r}, whose weight is a {type(weight.detach()).__name__}; expected a plain tensor: "
+                "load the model unquantised and not distributed."
+            )
     return _group(model, names)
 
 
