@@ -232,6 +232,9 @@ def main() -> None:
             lines += compare(title, layers, ids, args.seconds)
     names = [name for name in ("torch", "tensorly-torch", "torchTT") if _installed(name)]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    if len(names) < 3:
+        print(f"{RESULTS.name} stays as it is, as it compares with packages that are not installed")
+        return
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
         "# Layers\n\n"

@@ -191,12 +191,15 @@ def tensorize(
             calibration=batches,
         )
         save_tensorized(loaded, output, tokenizer=tokenizer, report=report)
-        table = make_table(*report.HEADINGS)
-        names = short_names([layer.name for layer in report.layers])
-        for layer, cells in zip(report.layers, report.rows(), strict=True):
-            table.add_row(plain(names[layer.name]), cells[1], runs(layer.ranks[1:-1]) or "dense", *cells[3:])
-        Console().print(table)
-        Console(soft_wrap=True).print(report.summary)
+        if Console().is_terminal:
+            table = make_table(*report.HEADINGS)
+            names = short_names([layer.name for layer in report.layers])
+            for layer, cells in zip(report.layers, report.rows(), strict=True):
+                table.add_row(plain(names[layer.name]), cells[1], runs(layer.ranks[1:-1]) or "dense", *cells[3:])
+            Console().print(table)
+            Console(soft_wrap=True).print(report.summary)
+        else:  # a file has room for everything
+            Console(soft_wrap=True, markup=False, highlight=False).print(str(report))
         kept = "" if tokenizer is not None else "; it has no tokenizer that can be loaded"
         Console(soft_wrap=True).print(f"Saved in {plain(output)}: load it with ttnet_llm.load_tensorized{kept}.")
         if picture is not None:

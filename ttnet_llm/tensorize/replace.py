@@ -38,9 +38,9 @@ def tensorize(
 ) -> TensorizeReport:
     """Replace layers of a model by trains, in place; give one of `eps`, `ratio` and `budget`.
 
-    Parameters are spent where they reduce the error most: ranks are raised one by one over all bonds of all layers,
-    each time where the squared relative errors fall most for each parameter. Everything is checked, and all layers
-    are decomposed, before the first one is replaced.
+    Ranks are raised one by one over all bonds of all layers: first of the layer that loses most, until none loses more
+    than it keeps, then where the squared relative errors fall most for each parameter. Everything is checked, and all
+    layers are decomposed, before the first one is replaced.
 
     Args:
         model: The model; transformers' or any other.

@@ -175,10 +175,11 @@ def draw_report(layers: Sequence[LayerReport], path: str | Path, *, title: str, 
         size.set_yticks(places, [layer.name for layer in layers])
         size.invert_yaxis()
         size.xaxis.set_major_formatter(import_extra("matplotlib.ticker", extra="plot").EngFormatter(sep=""))
-        error.plot([layer.weight_error for layer in layers], places, "o", color=COLOURS[0], label="of the weight")
+        dots: dict[str, Any] = {"marker": "o", "linestyle": "", "clip_on": False}
+        error.plot([layer.weight_error for layer in layers], places, color=COLOURS[0], label="of the weight", **dots)
         outputs = [(layer.output_error, k) for k, layer in enumerate(layers) if layer.output_error is not None]
         if outputs:
-            error.plot(*zip(*outputs, strict=True), "o", color=COLOURS[1], label="of the output")
+            error.plot(*zip(*outputs, strict=True), color=COLOURS[1], label="of the output", **dots)
             error.legend(
                 frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handletextpad=0, columnspacing=0.8
             )

@@ -51,8 +51,7 @@ class RankSchedule(TrainerCallback):
     Args:
         steps: The optimiser's steps after which to round, ascending.
         max_ranks: Bound on the ranks at each of them.
-        budgets: Bound on the parameters of all trains together at each of them, spent where the squared relative
-            errors fall most.
+        budgets: Bound on the parameters of all trains together at each of them, spent as `ttnet.nn.spend` does.
         eps: Bound on the relative error of every train at each of them, one for all or one each.
 
     Raises:

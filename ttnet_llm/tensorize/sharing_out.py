@@ -75,10 +75,10 @@ class Weight:
 def share_out(weights: Sequence[Weight], budget: int) -> list[Layout | None]:
     """Choose layouts and ranks within a common number of parameters, so that the relative errors' squares add up least.
 
-    The layouts are chosen for even shares first, then ranks are spent where they gain most, over all weights; then the
-    layouts once more, for the shares that came out. Relative errors count alike whatever a weight's size and scale, as
-    the norms between layers take scales out again. On MiniLM, at half its parameters, that did better than absolute
-    errors.
+    No weight loses more than it keeps, as far as the budget allows that (see `spend`). The layouts are chosen for even
+    shares first, then ranks are spent over all weights; then the layouts once more, for the shares that came out.
+    Relative errors count alike whatever a weight's size and scale, as the norms between layers take scales out again.
+    On MiniLM, at half its parameters, that did better than absolute errors.
 
     Args:
         weights: The weights.

@@ -88,7 +88,7 @@ def find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[Target]
         plain = next(kind for kind in DENSE if isinstance(module, kind))
         if not _is_plain(module, plain):
             raise TTTypeError(
-                f"targets names {name!r}, a {type(module).__name__} that does more than an {plain.__name__}; a train "
+                f"targets names {name!r}, a {type(module).__name__} that does more than {plain.__name__}; a train "
                 "would not do that: leave it out."
             )
         weight = module.weight
