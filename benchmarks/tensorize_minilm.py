@@ -144,13 +144,12 @@ def decompose_evenly(model: nn.Module, ratio: float, batches: list[Any] | None) 
             "max_rank": [int(ratio * rows * cols / (rows + cols))],
             "modes": ((rows,), (cols,)),
             "layout": "aligned",
+            "calibration": moments.get(target.name),
         }
         module: Any = target.module
-        if isinstance(module, nn.Embedding):
-            set_module(model, target.name, TTEmbedding.from_embedding(module, **options))
-        else:
-            made = TTLinear.from_linear(module, calibration=moments.get(target.name), **options)
-            set_module(model, target.name, made)
+        table = isinstance(module, nn.Embedding)
+        made = TTEmbedding.from_embedding(module, **options) if table else TTLinear.from_linear(module, **options)
+        set_module(model, target.name, made)
 
 
 class Distilled(nn.Module):

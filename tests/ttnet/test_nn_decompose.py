@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.ttnet.strategies import draw_tensor, seeds
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.nn import Layout, SecondMoment, Spectrum, TTEmbedding, TTLinear, candidate_layouts, spend
+from ttnet.nn import Layout, RowCounts, SecondMoment, Spectrum, TTEmbedding, TTLinear, candidate_layouts, spend
 from ttnet.nn.calibration import Sweeper, Whitening, output_error
 from ttnet.nn.decompose import balanced, balanced_modes, decompose
 
@@ -369,6 +369,52 @@ def test_correlations_that_few_inputs_show_are_shrunk(count, shrinkage):
     assert torch.linalg.eigvalsh(metric).min() > 0
 
 
+def zipf(rows, count, seed):
+    """Row numbers whose frequencies fall off as those of words do."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(1 / torch.arange(1.0, rows + 1), count, replacement=True, generator=generator)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_rows_of_a_table_count_by_how_often_they_occur(dtype, scale):
+    torch.manual_seed(0)
+    table = nn.Embedding.from_pretrained((torch.randn(300, 24, dtype=torch.complex128) * scale).to(dtype))
+    seen, held_out = zipf(300, 4000, 1), zipf(300, 4000, 2)
+    plain = TTEmbedding.from_embedding(table, budget=2592)
+    fitted = TTEmbedding.from_embedding(table, budget=2592, calibration=seen)
+    assert fitted.report.layout.row_modes == (300,)
+    assert fitted.report.parameters <= 2592
+
+    def error(layer, ids):
+        wide = torch.complex128 if dtype.is_complex else torch.float64
+        exact = table.weight.to(wide)[ids]
+        return float((layer.weight.detach().to(wide)[ids] - exact).norm() / exact.norm())
+
+    assert error(fitted, held_out) < 0.85 * error(plain, held_out)
+    assert fitted.report.output_error == pytest.approx(error(fitted, seen), rel=1e-2)
+    assert fitted.report.weight_error >= plain.report.weight_error * 0.9
+
+    # The best of its rank in the metric: no other has a smaller weighted error.
+    counts = RowCounts.of(seen, 300)
+    root = counts.metric().sqrt()[:, None]
+    wide = table.weight.to(torch.complex128)
+    best = torch.linalg.svdvals(root * wide)[fitted.ranks[1] :].norm()
+    found = (root * (fitted.weight.detach().to(torch.complex128) - wide)).norm()
+    torch.testing.assert_close(found, best, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("eps", [0.2, 0.5])
+def test_an_error_of_a_calibrated_table_is_one_of_the_rows_asked_for(eps):
+    torch.manual_seed(0)
+    table, ids = nn.Embedding(100, 12), zipf(100, 500, 1)
+    for fitted in (
+        TTEmbedding.from_embedding(table, eps=eps, calibration=[ids[:100], ids[100:].reshape(20, 20)]),
+        TTEmbedding.from_embedding(table, max_rank=12, calibration=ids),
+    ):
+        assert (fitted(ids) - table(ids)).norm() <= 1.0001 * eps * table(ids).norm()
+
+
 @pytest.mark.parametrize("layout", ["aligned", "interleaved"])
 def test_fewer_inputs_than_features(layout):
     """A singular second moment: the few inputs are fitted well, and the rest stays finite."""
@@ -449,6 +495,29 @@ class Doubled(nn.Linear):
             TTShapeError,
             r"bias has shape \(4,\)",
         ),
+        (
+            lambda: TTEmbedding.from_embedding(
+                nn.Embedding(4, 4), eps=0.1, layout="interleaved", calibration=torch.tensor([1])
+            ),
+            TTValueError,
+            "layout is 'interleaved' .* with a table's calibration; expected 'aligned' and one mode for the rows",
+        ),
+        (
+            lambda: TTEmbedding.from_embedding(
+                nn.Embedding(4, 4), eps=0.1, modes=((2, 2), (4,)), calibration=torch.tensor([1])
+            ),
+            TTValueError,
+            "expected 'aligned' and one mode for the rows",
+        ),
+        (
+            lambda: TTEmbedding.from_embedding(nn.Embedding(4, 4), eps=0.1, calibration=[]),
+            TTValueError,
+            "calibration holds no row numbers",
+        ),
+        (lambda: RowCounts.of(3, 4), TTTypeError, "calibration is a int; expected a tensor of row numbers"),
+        (lambda: RowCounts.of(RowCounts(3), 4), TTShapeError, "calibration is RowCounts of 3 rows; expected 4"),
+        (lambda: RowCounts(4).update(torch.ones(2)), TTTypeError, "dtype torch.float32; expected tensors of row"),
+        (lambda: RowCounts(4).update(torch.tensor([4])), TTValueError, "holds 4; expected row numbers from 0 to 3"),
         (lambda: SecondMoment(3).matrix(), TTValueError, "the second moment holds no inputs; call update"),
         (lambda: spend([], 1.5), TTTypeError, "budget is 1.5; expected a number of parameters"),
         (

@@ -246,6 +246,40 @@ def test_masked_tokens_do_not_count() -> None:
     assert results[0] == pytest.approx(results[1])
 
 
+def test_rows_of_tables_count_by_how_often_they_occur() -> None:
+    plain, fitted, masked = models.bert(), models.bert(), models.bert()
+    table = plain.bert.embeddings.word_embeddings
+    ids = torch.randint(8, (4, 6))  # of a larger vocabulary
+    mask = torch.ones_like(ids)
+    mask[:, 3:] = 0
+    names = ["word_embeddings", "query"]
+    shrink(plain, names, ratio=0.3)
+    report = shrink(fitted, names, ratio=0.3, calibration=[{"input_ids": ids}])
+    row = next(layer for layer in report.layers if layer.name.endswith("word_embeddings"))
+    wrong = [
+        float((model.bert.embeddings.word_embeddings(ids) - table(ids)).norm() / table(ids).norm())
+        for model in (plain, fitted)
+    ]
+    assert wrong[1] < 0.8 * wrong[0]
+    assert row.output_error == pytest.approx(wrong[1], rel=1e-3)
+    assert row.layout is not None
+    assert row.layout.row_modes == (table.num_embeddings,)
+    report = shrink(masked, names, ratio=0.3, calibration=[{"input_ids": ids, "attention_mask": mask}])
+    kept = ids[:, :3]
+    error = float((masked.bert.embeddings.word_embeddings(kept) - table(kept)).norm() / table(kept).norm())
+    assert report.layers[0].output_error == pytest.approx(error, rel=1e-3)
+
+
+def test_tables_that_calibration_does_not_fit_go_by_their_weight() -> None:
+    model = models.bert()
+    batch = {"inputs_embeds": torch.randn(2, 6, model.config.hidden_size)}
+    report = shrink(model, ["word_embeddings", "query"], ratio=0.5, calibration=[batch])
+    assert report.layers[0].output_error is None
+    for make, options in ((tied_llama, {}), (models.llama, {"layout": "interleaved"})):
+        report = shrink(make(), ["embed_tokens"], ratio=0.5, calibration=[IDS], **options)
+        assert report.layers[0].output_error is None
+
+
 def test_the_report_is_plain_values_and_a_picture(tmp_path: Path) -> None:
     report = shrink(models.bert(), ["query", "value"], ratio=0.5, calibration=[{"input_ids": IDS}])
     found = json.loads(report.to_json())

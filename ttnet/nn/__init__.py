@@ -1,6 +1,6 @@
 """Layers whose weights are tensor trains, from scratch or from dense layers."""
 
-from ttnet.nn.calibration import SecondMoment
+from ttnet.nn.calibration import RowCounts, SecondMoment
 from ttnet.nn.decompose import Decomposition, candidate_layouts
 from ttnet.nn.embedding import TTEmbedding
 from ttnet.nn.layout import Layout
@@ -11,6 +11,7 @@ from ttnet.nn.weight import TTWeight
 __all__ = [
     "Decomposition",
     "Layout",
+    "RowCounts",
     "SecondMoment",
     "Spectrum",
     "TTEmbedding",

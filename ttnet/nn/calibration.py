@@ -174,6 +174,101 @@ class SecondMoment:
         return self._sum / self.count
 
 
+class RowCounts:
+    """How often each row of a table is asked for: what the second moment of one-hot inputs has on its diagonal.
+
+    Args:
+        rows: Number of rows of the table.
+
+    Example:
+        >>> counts = RowCounts(3)
+        >>> counts.update(torch.tensor([[0, 2], [2, 2]]))
+        >>> counts.scaled()
+        tensor([0.2500, 0.0000, 0.7500], dtype=torch.float64)
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = check_size(rows, "rows")
+        self._counts = torch.zeros(self.rows, dtype=torch.int64)
+
+    @classmethod
+    def of(cls, calibration: Tensor | Iterable[Tensor] | RowCounts, rows: int) -> RowCounts:
+        """Take in whatever describes what a table is asked for.
+
+        Args:
+            calibration: Row numbers of any shape, one tensor or an iterable of them, or how often each occurs.
+            rows: Number of rows of the table.
+
+        Returns:
+            The counts.
+
+        Raises:
+            TTTypeError: If it is of another kind.
+            TTShapeError: If the counts are for another number of rows.
+            TTValueError: If it holds no row numbers, or such as the table does not have.
+        """
+        if isinstance(calibration, RowCounts):
+            counts = calibration
+            if counts.rows != rows:
+                raise TTShapeError(f"calibration is RowCounts of {counts.rows} rows; expected {rows}, the table's.")
+        else:
+            if not isinstance(calibration, Iterable):
+                raise TTTypeError(
+                    f"calibration is a {type(calibration).__name__}; expected a tensor of row numbers, an iterable of "
+                    "such tensors, or RowCounts."
+                )
+            counts = cls(rows)
+            for ids in [calibration] if isinstance(calibration, Tensor) else calibration:
+                counts.update(ids)
+        if not counts.count:
+            raise TTValueError("calibration holds no row numbers; expected at least one.")
+        return counts
+
+    def update(
+        self,
+        ids: Tensor,  # (*batch,)
+    ) -> None:
+        """Take in further row numbers.
+
+        Args:
+            ids: The numbers, of an integer dtype.
+
+        Raises:
+            TTTypeError: If `ids` is no such tensor.
+            TTValueError: If the table does not have such rows.
+        """
+        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            kind = f"of dtype {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise TTTypeError(f"calibration holds a tensor or value {kind}; expected tensors of row numbers.")
+        flat = ids.detach().reshape(-1).to("cpu", torch.int64)
+        wrong = flat[(flat < 0) | (flat >= self.rows)]
+        if len(wrong):
+            raise TTValueError(f"calibration holds {int(wrong[0])}; expected row numbers from 0 to {self.rows - 1}.")
+        self._counts += torch.bincount(flat, minlength=self.rows)
+
+    @property
+    def count(self) -> int:
+        """Number of all row numbers taken in."""
+        return int(self._counts.sum())
+
+    def scaled(self) -> Tensor:  # (rows,)
+        """Give the share of every row, in double precision.
+
+        Returns:
+            The shares, which add up to one.
+        """
+        return self._counts.double() / self.count
+
+    def metric(self) -> Tensor:  # (rows,)
+        """Estimate how much every row counts in the long run, up to a scale, with a mean of one.
+
+        Returns:
+            Numbers above 0: half of what counts is as often as it was asked for, half the same for all rows, as most of
+            a vocabulary does not occur in a few sentences.
+        """
+        return (self.scaled() * self.rows + 1) / 2
+
+
 def _double(x: Tensor) -> torch.dtype:
     return torch.complex128 if x.is_complex() else torch.float64
 
@@ -181,14 +276,14 @@ def _double(x: Tensor) -> torch.dtype:
 def output_error(
     difference: Tensor,  # (rows, cols)
     matrix: Tensor,  # (rows, cols)
-    metric: Tensor,  # (rows, rows)
+    metric: Tensor,  # (rows, rows) or (rows,)
 ) -> float:
     """Give the norm of `x difference` relative to that of `x matrix`, over inputs of a given second moment.
 
     Args:
         difference: What the weight is off by.
         matrix: The weight.
-        metric: The second moment, of any scale.
+        metric: The second moment, of any scale; or its diagonal `(rows,)`, if that is all there is.
 
     Returns:
         The relative error; 0 where the output is zero.
@@ -197,8 +292,41 @@ def output_error(
         >>> output_error(torch.eye(2, 1), torch.full((2, 1), 2.0), torch.diag(torch.tensor([4.0, 0.0])))
         0.5
     """
-    wrong, right = (torch.sum(x.conj() * (metric @ x)).real.clamp(min=0) for x in (difference, matrix))
+    wrong, right = (
+        torch.sum(x.conj() * (metric @ x if metric.ndim == 2 else metric[:, None] * x)).real.clamp(min=0)
+        for x in (difference, matrix)
+    )
     return math.sqrt(float(wrong / right)) if right > 0 else 0.0
+
+
+class RowScaling:
+    """A diagonal metric as a change of coordinates of rows that are one mode.
+
+    Args:
+        metric: Its diagonal `(rows,)`, above 0.
+
+    Example:
+        >>> RowScaling(torch.tensor([4.0, 1.0])).apply(torch.ones(2, 1)).flatten()
+        tensor([2., 1.])
+    """
+
+    def __init__(self, metric: Tensor) -> None:
+        self._root = metric.sqrt()
+
+    def apply(
+        self,
+        matrix: Tensor,  # (rows, cols)
+    ) -> Tensor:  # (rows, cols)
+        """Take a matrix to the new coordinates, in which its plain error is that in the metric."""
+        return matrix * self._root[:, None]
+
+    def undo(
+        self,
+        core: Tensor,  # (r, m, n, r')
+        k: int,
+    ) -> Tensor:  # (r, m, n, r')
+        """Take the core with the rows back to the old coordinates; there is but that of number 0."""
+        return core / self._root[:, None, None]
 
 
 class Whitening:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ttnet.decomposition import as_dense, tt_svd
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.nn.calibration import SecondMoment, Sweeper, Whitening, output_error
+from ttnet.nn.calibration import RowCounts, RowScaling, SecondMoment, Sweeper, Whitening, output_error
 from ttnet.nn.kernels import merged
 from ttnet.nn.layout import Layout, Modes, check_layout, check_modes
 from ttnet.nn.orders import whole
@@ -80,7 +80,7 @@ def decompose(
     budget: int | None = None,
     modes: Modes = "auto",
     layout: str = "aligned",
-    calibration: Tensor | Iterable[Tensor] | SecondMoment | None = None,
+    calibration: Tensor | Iterable[Tensor] | SecondMoment | RowCounts | None = None,
     padded_rows: int | None = None,
 ) -> tuple[list[Tensor], Layout, Decomposition]:
     """Decompose a matrix that tokens are multiplied by from the left; see `TTLinear.from_linear`.
@@ -93,7 +93,8 @@ def decompose(
         budget: Bound on the number of parameters.
         modes: `"auto"` or the modes of either side.
         layout: `"aligned"` or `"interleaved"`.
-        calibration: Inputs of the layer, or their second moment.
+        calibration: Inputs of the layer, or their second moment; or how often each row is asked for. Then the rows are
+            one mode, so that the fit is the best there is.
         padded_rows: Number of rows to fill the matrix up to, with zeros; None for none.
 
     Returns:
@@ -115,12 +116,15 @@ def decompose(
     check_layout(layout)
     size = check_size_arguments(eps, max_rank, ratio, budget, matrix.numel())
     padded = (matrix.shape[0] if padded_rows is None else padded_rows, matrix.shape[1])
-    candidates = _candidates(*padded, kind=layout, modes=modes, max_rank=max_rank)
+    if isinstance(calibration, RowCounts):
+        candidates = _with_rows_as_one(*padded, kind=layout, modes=modes, max_rank=max_rank)
+    else:
+        candidates = _candidates(*padded, kind=layout, modes=modes, max_rank=max_rank)
     if count := count_nonfinite(matrix):
         raise TTValueError(
             f"the weight holds NaN or infinite entries, {count} of {matrix.numel()}; expected finite numbers."
         )
-    moment = None if calibration is None else SecondMoment.of(calibration, matrix.shape[0])
+    moment = calibration if isinstance(calibration, RowCounts | None) else SecondMoment.of(calibration, matrix.shape[0])
     filled = torch.nn.functional.pad(matrix, (0, 0, 0, padded[0] - matrix.shape[0]))
 
     fit = _Fit(filled, moment)
@@ -220,6 +224,22 @@ def _candidates(rows: int, cols: int, *, kind: str, modes: Modes, max_rank: int 
     return candidate_layouts(rows, cols, kind)
 
 
+def _with_rows_as_one(
+    rows: int, cols: int, *, kind: str, modes: Modes, max_rank: int | Sequence[int] | None
+) -> list[Layout]:
+    """List those candidates whose rows are one mode."""
+    if modes == "auto" and max_rank is not None and kind == "aligned":
+        modes = ((rows,), (cols,))
+    candidates = _candidates(rows, cols, kind=kind, modes=modes, max_rank=max_rank)
+    found = [candidate for candidate in candidates if kind == "aligned" and len(candidate.row_modes) == 1]
+    if not found:
+        raise TTValueError(
+            f"layout is {kind!r} and modes is {modes!r} with a table's calibration; expected 'aligned' and one mode "
+            "for the rows, such as 'auto' chooses."
+        )
+    return found
+
+
 def candidate_layouts(rows: int, cols: int, kind: str) -> list[Layout]:
     """List the layouts that may suit a dense matrix: of few cores, since ranks are large, and of balanced modes.
 
@@ -273,10 +293,23 @@ def balanced_modes(size: int, count: int) -> tuple[int, ...]:
     return tuple(sorted((smallest, *rest))) if smallest > 1 else rest
 
 
+def whitening_of(metric: Tensor, layout: Layout) -> Whitening | RowScaling:
+    """Choose the change of coordinates for a metric.
+
+    Args:
+        metric: The metric `(rows, rows)`, or its diagonal `(rows,)` if it is that alone.
+        layout: The modes; for a diagonal the rows are one of them.
+
+    Returns:
+        The change.
+    """
+    return Whitening(metric, layout.row_modes) if metric.ndim == 2 else RowScaling(metric)
+
+
 class _Fit:
     """A matrix to be decomposed, and the metric in which its error counts."""
 
-    def __init__(self, matrix: Tensor, moment: SecondMoment | None) -> None:
+    def __init__(self, matrix: Tensor, moment: SecondMoment | RowCounts | None) -> None:
         self._matrix, self._moment = matrix, moment
         self._metric = None if moment is None else self._like(moment.metric(), matrix)
         # Calibrated fits solve linear equations, and do so in double precision; scales are left to `tt_svd`.
@@ -291,10 +324,10 @@ class _Fit:
             return metric.to(matrix.device, torch.complex128)
         return (metric.real if metric.is_complex() else metric).to(matrix.device)
 
-    def _whitened(self, layout: Layout) -> tuple[Tensor, Whitening | None]:
+    def _whitened(self, layout: Layout) -> tuple[Tensor, Whitening | RowScaling | None]:
         if self._metric is None:
             return self._matrix, None
-        whitening = Whitening(self._metric, layout.row_modes)
+        whitening = whitening_of(self._metric, layout)
         return whitening.apply(self._wide), whitening
 
     def cheapest(self, candidates: Sequence[Layout], budget: int) -> Layout:
@@ -337,7 +370,7 @@ class _Fit:
         cores = [core.unflatten(1, pair) for core, pair in zip(train.cores, layout.pairs, strict=True)]
         if whitening is None:
             return cores
-        if len(layout.row_modes) > 1:
+        if isinstance(whitening, Whitening) and len(layout.row_modes) > 1:
             sweeper = Sweeper(matrix, whitening.metric(), layout)
             cores = sweeper.run(cores, tol=_SWEEP_TOL, max_sweeps=_MAX_SWEEPS)
         for k in range(len(layout.row_modes)):

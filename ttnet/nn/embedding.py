@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ttnet.errors import TTIndexError, TTShapeError, TTTypeError, TTValueError
+from ttnet.nn.calibration import RowCounts
 from ttnet.nn.decompose import Decomposition, decompose, plain_weight
 from ttnet.nn.layout import Layout, Modes, check_modes, check_size, padded_size
 from ttnet.nn.linear import TTLinear
@@ -98,6 +99,7 @@ class TTEmbedding(nn.Module):
         budget: int | None = None,
         modes: Modes = "auto",
         layout: str = "aligned",
+        calibration: Tensor | Iterable[Tensor] | RowCounts | None = None,
         cache_limit: int = 0,
     ) -> Self:
         """Decompose a dense table; give one of `eps`, `max_rank`, `ratio` and `budget`.
@@ -105,12 +107,15 @@ class TTEmbedding(nn.Module):
         Args:
             layer: The dense table, which stays as it is. The row of its `padding_idx` is kept as it is. Of a subclass,
                 such as Gemma's, one that multiplies the rows by its `embed_scale` and does nothing else.
-            eps: Bound on the relative Frobenius error of the table.
+            eps: Bound on the relative Frobenius error of the table; with `calibration`, of the rows asked for, each as
+                often as it is, where rows that are not asked for still count a little.
             max_rank: Bound on the ranks, an int or, for modes that are given, one int for each inner bond.
             ratio: Bound on the parameters of the train relative to those of the table, above 0.
             budget: Bound on the parameters of the train.
             modes: As for the class; `"auto"` also tries how many modes are best.
             layout: As for the class.
+            calibration: Row numbers as the table will be asked for, one tensor or an iterable of them, or `RowCounts`
+                of them: then rows count by how often they occur. The rows are one mode of an aligned train then.
             cache_limit: As for the class.
 
         Returns:
@@ -146,6 +151,7 @@ class TTEmbedding(nn.Module):
             table = table.clone()
             table[layer.padding_idx] = 0
         rows, cols = table.shape
+        counts = None if calibration is None else RowCounts.of(calibration, rows)
         cores, chosen, report = decompose(
             table,
             eps=eps,
@@ -154,7 +160,8 @@ class TTEmbedding(nn.Module):
             budget=budget,
             modes=modes,
             layout=layout,
-            padded_rows=_padded(rows, cols, modes),
+            calibration=counts,
+            padded_rows=_padded(rows, cols, modes) if counts is None else None,
         )
         made = cls.__new__(cls)
         made._build(TTWeight.of(cores, chosen, rows), layer.padding_idx, cache_limit, scale)

@@ -10,40 +10,46 @@ import torch
 from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet.nn import SecondMoment
+from ttnet.nn import RowCounts, SecondMoment
 from ttnet_llm.tensorize.targets import Target
 
 
 @torch.no_grad()
 def gather_moments(
     model: nn.Module, targets: Sequence[Target], batches: Iterable[Any], advance: Callable[[], None]
-) -> dict[str, SecondMoment]:
-    """Run batches through a model, and keep of every target's inputs the mean of `x^T x`.
+) -> dict[str, SecondMoment | RowCounts]:
+    """Run batches through a model, and keep the mean of `x^T x` of layers' inputs, or how often rows are read.
 
-    The model runs in evaluation mode and without gradients. Memory holds `in_features**2` doubles for each target,
+    The model runs in evaluation mode and without gradients. Memory holds `in_features**2` doubles for a linear layer,
     however many batches there are. Tokens that a batch's `attention_mask` masks do not count.
 
     Args:
         model: The model.
-        targets: The layers; those that look rows up have no moment.
+        targets: The layers.
         batches: Dictionaries of the model's arguments, or tensors that are its only argument.
         advance: Called after each batch.
 
     Returns:
-        The moments by the names of the layers.
+        The moments by the names of the layers; none of a table that is not reached.
 
     Raises:
         TTTypeError: If a batch is of another type.
         TTValueError: If there is no batch, a layer is not reached, or its inputs are NaN or infinite.
     """
-    found = {target.name: SecondMoment(target.matrix.shape[0]) for target in targets if target.takes_vectors}
+    found: dict[str, SecondMoment | RowCounts] = {
+        target.name: (SecondMoment if target.takes_vectors else RowCounts)(target.matrix.shape[0]) for target in targets
+    }
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     mask: Tensor | None = None
 
     def take(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, args: Any) -> None:
             x = args[0]
-            if mask is not None and x.ndim == 3 and x.shape[:2] == mask.shape:
+            if (
+                mask is not None
+                and x.ndim == (2 if isinstance(module, nn.Embedding) else 3)
+                and x.shape[:2] == mask.shape
+            ):
                 x = x[mask.to(x.device)]
             try:
                 found[name].update(x)
@@ -56,7 +62,7 @@ def gather_moments(
     count = 0
     with _in_eval_mode(model):
         try:
-            handles = [t.module.register_forward_pre_hook(take(t.name)) for t in targets if t.takes_vectors]
+            handles = [t.module.register_forward_pre_hook(take(t.name)) for t in targets]
             for count, batch in enumerate(batches, 1):
                 mask = None
                 if isinstance(batch, Mapping):
@@ -79,8 +85,10 @@ def gather_moments(
                 handle.remove()
     if not count:
         raise TTValueError("calibration holds no batches; expected at least one.")
-    for name, moment in found.items():
-        if not moment.count:
+    for name, moment in list(found.items()):
+        if not moment.count and isinstance(moment, RowCounts):
+            del found[name]  # it goes by its weight
+        elif not moment.count:
             raise TTValueError(f"calibration reaches {name!r} with no input; leave it out of targets, or give others.")
     return found
 

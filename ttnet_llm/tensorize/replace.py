@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ttnet.errors import MissingExtraError, TTTypeError, TTValueError, import_extra
-from ttnet.nn import Layout, SecondMoment, TTEmbedding, TTLinear
+from ttnet.nn import Layout, RowCounts, SecondMoment, TTEmbedding, TTLinear
 from ttnet.nn.layout import check_layout
 from ttnet.scales import count_nonfinite
 from ttnet.truncation import check_eps
@@ -51,8 +51,8 @@ def tensorize(
         ratio: Bound on the parameters of all these weights together, relative to those of the dense ones; above 0.
         budget: Bound on their number.
         calibration: Batches, each a dictionary of the model's arguments or a tensor. Then the error of a layer's
-            output on them is minimised, and not that of its weight; tables, and what is tied to them, go by the weight
-            all the same.
+            output on them is minimised, and not that of its weight; rows of tables count by how often they occur.
+            Weights that several layers hold, and tables with `layout="interleaved"`, go by the weight all the same.
         layout: `"aligned"` or `"interleaved"`; see `ttnet.nn.TTLinear`.
         progress: Whether to show a bar on a terminal.
 
@@ -89,13 +89,14 @@ def tensorize(
                 )
     before = _count(model)
     with _bar(progress) as steps:
-        moments: dict[str, SecondMoment] = {}
+        moments: dict[str, SecondMoment | RowCounts] = {}
         if batches is not None:
             advance = steps("Running the calibration batches", _length(batches))
             moments = gather_moments(model, found, batches, advance)
             for target in found:
-                if target.others:
-                    moments.pop(target.name, None)  # one layer's inputs say nothing of the other's
+                # One layer's inputs say nothing of the other's; and the rows of a TT-matrix are never one mode.
+                if target.others or (layout != "aligned" and not target.takes_vectors):
+                    moments.pop(target.name, None)
         layouts = _choose(found, moments, allowed, layout, steps)
         advance = steps("Decomposing", len(found))
         made: list[tuple[Target, Train | None, LayerReport]] = []
@@ -113,7 +114,7 @@ def tensorize(
 
 def _choose(
     found: Sequence[Target],
-    moments: dict[str, SecondMoment],
+    moments: dict[str, SecondMoment | RowCounts],
     allowed: int | None,
     kind: str,
     steps: Callable[[str, int | None], Callable[[], None]],
@@ -130,7 +131,7 @@ def _choose(
 
 
 def _decompose(
-    target: Target, chosen: Layout | str | None, moment: SecondMoment | None, eps: float | None, kind: str
+    target: Target, chosen: Layout | str | None, moment: SecondMoment | RowCounts | None, eps: float | None, kind: str
 ) -> tuple[Train | None, LayerReport]:
     start = time.perf_counter()
     dense = target.weight.numel()
@@ -142,8 +143,10 @@ def _decompose(
             modes = (chosen.row_modes, chosen.col_modes)
             options = {"max_rank": chosen.ranks[1:-1], "modes": modes, "layout": chosen.kind}
         if isinstance(target.module, nn.Embedding):
-            train = TTEmbedding.from_embedding(target.module, **options)
+            assert not isinstance(moment, SecondMoment)
+            train = TTEmbedding.from_embedding(target.module, calibration=moment, **options)
         else:
+            assert not isinstance(moment, RowCounts)
             bias: Any = getattr(target.module, "bias", None)
             train = TTLinear.from_matrix(target.matrix, bias, calibration=moment, **options)
             train.tt.requires_grad_(target.weight.requires_grad)

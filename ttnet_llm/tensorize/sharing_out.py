@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ttnet.nn import Layout, SecondMoment, Spectrum, candidate_layouts, spend
-from ttnet.nn.calibration import Whitening
+from ttnet.nn import Layout, RowCounts, SecondMoment, Spectrum, candidate_layouts, spend
+from ttnet.nn.decompose import whitening_of
 from ttnet.nn.layout import padded_size
 
 
@@ -31,7 +31,7 @@ class Weight:
         cls,
         matrix: Tensor,  # (rows, cols)
         kind: str,
-        moment: SecondMoment | None,
+        moment: SecondMoment | RowCounts | None,
         padded: bool,
     ) -> Weight:
         """Work out the spectra of a weight in all layouts that may suit it.
@@ -39,21 +39,26 @@ class Weight:
         Args:
             matrix: The weight, of finite entries.
             kind: `"aligned"` or `"interleaved"`.
-            moment: The second moment of its inputs, if the error of the output counts.
+            moment: The second moment of its inputs, if the error of the output counts; of a table how often each row
+                is asked for, and then the rows are one mode.
             padded: Whether the rows may be filled up to a number that factors.
 
         Returns:
             The weight.
         """
         rows, cols = matrix.shape
-        held = padded_size(rows) if padded else rows
+        counted = isinstance(moment, RowCounts)
+        held = padded_size(rows) if padded and not counted else rows
         filled = pad(matrix, (0, 0, 0, held - rows))
         metric = None if moment is None else moment.metric()
         spectra = []
         for layout in candidate_layouts(held, cols, kind):
+            if counted and len(layout.row_modes) > 1:
+                continue
             seen = filled
             if metric is not None:
-                seen = Whitening(metric, layout.row_modes).apply(filled.to(metric.dtype))
+                metric = metric.to(filled.device)
+                seen = whitening_of(metric, layout).apply(filled.to(metric.dtype))
             spectra.append(Spectrum.of(seen, layout))
         return cls(matrix.numel(), tuple(spectra))
 
