@@ -91,10 +91,10 @@ class TTWeight(nn.Module):
 
         Example:
             >>> layout = Layout("aligned", (3,), (2,), (1, 1, 1))
-            >>> TTWeight.of([torch.ones(1, 3, 1), torch.ones(1, 2, 1)], layout).matrix()
+            >>> TTWeight.of([torch.ones(1, 3, 1), torch.ones(1, 2, 1)], layout).matrix().detach()
             tensor([[1., 1.],
                     [1., 1.],
-                    [1., 1.]], grad_fn=<SliceBackward0>)
+                    [1., 1.]])
         """
         weight = cls(layout, rows, device="meta")
         for k, core in enumerate(cores):
