@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from ttnet.errors import TTTypeError, TTValueError
+from ttnet.errors import MissingExtraError, TTTypeError, TTValueError
 from ttnet_llm.console import Console, make_table, one_sentence_errors, plain, runs, short_names, typer
 
 Option = typer.Option
@@ -165,7 +165,10 @@ def tensorize(
     layout: Annotated[str, Option(help="aligned or interleaved.")] = "aligned",
     calibration: Annotated[str | None, Option(help="A text file; the error of outputs on its lines counts.")] = None,
     lines: Annotated[int, Option(help="Lines of it to take.")] = 256,
-    picture: Annotated[str | None, Option(help="A png, pdf or svg file for every layer's size and error.")] = None,
+    picture: Annotated[
+        str | None,
+        Option(help="A png, pdf or svg file for the sizes and errors; OUTPUT/tensorize.png if none."),
+    ] = None,
 ) -> None:
     """Replace layers of a model by tensor trains, to a stated error or size, and save it."""
     with one_sentence_errors(resumable=False):
@@ -202,8 +205,12 @@ def tensorize(
             Console(soft_wrap=True, markup=False, highlight=False).print(str(report))
         kept = "" if tokenizer is not None else "; it has no tokenizer that can be loaded"
         Console(soft_wrap=True).print(f"Saved in {plain(output)}: load it with ttnet_llm.load_tensorized{kept}.")
-        if picture is not None:
-            draw_report(
-                report.layers, picture, title=f"Trains in {Path(model).resolve().name}", subtitle=report.summary
-            )
-            Console(soft_wrap=True).print(f"Drawn in {plain(picture)}.")
+        drawing, title = picture or str(Path(output) / "tensorize.png"), f"Trains in {Path(model).resolve().name}"
+        try:
+            draw_report(report.layers, drawing, title=title, subtitle=report.summary)
+        except MissingExtraError as error:
+            if picture is not None:
+                raise
+            Console(soft_wrap=True).print(f"Not drawn: {plain(str(error))}")
+        else:
+            Console(soft_wrap=True).print(f"Drawn in {plain(drawing)}.")

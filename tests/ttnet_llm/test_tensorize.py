@@ -1,6 +1,7 @@
 """Pretrained models with trains: made, saved and loaded."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -539,6 +540,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert tf.AutoTokenizer.from_pretrained(tmp_path / "small").tokenize("the film") == ["the", "film"]
     code, output = run(*arguments, "--budget", 2000, "--target", "query", "--layout", "interleaved")
     assert code == 0, output
+    assert (tmp_path / "small" / "tensorize.png").is_file()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        code, output = run(*arguments, "--budget", 2000, "--target", "query")
+    assert code == 0, output
+    assert "Not drawn: This needs the package 'matplotlib'" in output
     for options, message in [
         ((), "none of them given"),
         (("--ratio", 0.5, "--target", "qery"), "did you mean 'query'"),

@@ -38,6 +38,7 @@ _FILES = {
     "model.safetensors",
     "model.safetensors.index.json",
     "tensorize.json",
+    "tensorize.png",
 }
 _TOKENIZER_FILES = {
     "added_tokens.json",
