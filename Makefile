@@ -42,8 +42,9 @@ lint: venv ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: venv ## measure, and rewrite the tables in benchmarks/
+bench: venv peers ## measure, beside other libraries where there are some, and rewrite the tables in benchmarks/
 	$(BIN)/python -m benchmarks
+	$(PEERS)/bin/python -m benchmarks --peers
 
 peers: $(PEERS)/.installed ## the libraries that `python -m benchmarks.behaviours` compares with, in .venv-peers
 $(PEERS)/.installed: benchmarks/peers.txt

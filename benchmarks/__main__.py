@@ -1,11 +1,14 @@
-"""Run the benchmarks that `make bench` repeats."""
+"""Run the benchmarks that `make bench` repeats: those of this environment, or with `--peers` those beside others'.
 
-from benchmarks import contraction, layers, linear_layer, step_time, tt_maps, tt_svd
+The peers are libraries of trains from PyPI; `make peers` makes an environment that has them and lacks transformers.
+"""
+
+import importlib
+import sys
+
+OWN = ("contraction", "step_time", "linear_layer", "tt_maps")
+BESIDE_PEERS = ("rounding", "tt_svd", "layers")
 
 if __name__ == "__main__":
-    contraction.main()
-    step_time.main()
-    linear_layer.main()
-    layers.main()
-    tt_maps.main()
-    tt_svd.main()
+    for name in BESIDE_PEERS if "--peers" in sys.argv[1:] else OWN:
+        importlib.import_module(f"benchmarks.{name}").main()
