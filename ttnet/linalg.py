@@ -109,6 +109,10 @@ def _blocked_qr(
     matrix: Tensor,  # (m, n)
     mode: str,
 ) -> tuple[Tensor, Tensor]:
+    if matrix.dtype == torch.complex64:
+        # In which MKL gives NaN for some matrices of finite entries, such as constant ones of 20 x 20.
+        q, r = torch.linalg.qr(matrix.to(torch.complex128), mode=mode)
+        return q.to(matrix.dtype), r.to(matrix.dtype)
     rows, columns = matrix.shape
     block = max(_BLOCK_ROWS, 4 * columns)
     if rows < 2 * block or matrix.dtype in (torch.float64, torch.complex128):

@@ -265,3 +265,12 @@ def test_memory_is_bounded(tmp_path):
     )
     used = int(done.stdout.split()[0])
     assert used < 2**24 + 2**23  # the limit, and what the allocator keeps
+
+
+@pytest.mark.parametrize("method", ["auto", "qr", "gram", "svd"])
+@pytest.mark.parametrize("scale", [1e13, 1e-13, 1e150, 1e-200])
+@pytest.mark.parametrize(("shape", "memory"), [((3, 100_000), 2**20), ((2, 3, 50_000), 2**21)])
+def test_scaled_arrays_of_which_no_bond_is_cut(method, scale, shape, memory):
+    x = np.random.default_rng(0).standard_normal(shape)
+    train = ttnet.tt_svd(x * scale, eps=1e-3, memory=memory, method=method)
+    assert np.linalg.norm(train.full().numpy() / scale - x) <= 1e-3 * np.linalg.norm(x)

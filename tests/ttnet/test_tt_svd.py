@@ -105,7 +105,9 @@ def test_unspent_budget_goes_to_other_bonds(method, mirror):
     x = torch.ones(3, 3, 1, 1, dtype=torch.float64) * torch.diag(s)
     if mirror and method != "svd":
         x = x.permute(3, 2, 1, 0)
-    ranks = ttnet.tt_svd(x, eps=0.09 / float(s.norm()) * 1.001, method=method).ranks
+    # The certificate of a coarse look counts as lost, and adds up with what the last cuts lose.
+    margin = 1.001 if method in ("svd", "qr") else 1.02
+    ranks = ttnet.tt_svd(x, eps=0.09 / float(s.norm()) * margin, method=method).ranks
     assert sorted(ranks) == [1, 1, 1, 1, 2]
 
 
@@ -307,3 +309,23 @@ def test_gradients_are_finite_where_singular_values_meet(x, max_rank):
     y = ttnet.tt_svd(x, max_rank=max_rank).full()
     (y.square().sum() + y.sum()).backward()
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("shape", "kind", "eps"),
+    [((2,) * 15, torch.randn, 0.5), ((2,) * 15, torch.rand, 0.3), ((3,) * 10, torch.randn, 0.8)],
+)
+def test_the_last_cuts_keep_the_bound_as_well(method, shape, kind, eps):
+    x = kind(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert relative_error(ttnet.tt_svd(x, eps=eps, method=method).full(), x) <= eps
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_constant_slices_of_single_complex_numbers(method):
+    # LAPACK's complex single precision gives NaN for some of their constant unfoldings.
+    for seed in range(5):
+        x = draw_tensor((20, 1, 1), torch.complex64, seed).expand(20, 20, 20)
+        train = ttnet.tt_svd(x, eps=1e-4, method=method)
+        assert train.ranks == (1, 1, 1, 1)
+        assert relative_error(train.full(), x) <= 1e-4

@@ -199,7 +199,7 @@ class ArraySweep:
             return list(tt_svd(rest[0, ..., 0], eps=self._eps, max_rank=ranks, method=self._method).cores)
         method = "qr" if self._kernel == "qr" else "auto"
         done = {"left": self._left, "right": self._right}
-        return Sweep(rest.to(self._dtype), self._dtype, 0, self._norm, budget, method, **done).run()
+        return Sweep(rest.to(self._dtype), self._dtype, self._pending, self._norm, budget, method, **done).run()
 
     # --- steps --------------------------------------------------------------------------------
 
