@@ -108,7 +108,9 @@ class TTEmbedding(nn.Module):
             layer: The dense table, which stays as it is. The row of its `padding_idx` is kept as it is. Of a subclass,
                 such as Gemma's, one that multiplies the rows by its `embed_scale` and does nothing else.
             eps: Bound on the relative Frobenius error of the table; with `calibration`, of the rows asked for, each as
-                often as it is, where rows that are not asked for still count a little.
+                often as it is, where rows that are not asked for still count a little. In bfloat16
+                and float16, to which the cores are rounded in the end, a bound below their precision cannot hold;
+                the report states the error.
             max_rank: Bound on the ranks, an int or, for modes that are given, one int for each inner bond.
             ratio: Bound on the parameters of the train relative to those of the table, above 0.
             budget: Bound on the parameters of the train.

@@ -131,7 +131,9 @@ class TTLinear(nn.Module):
 
         Args:
             layer: The dense layer, which stays as it is.
-            eps: Bound on the relative Frobenius error of the weight; with `calibration`, of the output.
+            eps: Bound on the relative Frobenius error of the weight; with `calibration`, of the output. In bfloat16
+                and float16, to which the cores are rounded in the end, a bound below their precision cannot hold;
+                the report states the error.
             max_rank: Bound on the ranks, an int or, for modes that are given, one int for each inner bond.
             ratio: Bound on the parameters of the train relative to those of the dense weight, above 0.
             budget: Bound on the parameters of the train.
