@@ -6,7 +6,7 @@ the full name of the module, and the modes, which a user may have left to be cho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,8 +132,7 @@ class Adapter:
     def note(self) -> None:
         """Let the config say the ranks that there are."""
         trains = self.trains
-        largest = max((rank for train in trains for rank in train.inner_ranks), default=1)
-        now = min(largest, self.config.largest_rank)
+        now = max((rank for train in trains for rank in train.inner_ranks), default=1)
         pattern: dict[str, Any] = {}
         for name, layer in self.layers.items():
             changes = self.config.changes_of_ranks(name)
@@ -156,18 +155,38 @@ class Adapter:
             for part, matrix in list(network.named_children()):
                 if not isinstance(matrix, _MATRICES):
                     continue
-                given: list[Any] = [state_dict.get(f"{prefix}{part}.cores.{k}") for k in range(len(matrix.cores))]
-                if any(
-                    new is None or new.shape[1:-1] != old.shape[1:-1]
-                    for new, old in zip(given, matrix.cores, strict=True)
-                ):
-                    continue  # torch will say which shape is wrong
-                ranks = [core.shape[-1] for core in given[:-1]]
-                if all(a <= b for a, b in zip(ranks, matrix.layout.ranks[1:-1], strict=True)):
-                    AdapterTrain(layer, network, part).resize(ranks)
+                ranks = ranks_to_adopt(matrix.cores, state_dict, f"{prefix}{part}.")
+                if ranks is not None:
+                    AdapterTrain(layer, network, part).resize(ranks[1:-1])
 
         for layer in self.layers.values():
             layer.networks[self.name].register_load_state_dict_pre_hook(hook)
+
+
+def ranks_to_adopt(cores: Iterable[Tensor], state_dict: dict[str, Any], prefix: str) -> _Ranks | None:
+    """Tell the ranks of a train that is about to be loaded, if they differ from those that there are.
+
+    Args:
+        cores: The cores that there are, of any number of mode dimensions.
+        state_dict: What is loaded.
+        prefix: What goes before `cores.0` in its keys.
+
+    Returns:
+        The ranks of all bonds; None if they are the same, or the cores are no train of the same modes, of which torch
+        will say which shape is wrong.
+
+    Example:
+        >>> import torch
+        >>> cores = [torch.ones(1, 2, 3), torch.ones(3, 2, 1)]
+        >>> ranks_to_adopt(cores, {"cores.0": torch.ones(1, 2, 4), "cores.1": torch.ones(4, 2, 1)}, "")
+        (1, 4, 1)
+    """
+    old = [tuple(core.shape) for core in cores]
+    new = [tuple(getattr(state_dict.get(f"{prefix}cores.{k}"), "shape", ())) for k in range(len(old))]
+    if new == old or any(len(a) != len(b) or a[1:-1] != b[1:-1] for a, b in zip(new, old, strict=True)):
+        return None
+    left, right = [shape[0] for shape in new], [shape[-1] for shape in new]
+    return (*left, 1) if [*left, 1] == [1, *right] else None
 
 
 def find_adapters(model: nn.Module) -> list[Adapter]:

@@ -10,7 +10,6 @@ were uncorrelated, which is what Adam takes them to be. So ranks can fall as in 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from ttnet.tensor_train import TensorTrain
-
-logger = logging.getLogger(__name__)
 
 # What optimisers keep of a parameter: means of gradients, and means or sums of their squares.
 _FIRST = ("exp_avg", "momentum_buffer", "grad_avg")
@@ -126,8 +123,11 @@ def tails(cores: Sequence[Tensor]) -> tuple[tuple[float, ...], ...]:
 
 def carry_over(
     optimizer: Any, old: nn.Parameter, new: nn.Parameter, rounded: Rounded, k: int, shape: Sequence[int]
-) -> None:
+) -> str | None:
     """Put a core's new parameter into the optimiser in the place of the old one, with its state.
+
+    If the optimiser keeps something else than single numbers and the moments that can be carried over, such as
+    Adafactor's moments by rows and columns, all of the core's state is dropped, and the optimiser starts it anew.
 
     Args:
         optimizer: A torch optimiser, or accelerate's wrapper of one; None for none.
@@ -136,20 +136,23 @@ def carry_over(
         rounded: The rounding.
         k: Number of the core.
         shape: The shape `(r, n, r')` of the old core.
+
+    Returns:
+        The name of what cannot be carried over, so that all of the core's state is dropped; None if there is no such.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     if inner is None:
-        return
+        return None
     for group in inner.param_groups:
         group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
     state = inner.state.pop(old, None)
     if not state:
-        return
+        return None
     carried = {}
     for name, value in state.items():
-        if not isinstance(value, Tensor) or value.numel() != math.prod(shape) or name == "step":
+        if not isinstance(value, Tensor) or value.ndim == 0 or name == "step":
             carried[name] = value
-        elif name in _FIRST or name in _SQUARES:
+        elif (name in _FIRST or name in _SQUARES) and value.numel() == math.prod(shape):
             given = value.reshape(tuple(shape)).double()
             mapped = rounded.first(k, given) if name in _FIRST else rounded.squares(k, given)
             if new.numel() == mapped.numel():
@@ -159,6 +162,6 @@ def carry_over(
                 room[tuple(slice(size) for size in mapped.shape)] = mapped.to(value.dtype)
                 carried[name] = room
         else:
-            logger.warning("The optimiser's state %r of a core cannot be carried over; it starts anew.", name)
-            return
+            return str(name)
     inner.state[new] = carried
+    return None

@@ -18,7 +18,7 @@ from ttnet.nn import Layout, Spectrum, TTWeight, spend
 from ttnet.tensor_train import TensorTrain
 from ttnet.truncation import check_eps
 from ttnet.tt_matrix import TTMatrix
-from ttnet_llm.tensorize.adapters import AdapterTrain, find_adapters
+from ttnet_llm.tensorize.adapters import AdapterTrain, find_adapters, ranks_to_adopt
 from ttnet_llm.tensorize.rounding import carry_over, round_cores, tails
 from ttnet_llm.tensorize.saving import record
 
@@ -173,9 +173,14 @@ def round_trains(
     elif budget is not None:
         spectra = [Spectrum(train.layout, tails(cores)) for train, cores in zip(trains, flat, strict=True)]
         ranks = [list(layout.ranks[1:-1]) for layout in spend(spectra, budget)]
+    lost: set[str] = set()
     errors = [
-        _round_one(train, cores, bound, eps, optimizer) for train, cores, bound in zip(trains, flat, ranks, strict=True)
+        _round_one(train, cores, bound, eps, optimizer, lost)
+        for train, cores, bound in zip(trains, flat, ranks, strict=True)
     ]
+    if lost:
+        names = ", ".join(map(repr, sorted(lost)))
+        logger.warning("The optimiser's state %s of a core cannot be carried over; it starts anew.", names)
     _note(model)
     found = Rounding(step, (before, _count(trains)), max(errors, default=0.0))
     logger.info("Rounded after step %d: %d of %d parameters, error %.2e.", step, *found.parameters[::-1], found.error)
@@ -188,6 +193,7 @@ def _round_one(
     ranks: list[int] | None,
     eps: float | None,
     optimizer: Any,
+    lost: set[str],  # takes the names of what the optimiser cannot keep
 ) -> float:
     if ranks is not None and all(core.shape[-1] <= rank for core, rank in zip(cores, ranks, strict=False)):
         return 0.0  # nor change the basis for nothing
@@ -198,7 +204,9 @@ def _round_one(
     error = float((exact - TensorTrain(rounded.cores)).norm()) / norm if norm > 0 else 0.0
     train.replace(rounded.cores, ranks)
     for k, (core, before, after) in enumerate(zip(cores, old, train.parameters, strict=True)):
-        carry_over(optimizer, before, after, rounded, k, core.shape)
+        name = carry_over(optimizer, before, after, rounded, k, core.shape)
+        if name is not None:
+            lost.add(name)
     return error
 
 
@@ -262,17 +270,10 @@ def _note(model: nn.Module) -> None:
 
 def _adopt_ranks(weight: TTWeight, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Take over the ranks of cores that are about to be loaded, if they are those of a train of the same modes."""
-    shapes = []
-    for k, core in enumerate(weight.cores):
-        given = state_dict.get(f"{prefix}cores.{k}")
-        if given is None or given.ndim != core.ndim or given.shape[1:-1] != core.shape[1:-1]:
-            return
-        shapes.append(tuple(given.shape))
-    bonds = [shape[0] for shape in shapes] + [1]
-    if bonds[0] != 1 or any(shape[-1] != bond for shape, bond in zip(shapes, bonds[1:], strict=True)):
-        return  # torch will say which shape is wrong
-    if bonds != list(weight.layout.ranks):
+    ranks = ranks_to_adopt(weight.cores, state_dict, prefix)
+    if ranks is not None:
         kind = TensorTrain if weight.layout.kind == "aligned" else TTMatrix
+        shapes = [(a, *core.shape[1:-1], b) for a, core, b in zip(ranks, weight.cores, ranks[1:], strict=False)]
         weight.set_value(kind([weight.cores[0].new_zeros(shape) for shape in shapes]))
 
 
