@@ -172,28 +172,33 @@ def tensorize(
 ) -> None:
     """Replace layers of a model by tensor trains, to a stated error or size, and save it."""
     with one_sentence_errors(resumable=False):
-        from ttnet_llm.tensorize import save_tensorized
         from ttnet_llm.tensorize import tensorize as replace
         from ttnet_llm.tensorize.loading import load_dense, text_batches
         from ttnet_llm.tensorize.report import draw_report
+        from ttnet_llm.tensorize.saving import model_folder, write_tensorized
         from ttnet_llm.training.progress import quiet_libraries
 
         if picture is not None and Path(picture).suffix not in (".png", ".pdf", ".svg"):
             raise TTValueError(f"--picture is {picture!r}; expected a png, pdf or svg file.")
+        if Path(output).is_dir() and Path(model).is_dir() and Path(output).samefile(model):
+            raise TTValueError(
+                f"--output is {output!r}, the folder of --model, which would be replaced; name another folder."
+            )
         quiet_libraries()
-        with Console(stderr=True).status("Loading"):
-            loaded, tokenizer = load_dense(model)
-            batches = None if calibration is None else text_batches(loaded, tokenizer, calibration, lines=lines)
-        report = replace(
-            loaded,
-            targets=target or "all-linear",
-            eps=eps,
-            ratio=ratio,
-            budget=budget,
-            layout=layout,
-            calibration=batches,
-        )
-        save_tensorized(loaded, output, tokenizer=tokenizer, report=report)
+        with model_folder(output) as folder:  # refused before the work is done
+            with Console(stderr=True).status("Loading"):
+                loaded, tokenizer = load_dense(model)
+                batches = None if calibration is None else text_batches(loaded, tokenizer, calibration, lines=lines)
+            report = replace(
+                loaded,
+                targets=target or "all-linear",
+                eps=eps,
+                ratio=ratio,
+                budget=budget,
+                layout=layout,
+                calibration=batches,
+            )
+            write_tensorized(loaded, folder, tokenizer=tokenizer, report=report)
         if Console().is_terminal:
             table = make_table(*report.HEADINGS)
             names = short_names([layer.name for layer in report.layers])

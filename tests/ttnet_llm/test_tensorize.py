@@ -21,6 +21,7 @@ from ttnet.nn import TTEmbedding, TTLinear, TTWeight
 from ttnet_llm import LorettaRepConfig, load_tensorized
 from ttnet_llm.cli import app
 from ttnet_llm.tensorize import record, save_tensorized, tensorize
+from ttnet_llm.tensorize.loading import load_dense
 from ttnet_llm.tensorize.report import draw_report
 
 
@@ -131,6 +132,46 @@ def test_auto_classes_put_trains_where_their_model_has_them(auto: str, tmp_path:
             assert decoder.bias is loaded.cls.predictions.bias
 
 
+@pytest.mark.parametrize(
+    ("make", "target", "cls"),
+    [
+        (bart, "model.shared", tf.AutoModel),
+        (bart, "model.shared", tf.BartForSequenceClassification),
+        (models.t5, "shared", tf.AutoModel),
+        (models.t5, "shared", tf.T5ForSequenceClassification),
+        (models.t5, "shared", tf.T5EncoderModel),
+    ],
+)
+def test_shared_tables_under_the_names_of_another_class(
+    make: Callable[[], nn.Module], target: str, cls: Any, tmp_path: Path
+) -> None:
+    model = make()
+    shrink(model, [target])
+    model.save_pretrained(tmp_path)
+    loaded = cls.from_pretrained(tmp_path)
+    assert not any(p.is_meta for p in loaded.parameters())
+    for part in ("get_encoder", "get_decoder") if cls is not tf.T5EncoderModel else ("get_encoder",):
+        saved, found = getattr(model, part)(), getattr(loaded, part)()
+        assert found.embed_tokens is loaded.get_input_embeddings()
+        with torch.no_grad():
+            expected = saved(IDS).last_hidden_state
+            torch.testing.assert_close(found(IDS).last_hidden_state, expected, rtol=0, atol=0)
+
+
+def test_tables_and_heads_that_the_saved_model_had_not_share_its_train(tmp_path: Path) -> None:
+    whole = models.t5()
+    encoder = tf.T5EncoderModel(whole.config).eval()
+    shrink(encoder, ["shared"])
+    encoder.save_pretrained(tmp_path)
+    loaded = tf.T5ForConditionalGeneration.from_pretrained(tmp_path)
+    assert loaded.decoder.embed_tokens is loaded.encoder.embed_tokens is loaded.shared
+    assert isinstance(loaded.lm_head, TTLinear)
+    assert loaded.lm_head.tt is loaded.shared.tt
+    assert loaded.lm_head.weight.shape == whole.lm_head.weight.shape
+    with torch.no_grad():
+        assert loaded(input_ids=IDS, decoder_input_ids=IDS).logits.isfinite().all()
+
+
 def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     model = tied_llama()
     (row,) = shrink(model, ["embed_tokens"]).layers
@@ -155,6 +196,66 @@ def test_scaled_tables_stay_scaled_and_their_heads_are_not(make: Callable[[], nn
     assert float(table.embed_scale) == pytest.approx(float(dense.embed_scale)) != 1
     torch.testing.assert_close(table(IDS), float(dense.embed_scale) * nn.functional.embedding(IDS, head.weight))
     assert head.tt is table.tt
+
+
+def put_back(model: nn.Module, names: list[str]) -> None:
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, model.get_submodule(name).to_dense())
+
+
+def trains(model: nn.Module) -> list[str]:
+    kinds = (TTLinear, TTEmbedding)
+    return [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, kinds)]
+
+
+@pytest.mark.parametrize("make", [models.bert, tied_llama])
+@pytest.mark.parametrize("save", ["save_pretrained", "record"])
+def test_models_that_are_dense_again_are_saved_as_such(make: Any, save: str, tmp_path: Path) -> None:
+    model = make()
+    shrink(model, ["word_embeddings", "query"] if make is models.bert else ["embed_tokens", "up_proj"])
+    put_back(model, trains(model))
+    expected = logits(model)
+    if save == "record":
+        assert not hasattr(record(model).config, "quantization_config")
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert not trains(loaded)
+    assert not hasattr(loaded.config, "quantization_config")
+    torch.testing.assert_close(logits(loaded), expected)
+
+
+def test_some_layers_are_dense_again(tmp_path: Path) -> None:
+    model = models.bert()
+    shrink(model, ["word_embeddings", "query"])
+    put_back(model, [name for name in trains(model) if name.endswith("query")])
+    model.save_pretrained(tmp_path)
+    loaded = load_tensorized(tmp_path)
+    assert trains(loaded) == trains(model) == ["bert.embeddings.word_embeddings"]
+    torch.testing.assert_close(logits(loaded), logits(model), rtol=0, atol=0)
+
+
+def test_tables_that_are_dense_again_are_not_scaled_twice(tmp_path: Path) -> None:
+    model = gemma()
+    dense = model.get_input_embeddings()
+    shrink(model, ["embed_tokens"])
+    expected = logits(model)
+    weight = model.get_input_embeddings().weight.detach()
+    put_back(model, trains(model))
+    with pytest.raises(
+        TTTypeError, match=r"'model\.embed_tokens' is a dense table again, but no longer multiplies its"
+    ):
+        record(model)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(TTFileError, match=r"holds the table 'model\.embed_tokens' dense, which its config names as a"):
+        load_tensorized(tmp_path)
+    with torch.no_grad():
+        dense.weight.copy_(weight)
+    model.set_input_embeddings(dense)
+    record(model).save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert not trains(loaded)
+    torch.testing.assert_close(logits(loaded), expected)
 
 
 def test_dtypes_and_modes_survive(tmp_path: Path) -> None:
@@ -494,6 +595,21 @@ def test_other_damage_to_files(saved: Path, tmp_path: Path) -> None:
     write(lambda c: c["quantization_config"]["layers"][name].update(modes=[[36], [61]]))
     with pytest.raises(TTFileError, match="is for a layer of 36x61, but the model has a Linear of 36x60"):
         load_tensorized(saved)
+    layers = config["quantization_config"]["layers"]
+    for changed, message in [
+        (3, "layers of trains are 3; expected entries"),
+        ([], r"layers of trains are \[\]; expected entries"),
+        ({}, "has no layers; expected at least one"),
+        ({name: 3}, f"entry of '{name}' is damaged .it is 3"),
+        ({name: layers[name] | {"kind": "tensor"}}, "its kind is 'tensor', none of linear, embedding"),
+        ({name: layers[name] | {"kind": "embedding", "padding_idx": None}}, "kind 'embedding', but the model has a L"),
+        ({name: {"kind": "linear", "tied_to": "x"}}, "is tied to 'x', which has no train of its own"),
+        ({name: {"kind": "linear", "tied_to": name}}, "which has no train of its own"),
+        ({name: {"kind": "linear", "tied_to": [1]}}, "which has no train of its own"),
+    ]:
+        write(lambda c, changed=changed: c["quantization_config"].update(layers=changed))
+        with pytest.raises(TTFileError, match=message):
+            load_tensorized(saved)
     write(lambda c: c["quantization_config"].update(version=7))
     with pytest.raises(TTFileError, match="is of format 7"):
         load_tensorized(saved)
@@ -552,8 +668,54 @@ def test_the_command(tmp_path: Path) -> None:
         (("--ratio", 0.5, "--picture", "a.txt"), "expected a png"),
         (("--ratio", 0.5, "--calibration", tmp_path / "none.txt"), "There is no file"),
         (("--ratio", 0.5, "--calibration", tmp_path / "text.txt", "--lines", 0), "lines is 0"),
-        (("--ratio", 0.5, "--model", tmp_path / "small"), "has trains already"),
+        (("--ratio", 0.5, "--model", tmp_path / "small", "--output", tmp_path / "new"), "has trains already"),
     ]:
         code, output = run(*arguments, *options)
         assert code == 1
         assert message in output
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_looks_at_its_output_before_it_does_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "model")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to("model")
+    (tmp_path / "file").write_text("mine")
+    calls: list[str] = []
+    monkeypatch.setattr(tf.BertModel, "from_pretrained", lambda name: calls.append(name))
+    for name, message in [
+        ("other", "holds 'notes.txt', which would be lost"),
+        ("file", "is a file; name a folder"),
+        ("model", "the folder of --model, which would be replaced; name another folder"),
+        ("link", "the folder of --model, which would be replaced; name another folder"),
+    ]:
+        code, output = run("tensorize", "--model", tmp_path / "model", "--output", tmp_path / name, "--ratio", 0.5)
+        assert code == 1
+        assert message in output
+    assert not calls
+    assert {file.name for file in tmp_path.iterdir()} == {"model", "other", "link", "file"}
+
+
+@pytest.mark.parametrize("make", [models.bert, models.gpt2])
+def test_the_command_takes_no_tokenizer_for_one_that_knows_no_words(make: Any, tmp_path: Path) -> None:
+    make().save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("the film was good\n")
+    arguments = ("tensorize", "--model", tmp_path / "model", "--output", tmp_path / "small", "--ratio", 0.5)
+    code, output = run(*arguments, "--calibration", tmp_path / "text.txt")
+    assert code == 1
+    assert "has no tokenizer that can be loaded; calibrate in Python" in output
+    assert not (tmp_path / "small").exists()
+    target = "query" if make is models.bert else "c_fc"
+    code, output = run(*arguments, "--target", target, "--picture", tmp_path / "a.png")
+    assert code == 0, output
+    assert "it has no tokenizer that can be loaded" in output
+    assert not list((tmp_path / "small").glob("tokenizer*"))
+
+
+def test_tokenizers_of_bytes_have_no_vocabulary_to_store(tmp_path: Path) -> None:
+    models.t5().save_pretrained(tmp_path)
+    tf.ByT5Tokenizer().save_pretrained(tmp_path)
+    assert isinstance(load_dense(str(tmp_path))[1], tf.ByT5Tokenizer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,16 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ttnet.errors import TTFileError, TTTypeError, TTValueError
 from ttnet_llm.folders import atomic_folder
-from ttnet_llm.tensorize.structure import Train, build_trains, describe_trains, hold_tied_places, tie_trains
+from ttnet_llm.tensorize.structure import (
+    Train,
+    build_trains,
+    check_scales,
+    check_specs,
+    describe_trains,
+    drop_dense,
+    hold_tied_places,
+    tie_trains,
+)
 from ttnet_llm.training.model import load_config
 
 METHOD = "ttnet"
@@ -65,7 +75,7 @@ class TrainsConfig(QuantizationConfigMixin):
 
     def __init__(self, layers: dict[str, dict[str, Any]] | None = None, version: int = _FORMAT, **_: Any) -> None:
         self.quant_method: Any = METHOD
-        self.layers = layers or {}
+        self.layers = {} if layers is None else layers
         self.version = version
 
 
@@ -87,20 +97,28 @@ class TrainsLoader(HfQuantizer):
         self, model: PreTrainedModel, checkpoint_files: Iterable[str] | None = None, **_: Any
     ) -> None:
         config = self.quantization_config
-        if config.version != _FORMAT or not config.layers:
+        if config.version != _FORMAT:
             raise TTFileError(
-                f"The config's entry of trains is of format {config.version} with {len(config.layers)} layers; "
-                f"expected format {_FORMAT} with at least one: use the version of ttnet_llm that saved the model."
+                f"The config's entry of trains is of format {config.version}; expected format {_FORMAT}: use the "
+                "version of ttnet_llm that saved the model."
             )
-        self._specs = {name: dict(spec) for name, spec in config.layers.items()}
+        check_specs(config.layers)
+        if not config.layers:
+            raise TTFileError(
+                "The config's entry of trains has no layers; expected at least one: save the model again."
+            )
+        files = [str(file) for file in checkpoint_files or ()]
+        shapes = _read_shapes(files)
+        self._specs = drop_dense({name: dict(spec) for name, spec in config.layers.items()}, shapes)
         self._made = build_trains(model, self._specs)
-        if not self._made:
+        if self._specs and not self._made:
             raise TTFileError(
                 f"None of the layers that the config names is in a {type(model).__name__} ("
                 f"{next(iter(self._specs))!r}, for one); load the model with the class that it was saved from."
             )
         hold_tied_places(model, self._specs, self._made)
-        _check_checkpoint(model, self._made, list(checkpoint_files or ()))
+        if shapes:
+            _check_checkpoint(self._made, shapes, str(Path(files[0]).parent))
 
     def postprocess_model(self, model: PreTrainedModel, **_: Any) -> Any:
         """Finish the model, and let it be an ordinary one."""
@@ -123,7 +141,8 @@ _register()
 def record(model: nn.Module) -> nn.Module:
     """Write into a model's config which trains it has, so that it is saved with them.
 
-    `tensorize` and `RankSchedule` do so; call it after changing ranks by hand.
+    `tensorize` and `RankSchedule` do so; call it after changing ranks by hand, or putting dense layers back. Of a model
+    that has no trains any more the config does not say that it had.
 
     Args:
         model: The model; one without a config is left as it is.
@@ -132,17 +151,20 @@ def record(model: nn.Module) -> nn.Module:
         The same model.
 
     Raises:
-        TTTypeError: If the model is quantised.
+        TTTypeError: If the model is quantised, or a table that is dense again has lost its scale.
     """
     check_unquantised(model)
     for part in model.modules():
         config = getattr(part, "config", None)
         if isinstance(part, PreTrainedModel) and config is not None:
-            layers = describe_trains(part)
-            if not layers:
-                continue
-            config.quantization_config = TrainsConfig(layers)
-            break  # parts have the same config
+            earlier = getattr(config, "quantization_config", None)
+            if isinstance(earlier, TrainsConfig):
+                check_scales(part, earlier.layers)
+            if layers := describe_trains(part):
+                config.quantization_config = TrainsConfig(layers)
+                break  # parts have the same config
+            if is_tensorized(config):
+                del config.quantization_config
     return model
 
 
@@ -232,30 +254,57 @@ def save_tensorized(model: PreTrainedModel, path: str | Path, *, tokenizer: Any 
         raise TTTypeError(f"model is a {type(model).__name__}; expected a model of transformers'.")
     if not describe_trains(model):
         raise TTValueError("model has no trains; save it with its save_pretrained.")
+    with model_folder(path) as folder:
+        write_tensorized(model, folder, tokenizer=tokenizer, report=report)
+
+
+def model_folder(path: str | Path) -> AbstractContextManager[Path]:
+    """Give a temporary folder for a model, which takes the place of `path` once the block has ended well.
+
+    Args:
+        path: A new folder, or that of a saved model, which is replaced.
+
+    Returns:
+        A context manager for the temporary folder; on entering it raises `TTFileError` if `path` holds something else.
+    """
     path = Path(path)
     shards = {file.name for file in path.glob("model-*-of-*.safetensors")} if path.is_dir() else set()
-    with atomic_folder(path, replaces=_FILES | _TOKENIZER_FILES | shards) as folder:
-        record(model)
-        model.save_pretrained(folder)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-        if report is not None:
-            (folder / "tensorize.json").write_text(report.to_json() + "\n", encoding="utf-8")
+    return atomic_folder(path, replaces=_FILES | _TOKENIZER_FILES | shards)
 
 
-def _check_checkpoint(model: PreTrainedModel, made: dict[str, Train], files: list[str]) -> None:
-    """Compare names and shapes of all cores with the headers of the files, before anything is read."""
+def write_tensorized(model: PreTrainedModel, folder: Path, *, tokenizer: Any, report: Any) -> None:
+    """Write the files of a model with trains, one after the other.
+
+    Args:
+        model: The model.
+        folder: An empty folder.
+        tokenizer: As for `save_tensorized`.
+        report: As for `save_tensorized`.
+    """
+    record(model)
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if report is not None:
+        (folder / "tensorize.json").write_text(report.to_json() + "\n", encoding="utf-8")
+
+
+def _read_shapes(files: list[str]) -> dict[str, tuple[int, ...]]:
+    """Read names and shapes of all tensors from the headers of a checkpoint; nothing if they are not safetensors."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        if not str(file).endswith(".safetensors"):
-            return
+        if not file.endswith(".safetensors"):
+            return {}
         try:
             with safe_open(file, framework="pt") as opened:
                 shapes |= {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise TTFileError(f"The weights in {str(file)!r} cannot be read: {error}") from error
-    if not files:
-        return
+            raise TTFileError(f"The weights in {file!r} cannot be read: {error}") from error
+    return shapes
+
+
+def _check_checkpoint(made: dict[str, Train], shapes: dict[str, tuple[int, ...]], folder: str) -> None:
+    """Compare names and shapes of all cores with those of the checkpoint, before anything is read."""
     saved = {key.rpartition(".tt.")[0] for key in shapes if ".tt.cores." in key}
     for name, layer in made.items():
         if name not in saved and saved - made.keys():
@@ -264,11 +313,11 @@ def _check_checkpoint(model: PreTrainedModel, made: dict[str, Train], files: lis
             full = f"{name}.tt.{key}"
             if full not in shapes:
                 raise TTFileError(
-                    f"The checkpoint {json.dumps(str(Path(files[0]).parent))} lacks {full!r}, which its config names; "
+                    f"The checkpoint {json.dumps(folder)} lacks {full!r}, which its config names; "
                     "save the model again, or take the whole checkpoint."
                 )
             if shapes[full] != tuple(tensor.shape):
                 raise TTFileError(
-                    f"The checkpoint {json.dumps(str(Path(files[0]).parent))} holds {full!r} of shape {shapes[full]}; "
+                    f"The checkpoint {json.dumps(folder)} holds {full!r} of shape {shapes[full]}; "
                     f"its config expects {tuple(tensor.shape)}: take the config that was saved with the weights."
                 )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from ttnet.errors import TTFileError
+from ttnet.errors import TTFileError, TTTypeError
 from ttnet.nn import Layout, TTEmbedding, TTLinear, TTWeight
+from ttnet.nn.embedding import scale_of
 from ttnet_llm.tensorize.targets import DENSE, TRAINS
 
 Train = TTLinear | TTEmbedding
+KINDS = ("linear", "embedding")
 
 
 def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -88,6 +91,82 @@ def describe_trains(model: nn.Module) -> dict[str, dict[str, Any]]:
     return found
 
 
+def check_specs(specs: Any) -> None:
+    """Make sure that what a config says of trains is in the form that `describe_trains` gives.
+
+    Args:
+        specs: What the config says.
+
+    Raises:
+        TTFileError: If it is not.
+    """
+    if not isinstance(specs, Mapping):
+        raise TTFileError(
+            f"The config's layers of trains are {specs!r}; expected entries by the layers' names: save the model again."
+        )
+    for name, spec in specs.items():
+        wrong = None
+        if not isinstance(spec, Mapping):
+            wrong = f"it is {spec!r}"
+        elif spec.get("kind") not in KINDS:
+            wrong = f"its kind is {spec.get('kind')!r}, none of {', '.join(KINDS)}"
+        elif "tied_to" in spec:
+            owner = specs.get(spec["tied_to"]) if isinstance(spec["tied_to"], str) else None
+            if not isinstance(owner, Mapping) or "tied_to" in owner:
+                wrong = f"it is tied to {spec['tied_to']!r}, which has no train of its own"
+        if wrong is not None:
+            raise TTFileError(f"The config's entry of {name!r} is damaged ({wrong}); save the model again.")
+
+
+def drop_dense(specs: Mapping[str, dict[str, Any]], keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Leave out the layers that a checkpoint holds dense: they were turned back after their trains were described.
+
+    Args:
+        specs: As for `build_trains`.
+        keys: The names of the checkpoint's tensors.
+
+    Returns:
+        The entries of the layers that have trains.
+
+    Raises:
+        TTFileError: If one of the others is a table that scales its rows, as it may have the scale in them already.
+    """
+    keys = set(keys)
+    trains = {key.rpartition(".tt.")[0] for key in keys if ".tt." in key}
+    owners = {name: spec.get("tied_to", name) for name, spec in specs.items()}
+    dense = {owner for name, owner in owners.items() if f"{name}.weight" in keys} - trains
+    for name in dense:
+        if "embed_scale" in specs[name]:
+            raise TTFileError(
+                f"The checkpoint holds the table {name!r} dense, which its config names as a train that scales rows; "
+                "call ttnet_llm.tensorize.record(model) before it is saved, which checks that no scale is lost."
+            )
+    return {name: spec for name, spec in specs.items() if owners[name] not in dense}
+
+
+def check_scales(model: nn.Module, specs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make sure that tables which are dense again scale their rows as before, as the model's class will.
+
+    Args:
+        model: The model.
+        specs: What `describe_trains` said of it before.
+
+    Raises:
+        TTTypeError: If one has the scale in its rows, and would be scaled twice once it is loaded.
+    """
+    for name, spec in specs.items():
+        place = find_place(model, name) if "embed_scale" in spec else None
+        table = None if place is None else model.get_submodule(place)
+        if not isinstance(table, nn.Embedding):
+            continue
+        scale = scale_of(table)
+        if scale is None or not math.isclose(scale, spec["embed_scale"], rel_tol=2**-7):  # it may be in bfloat16 now
+            raise TTTypeError(
+                f"{name!r} is a dense table again, but no longer multiplies its rows by {spec['embed_scale']:g}, which "
+                "the loaded model would; put a table of the class that the model had there, with the train's weight."
+            )
+
+
 def build_trains(model: nn.Module, specs: Mapping[str, Mapping[str, Any]]) -> dict[str, Train]:
     """Put trains whose cores are yet to be read into a model, without forming or reading a dense weight.
 
@@ -113,6 +192,11 @@ def build_trains(model: nn.Module, specs: Mapping[str, Mapping[str, Any]]) -> di
             layer = _make(spec, dense)
         except (KeyError, TypeError, ValueError) as error:  # those of ttnet among them
             raise TTFileError(f"The config's entry of {name!r} is damaged ({error}); save the model again.") from error
+        if isinstance(layer, TTEmbedding) != isinstance(dense, nn.Embedding):
+            raise TTFileError(
+                f"The config's entry of {name!r} is of kind {spec['kind']!r}, but the model has a "
+                f"{type(dense).__name__} there; take the config that was saved with the weights."
+            )
         sizes = (
             (layer.in_features, layer.out_features) if isinstance(layer, TTLinear) else (layer.tt.rows, layer.tt.cols)
         )
@@ -186,6 +270,11 @@ def hold_tied_places(model: nn.Module, specs: dict[str, dict[str, Any]], made: M
         specs: As for `build_trains`; layers that this model ties to a train and the saved one had not are added.
         made: What `build_trains` gave.
     """
+    for name, spec in specs.items():
+        found = find_place(model, name)
+        if found is not None and spec.get("tied_to") in made:
+            set_module(model, found, Placeholder(model.get_submodule(found)))
+    # Only now, as the same place may have another name in the saved model.
     names = {id(layer): name for name, layer in made.items()}
     ties: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", {}))
     for target, source in ties.items():
@@ -193,12 +282,10 @@ def hold_tied_places(model: nn.Module, specs: dict[str, dict[str, Any]], made: M
             continue
         owner = names.get(id(model.get_submodule(source.removesuffix(".weight"))))
         place = target.removesuffix(".weight")
-        if owner is not None and isinstance(model.get_submodule(place), DENSE):
-            specs.setdefault(place, {"kind": "linear", "transposed": True, "tied_to": owner})
-    for name, spec in specs.items():
-        found = find_place(model, name)
-        if found is not None and "tied_to" in spec and spec["tied_to"] in made:
-            set_module(model, found, Placeholder(model.get_submodule(found)))
+        if owner is not None and isinstance(dense := model.get_submodule(place), DENSE):
+            kind = "embedding" if isinstance(dense, nn.Embedding) else "linear"
+            specs[place] = {"kind": kind, "transposed": isinstance(made[owner], TTEmbedding), "tied_to": owner}
+            set_module(model, place, Placeholder(dense))
     if isinstance(model, PreTrainedModel):
         model.all_tied_weights_keys = {t: s for t, s in ties.items() if not _is_of_a_train(model, s)}
 
