@@ -137,10 +137,19 @@ def _scales_of(
     sizes: Tensor,  # (...), not negative, of float32 or float64
 ) -> tuple[Tensor, Tensor]:
     """Do for each of many sizes what `_scale_of` does for one."""
-    bias = _LAYOUTS[sizes.dtype].bias
-    mantissas, exponents = torch.frexp(sizes)
+    # By the bits, as inductor cannot compile the integers of torch.frexp among others.
+    _, integers, bias, unit = _LAYOUTS[sizes.dtype]
+    bits = sizes.view(integers)
+    is_normal = (bits >= unit) & sizes.isfinite()
+    mantissas = (bits % unit + (bias - 1) * unit).view(sizes.dtype)  # in [0.5, 1)
+    exponents = bits // unit - (bias - 1)
+    # Subnormal ones have no leading bit.
+    is_half = bits >= unit // 2
+    exponents = torch.where(is_normal, exponents, is_half.to(integers) - bias)
     # The quotients are powers of two, so nothing is rounded.
-    return torch.nan_to_num(mantissas / sizes, nan=1.0, posinf=2.0**bias), exponents.clamp(min=-bias)
+    factors = torch.where(is_normal, mantissas / sizes, 2.0**bias / (1 + is_half.to(sizes.dtype)))
+    has_scale = sizes.isfinite() & (sizes > 0)
+    return torch.where(has_scale, factors, 1.0), torch.where(has_scale, exponents, 0).long()
 
 
 def max_exponent(
