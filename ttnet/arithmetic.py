@@ -7,7 +7,7 @@ brings them down again. A scalar, a train of order 0, is one core of shape (1, 1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from ttnet.linalg import r_factor
 from ttnet.memory import check_memory, check_product
 from ttnet.scales import Exponent, compute_dtype, powers_of_two, real_dtype, split_scale, times_power_of_two
-from ttnet.train_scales import level, split_scales
+from ttnet.train_scales import join_scale, level, split_scales
 
 
 def full(
@@ -95,6 +95,34 @@ def _block_diagonal(
     above = torch.cat([x, x.new_zeros(x.shape[0], x.shape[1], y.shape[2])], dim=2)
     below = torch.cat([y.new_zeros(y.shape[0], x.shape[1], x.shape[2]), y], dim=2)
     return torch.cat([above, below])
+
+
+def scale(
+    cores: Sequence[Tensor],  # each (r, n, r')
+    scalar: complex | Tensor,  # ()
+    operation: Callable[[Tensor, Tensor], Tensor],
+) -> list[Tensor]:
+    """Multiply or divide a train by a scalar of any size, in its last core or, where that ends, in all of them.
+
+    Args:
+        cores: The cores of a train of any scales.
+        scalar: A number or tensor of shape (), on the CPU or the device of the cores.
+        operation: `torch.mul` or `torch.div`.
+
+    Returns:
+        Cores of the dtype that `torch.result_type` says.
+
+    Example:
+        >>> [core.flatten().tolist() for core in scale([torch.ones(1, 2, 1), torch.ones(1, 1, 1)], 3.0, torch.mul)]
+        [[1.0, 1.0], [3.0]]
+    """
+    dtype = (cores[-1].new_empty(1) * scalar).dtype  # torch.result_type, which cannot be compiled
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    number, power = split_scale(torch.as_tensor(scalar, dtype=wide, device=cores[-1].device))
+    # By numbers that enlarge nothing, complex entries neither, so that what is large stays within the range.
+    factor, exponent = (0.5, power + 1) if operation is torch.mul else (4.0, 2 - power)
+    first = [core.to(compute_dtype(core.dtype)) for core in cores]
+    return join_scale([*first[:-1], operation(first[-1], number * factor)], exponent, dtype)
 
 
 def hadamard(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from ttnet import arithmetic, indexing, reductions
 from ttnet.chain import CoreChain, check_scalar, shorten
 from ttnet.dims import check_dim
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.scales import compute_dtype, max_exponent, split_scale
+from ttnet.scales import compute_dtype
 from ttnet.train_scales import join_scale, split_scales
 
 
@@ -100,7 +99,7 @@ class TensorTrain(CoreChain):
             >>> ttnet.ones((2, 3)).dot(ttnet.ones((2, 3)))
             tensor(6.)
         """
-        self._check_operand(other)
+        self._check_alike(other)
         return arithmetic.dot(self._cores, other._cores)
 
     def slogdot(self, other: TensorTrain) -> tuple[Tensor, Tensor]:
@@ -124,13 +123,8 @@ class TensorTrain(CoreChain):
             >>> x.slogdot(-x)
             (tensor(-1.), tensor(1386.294...))
         """
-        self._check_operand(other)
-        return arithmetic.slogdot(self._cores, other._cores)
-
-    def _check_operand(self, other: TensorTrain) -> None:
-        if not isinstance(other, TensorTrain):
-            raise TTTypeError(f"other is a {type(other).__name__}; expected a TensorTrain.")
         self._check_alike(other)
+        return arithmetic.slogdot(self._cores, other._cores)
 
     def norm(self) -> Tensor:
         """Compute the Frobenius norm, by orthogonalisation and so without cancellation.
@@ -375,6 +369,8 @@ class TensorTrain(CoreChain):
         return reshaping.reshape(self, shape, eps=eps, max_rank=max_rank)
 
     def _check_alike(self, other: TensorTrain) -> None:
+        if not isinstance(other, TensorTrain):
+            raise TTTypeError(f"other is a {type(other).__name__}; expected a TensorTrain.")
         if self.shape != other.shape:
             raise TTShapeError(
                 f"the trains have shapes {shorten(self.shape)} and {shorten(other.shape)}; expected the same shape."
@@ -390,19 +386,7 @@ class TensorTrain(CoreChain):
             scalar = float(scalar) if isinstance(scalar, int) else scalar  # torch takes no more than 64 bits
         except OverflowError as error:
             raise TTValueError("the scalar is an int beyond the range of float64; expected a smaller one.") from error
-        dtype = (self._cores[-1].new_empty(1) * scalar).dtype  # torch.result_type, which cannot be compiled
-        wide = torch.complex128 if dtype.is_complex else torch.float64
-        number = torch.as_tensor(scalar, dtype=wide, device=self.device)
-        size, power = max_exponent(self._cores[-1]), max_exponent(number)
-        reach = math.log2(torch.finfo(dtype).max) - 8
-        if isinstance(size, int) and isinstance(power, int) and max(abs(size), abs(size) + abs(power)) <= reach:
-            last = operation(self._cores[-1].to(compute_dtype(self.dtype)), number)
-            return TensorTrain([core.to(dtype) for core in (*self._cores[:-1], last)])
-        number, power = split_scale(number)
-        cores, exponent = split_scales(self._cores, compute_dtype(self.dtype))
-        cores[-1] = operation(cores[-1], number)
-        exponent = exponent + power if operation is torch.mul else exponent - power
-        return TensorTrain(join_scale(cores, exponent, dtype))
+        return TensorTrain(arithmetic.scale(self._cores, scalar, operation))
 
     def __add__(self, other: object) -> TensorTrain:
         if not isinstance(other, TensorTrain):

@@ -147,6 +147,8 @@ class TTMatrix(CoreChain):
         return TTMatrix.from_train(train, self.row_shape, self.col_shape)
 
     def _check_alike(self, other: TTMatrix) -> None:
+        if not isinstance(other, TTMatrix):
+            raise TTTypeError(f"other is a {type(other).__name__}; expected a TTMatrix.")
         if (self.row_shape, self.col_shape) != (other.row_shape, other.col_shape):
             raise TTShapeError(
                 f"the TT-matrices have modes {shorten(self.row_shape)} x {shorten(self.col_shape)} and "
@@ -240,7 +242,7 @@ class TTMatrix(CoreChain):
             >>> ttnet.eye((2, 3)).dot(ttnet.eye((2, 3)))
             tensor(6.)
         """
-        self._check_operand(other)
+        self._check_alike(other)
         return self.to_train().dot(other.to_train())
 
     def slogdot(self, other: TTMatrix) -> tuple[Tensor, Tensor]:
@@ -263,13 +265,8 @@ class TTMatrix(CoreChain):
             >>> x.slogdot(-x)
             (tensor(-1.), tensor(1386.294...))
         """
-        self._check_operand(other)
-        return self.to_train().slogdot(other.to_train())
-
-    def _check_operand(self, other: TTMatrix) -> None:
-        if not isinstance(other, TTMatrix):
-            raise TTTypeError(f"other is a {type(other).__name__}; expected a TTMatrix.")
         self._check_alike(other)
+        return self.to_train().slogdot(other.to_train())
 
     def trace(self) -> Tensor:
         """Sum the diagonal, which `ttnet.diag` gives as a train.
