@@ -13,7 +13,7 @@ from torch import nn
 from tests.ttnet.strategies import draw_tensor, seeds
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.nn import Layout, RowCounts, SecondMoment, Spectrum, TTEmbedding, TTLinear, candidate_layouts, spend
-from ttnet.nn.calibration import Sweeper, Whitening, output_error
+from ttnet.nn.calibrated_fit import Sweeper, Whitening, output_error
 from ttnet.nn.decompose import balanced, balanced_modes, decompose
 
 layouts = st.sampled_from(["aligned", "interleaved"])

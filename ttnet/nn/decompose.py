@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ttnet.decomposition import as_dense, tt_svd
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.nn.calibration import RowCounts, RowScaling, SecondMoment, Sweeper, Whitening, output_error
+from ttnet.nn.calibrated_fit import RowScaling, Sweeper, Whitening, output_error
+from ttnet.nn.calibration import RowCounts, SecondMoment
 from ttnet.nn.kernels import merged
 from ttnet.nn.layout import Layout, Modes, check_layout, check_modes
 from ttnet.nn.orders import whole
