@@ -97,10 +97,9 @@ def merge(
 ) -> None:
     """Merge an adapter into its base model, and save that with its tokenizer."""
     with one_sentence_errors(resumable=False):
-        from transformers import AutoTokenizer
-
         from ttnet_llm.folders import atomic_folder
         from ttnet_llm.loading import base_name, load_adapter
+        from ttnet_llm.training.model import find_tokenizer
         from ttnet_llm.training.progress import quiet_libraries
 
         quiet_libraries()
@@ -109,12 +108,11 @@ def merge(
             if not hasattr(loaded.base_model, "merge_and_unload"):
                 raise TTTypeError(f"The adapter in {adapter!r} is of a method that cannot be merged.")
             loaded.merge_and_unload(safe_merge=True).save_pretrained(folder)
-            try:
-                AutoTokenizer.from_pretrained(base_name(adapter, model)).save_pretrained(folder)
-                kept = "the model and its tokenizer"
-            except (OSError, ValueError, KeyError, ImportError):  # what transformers raises where there is none
-                kept = "the model; its base has no tokenizer that can be loaded"
-        Console(soft_wrap=True).print(f"Saved in {plain(output)}: {kept}.")
+            tokenizer = find_tokenizer(base_name(adapter, model))
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+            ending = " and its tokenizer" if tokenizer is not None else "; its base has no tokenizer that can be loaded"
+        Console(soft_wrap=True).print(f"Saved in {plain(output)}: the model{ending}.")
 
 
 def inspect(

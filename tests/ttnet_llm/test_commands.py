@@ -119,6 +119,14 @@ def test_merge_without_a_tokenizer_and_of_lora(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(merged), logits(model), rtol=1e-4, atol=1e-4)
 
 
+def test_merge_takes_no_tokenizer_that_knows_no_words(tmp_path: Path) -> None:
+    save(tmp_path, models.bert, LorettaRepConfig(task_type="SEQ_CLS"))  # for which transformers makes one up
+    code, output = run("merge", "--adapter", tmp_path / "adapter", "--output", tmp_path / "merged")
+    assert code == 0, output
+    assert "has no tokenizer that can be loaded" in output
+    assert not list((tmp_path / "merged").glob("token*"))
+
+
 def test_a_run_of_finetune_can_be_exported_merged_and_inspected(tmp_path: Path) -> None:
     save_model(tmp_path / "model")
     data = [{**row, "label": ("good", "bad", "so-so")[k % 3]} for k, row in enumerate(rows(24))]

@@ -198,6 +198,14 @@ def test_refusals_leave_nothing_behind(place, tmp_path, changes, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_without_a_tokenizer_is_refused(place, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(place / "model", model, ignore=shutil.ignore_patterns("tokenizer*", "special_tokens*"))
+    with pytest.raises(TTFileError, match="has no tokenizer that can be loaded; save its tokenizer in the same folder"):
+        finetune(make(place, tmp_path / "run", model=str(model)))
+    assert not (tmp_path / "run").exists()
+
+
 def test_resume_and_load_need_something_to_work_on(place, tmp_path):
     with pytest.raises(TTFileError, match="no interrupted run"):
         finetune(make(place, tmp_path / "run"), resume=True)

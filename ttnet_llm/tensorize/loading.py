@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel
-from transformers.utils import cached_file
+from transformers import PreTrainedModel
 
 from ttnet.errors import TTFileError, TTTypeError, TTValueError
 from ttnet_llm.tensorize.saving import is_tensorized
-from ttnet_llm.training.model import load_config
+from ttnet_llm.training.model import find_tokenizer, load_config
 
 _BATCH, _MAX_LENGTH = 16, 128
-# Read for tokenizers of any class.
-_VOCABULARIES = {"tokenizer.json", "tokenizer.model", "tekken.json"}
 
 
 def load_dense(name: str) -> tuple[PreTrainedModel, Any]:
@@ -41,24 +38,7 @@ def load_dense(name: str) -> tuple[PreTrainedModel, Any]:
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the model
             raise
         raise TTFileError(f"The weights of {name!r} cannot be loaded: {error}") from error
-    return model, _load_tokenizer(name)
-
-
-def _load_tokenizer(name: str) -> Any:
-    """Load a model's tokenizer; None if there is none."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError, ImportError):  # what transformers raises where there is none
-        return None
-    # Or it makes one that knows no words. Tokenizers of bytes have no vocabulary to store.
-    vocabularies = set(getattr(tokenizer, "vocab_files_names", {}).values())
-    files = vocabularies | _VOCABULARIES if vocabularies else {"tokenizer_config.json"}
-    return tokenizer if any(_holds(name, file) for file in files) else None
-
-
-def _holds(name: str, file: str) -> bool:
-    quiet = ("gated_repo", "missing_entries", "connection_errors")
-    return cached_file(name, file, **{f"_raise_exceptions_for_{each}": False for each in quiet}) is not None
+    return model, find_tokenizer(name)
 
 
 def text_batches(model: PreTrainedModel, tokenizer: Any, path: str | Path, *, lines: int) -> list[dict[str, Any]]:

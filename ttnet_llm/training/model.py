@@ -20,11 +20,14 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from ttnet.errors import TTFileError
 from ttnet_llm.training.data import Columns, Split
 from ttnet_llm.training.files import write_text
 
+# Read for tokenizers of any class.
+_VOCABULARIES = {"tokenizer.json", "tokenizer.model", "tekken.json"}
 DETAILS = "finetune.json"  # what a saved model needs to be used on new text, next to PEFT's own files
 
 
@@ -179,8 +182,38 @@ def predict(
     return np.concatenate(logits)
 
 
+def find_tokenizer(name: str) -> Any:
+    """Load a model's tokenizer, and not one that transformers makes up where there is none.
+
+    Args:
+        name: A folder or hub id.
+
+    Returns:
+        The tokenizer; None if there is none that can be loaded.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError, ImportError) as error:  # what transformers raises where there is none
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the model
+            raise
+        return None
+    # Or it makes one that knows no words. Tokenizers of bytes have no vocabulary to store.
+    vocabularies = set(getattr(tokenizer, "vocab_files_names", {}).values())
+    files = vocabularies | _VOCABULARIES if vocabularies else {"tokenizer_config.json"}
+    return tokenizer if any(_holds(name, file) for file in files) else None
+
+
+def _holds(name: str, file: str) -> bool:
+    quiet = ("gated_repo", "missing_entries", "connection_errors")
+    return cached_file(name, file, **{f"_raise_exceptions_for_{each}": False for each in quiet}) is not None
+
+
 def _with_tokenizer(name: str, config: PretrainedConfig) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    tokenizer = _found(name, lambda: AutoTokenizer.from_pretrained(name))
+    tokenizer = find_tokenizer(name)
+    if tokenizer is None:
+        raise TTFileError(
+            f"The model {name!r} has no tokenizer that can be loaded; save its tokenizer in the same folder."
+        )
     if tokenizer.pad_token is None:  # language models come without
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(config, "pad_token_id", None) is None:
