@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 
 from ttnet.errors import TTFileError, TTValueError
-from ttnet_llm.cli import one_sentence_errors, parse_options
+from ttnet_llm.command_line.cli import one_sentence_errors, parse_options
 from ttnet_llm.training import METHODS, FinetuneSettings, finetune
 from ttnet_llm.training.data import GLUE_MEASURES, GLUE_TASKS
 from ttnet_llm.training.files import write_text

@@ -20,7 +20,7 @@ import torch
 
 import ttnet
 from ttnet import TensorTrain
-from ttnet.blas import matmul_for
+from ttnet.numerics.blas import matmul_for
 
 RESULTS = Path(__file__).parent / "results" / "rounding.md"
 PEERS = {"torchtt": "torchTT", "tntorch": "tntorch"}

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from ttnet.contraction import plan_chain
 from ttnet_llm import TTLoraConfig, hold_factors
-from ttnet_llm.thin import times_thin
-from ttnet_llm.train_matrix import TrainMatrix
+from ttnet_llm.matrices.aligned import TrainMatrix
+from ttnet_llm.matrices.thin import times_thin
 
 RESULTS = Path(__file__).parent / "results" / "tt_maps.md"
 SIZES = [(4096, 64), (768, 768), (4096, 4096)]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import ttnet
 from ttnet import TensorTrain
-from ttnet.blas import matmul_for, torch_threads
+from ttnet.numerics.blas import matmul_for, torch_threads
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = {"tensorly": "tensorly", "torchtt": "torchTT", "tntorch": "tntorch"}

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.tt_svd import RESULTS
-from ttnet.blas import matmul_for, torch_threads
 from ttnet.decomposition.unfolding_kernels import Unfolding, gram_matrix, project, sketch, sum_of_squares, triangle
+from ttnet.numerics.blas import matmul_for, torch_threads
 
 NUMEL = 2**25
 

@@ -33,7 +33,7 @@ from demo.settings import (
     METHOD_OPTIONS,
     QUICK,
 )
-from ttnet_llm.cli import one_sentence_errors
+from ttnet_llm.command_line.cli import one_sentence_errors
 from ttnet_llm.training import METHODS, FinetuneResult, FinetuneSettings, finetune, load_finetuned, predict
 from ttnet_llm.training.data import load_files
 from ttnet_llm.training.files import replace_folder, write_text

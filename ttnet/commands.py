@@ -25,14 +25,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ttnet.chain import shorten
-from ttnet.decomposition import PassProgress, as_dense, tt_svd
+from ttnet.decomposition import PassProgress, tt_svd
 from ttnet.errors import TTError, TTFileError, TTValueError, spell_count
-from ttnet.fidelity import relative_error
 from ttnet.io import load, write_atomically
+from ttnet.numerics.dense import as_dense
 from ttnet.plotting import draw_train
-from ttnet.tensor_train import TensorTrain
-from ttnet.tt_matrix import TTMatrix
+from ttnet.trains.chain import shorten
+from ttnet.trains.fidelity import relative_error
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
 
 app = typer.Typer(
     help="Tensor trains from and to numpy files.",

@@ -19,11 +19,11 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ttnet.chain import CoreChain
 from ttnet.errors import TTError, TTFileError, TTShapeError, TTTypeError, TTValueError
-from ttnet.tensor_train import TensorTrain
-from ttnet.truncation import check_readable
-from ttnet.tt_matrix import TTMatrix
+from ttnet.numerics.truncation import check_readable
+from ttnet.trains.chain import CoreChain
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
 
 FORMAT = "ttnet"
 VERSION = 1

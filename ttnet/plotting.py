@@ -18,13 +18,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ttnet.chain import CoreChain
-from ttnet.decomposition import as_dense, tt_svd
+from ttnet.decomposition.tt_svd import tt_svd
 from ttnet.errors import TTTypeError, TTValueError, import_extra
-from ttnet.fidelity import relative_error
-from ttnet.tensor_train import TensorTrain
-from ttnet.truncation import check_eps, check_max_rank
-from ttnet.tt_matrix import TTMatrix
+from ttnet.numerics.dense import as_dense
+from ttnet.numerics.truncation import check_eps, check_max_rank
+from ttnet.trains.chain import CoreChain
+from ttnet.trains.fidelity import relative_error
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

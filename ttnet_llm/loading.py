@@ -11,7 +11,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 from ttnet.errors import TTFileError, TTTypeError, TTValueError
-from ttnet_llm.lora import CONFIG, read_config, read_weights
+from ttnet_llm.lora.checkpoint import CONFIG, read_config, read_weights
 from ttnet_llm.training.model import load_config
 
 _CLASSES = {

@@ -7,7 +7,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from ttnet.errors import TTValueError
-from ttnet_llm.trains import TrainConfig
+from ttnet_llm.matrices.config import TrainConfig
 from ttnet_llm.tuner import AdapterModel
 from ttnet_llm.tuner.model import lies_inside
 

@@ -180,7 +180,7 @@ def log_norm(lib: Library) -> str:
 @behaviour(SCALES, "Rounding x + x of order 1000 to 1e-6, whose norm is about 1e390")
 def long_rounding(lib: Library) -> str:
     import ttnet  # the yardstick: nothing else here can measure such a difference
-    from ttnet.fidelity import relative_error
+    from ttnet.trains.fidelity import relative_error
 
     cores = random_cores((2,) * 1000, 3)
     train = lib.build(cores)

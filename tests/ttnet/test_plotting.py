@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 import ttnet
 from tests.ttnet.strategies import dense, precision, trains, tt_matrices
 from ttnet import MissingExtraError, TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError
-from ttnet.fidelity import relative_error
 from ttnet.plotting import draw_train
+from ttnet.trains.fidelity import relative_error
 
 
 def hilbert(size=8, order=3, dtype=torch.float64):

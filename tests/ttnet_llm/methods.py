@@ -15,7 +15,7 @@ from ttnet_llm import (
     TTLoraConfig,
 )
 from ttnet_llm.linear import SharedConfig
-from ttnet_llm.trains import TrainConfig
+from ttnet_llm.matrices.config import TrainConfig
 from ttnet_llm.tuner import AdapterConfig
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.dense import as_dense
 from ttnet.decomposition.unfolding_kernels import Unfolding, gram_matrix, project, sum_of_squares, triangle
 from ttnet.errors import TTShapeError, TTTypeError
-from ttnet.scales import compute_dtype, count_nonfinite, max_exponent
+from ttnet.numerics.dense import as_dense
+from ttnet.numerics.scales import compute_dtype, count_nonfinite, max_exponent
 
 Ranges = tuple[slice, ...]
 

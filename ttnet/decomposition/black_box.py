@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.dense import as_dense
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.scales import split_scale
+from ttnet.numerics.dense import as_dense
+from ttnet.numerics.scales import split_scale
 
 
 def log_norm(

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from ttnet.errors import spell_count
-from ttnet.tensor_train import TensorTrain
+from ttnet.trains.tensor_train import TensorTrain
 
 
 class CrossStatus(enum.Enum):

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ttnet.decomposition.maxvol import maxvol
-from ttnet.linalg import truncated_svd
-from ttnet.scales import split_scale
+from ttnet.numerics.linalg import truncated_svd
+from ttnet.numerics.scales import split_scale
 
 TEST_ROWS = 8  # how many rows of a superblock are first compared with the cross
 

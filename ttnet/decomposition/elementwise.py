@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from ttnet.chain import shorten
 from ttnet.decomposition.tt_cross import tt_cross
 from ttnet.errors import TTConvergenceError, TTShapeError, TTTypeError, TTValueError
-from ttnet.evaluation import scaled_entries, scaled_slices
-from ttnet.tensor_train import TensorTrain
-from ttnet.truncation import check_readable
+from ttnet.numerics.truncation import check_readable
+from ttnet.trains.chain import shorten
+from ttnet.trains.evaluation import scaled_entries, scaled_slices
+from ttnet.trains.tensor_train import TensorTrain
 
 
 def apply(

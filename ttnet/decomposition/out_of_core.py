@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttnet.blas import torch_threads
 from ttnet.decomposition import plan
 from ttnet.decomposition.array_source import (
     ArrayLike,
@@ -43,8 +42,9 @@ from ttnet.decomposition.spectrum import Spectrum, of_gram, of_triangle
 from ttnet.decomposition.sweep import Sweep, basis_of, cut_bonds, identities, mirrored
 from ttnet.decomposition.unfolding_kernels import double
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet.linalg import triangular_factor
-from ttnet.truncation import ErrorBudget
+from ttnet.numerics.blas import torch_threads
+from ttnet.numerics.linalg import triangular_factor
+from ttnet.numerics.truncation import ErrorBudget
 
 DEFAULT_MEMORY = 2**30
 _LEAST_MEMORY = 2**20

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTFileError
+from ttnet.io import write_atomically
 
 _STATE = "passes.safetensors"
 
@@ -80,8 +81,6 @@ class PassesFile:
             rest: What is left to decompose, an array in memory or a memory map in the folder; None for the input.
             numbers: What else is to be kept, as JSON knows it.
         """
-        from ttnet.io import write_atomically  # which imports trains, and these their decompositions
-
         same_step = self.numbers.get("step") == numbers["step"]
         self._looks = {**(self._looks if same_step else {}), **looks}
         rest_name = self._store(rest, numbers["step"])
@@ -111,7 +110,6 @@ class PassesFile:
         if isinstance(rest, np.memmap):
             rest.flush()
             return Path(os.fspath(rest.filename or "")).name
-        from ttnet.io import write_atomically
 
         name = f"rest.{step}.npy"
         if not (self.folder / name).exists():

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttnet.blas import torch_threads
 from ttnet.decomposition import plan
 from ttnet.decomposition.plan import OVERSAMPLING, Step
 from ttnet.decomposition.randomized import by_sketch
 from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, gram_bound
 from ttnet.decomposition.unfolding_kernels import Unfolding, double, project, sum_of_squares
-from ttnet.linalg import qr, truncated_svd
-from ttnet.scales import times_power_of_two
-from ttnet.truncation import ErrorBudget
+from ttnet.numerics.blas import torch_threads
+from ttnet.numerics.linalg import qr, truncated_svd
+from ttnet.numerics.scales import times_power_of_two
+from ttnet.numerics.truncation import ErrorBudget
 
 _FIRST_RANK = 8  # what is expected of a bond as long as nothing is known
 # How many times the rank expected a largest rank may be and still be taken for what decides.

@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttnet.chain import check_shape
 from ttnet.decomposition.black_box import BlackBox, BudgetSpentError, log_norm
 from ttnet.decomposition.cross_result import CrossProgress, CrossResult, CrossStatus
 from ttnet.decomposition.cross_sweep import Fibres, half_sweep, mirrored
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet.evaluation import scaled_entries, scaled_slices
-from ttnet.reshaping import reshape
+from ttnet.numerics.scales import max_exponent, times_power_of_two
+from ttnet.numerics.train_scales import join_scale, split_scales
+from ttnet.numerics.truncation import check_eps, check_max_rank
 from ttnet.rounding import round
-from ttnet.scales import max_exponent, times_power_of_two
-from ttnet.sweeps import balance
-from ttnet.tensor_train import TensorTrain
-from ttnet.train_scales import join_scale, split_scales
-from ttnet.truncation import check_eps, check_max_rank
+from ttnet.trains.chain import check_shape
+from ttnet.trains.evaluation import scaled_entries, scaled_slices
+from ttnet.trains.reshaping import reshape
+from ttnet.trains.sweeps import balance
+from ttnet.trains.tensor_train import TensorTrain
 
 PATIENCE = 3  # how many half sweeps may pass before the error must be lower by a quarter
 NEW_PIVOTS = 2  # how many samples become pivots after each half sweep, at least

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from ttnet.decomposition import plan
 from ttnet.decomposition.array_source import ArrayLike, check_array, entry_dtype, read
-from ttnet.decomposition.dense import as_dense
 from ttnet.decomposition.out_of_core import ArraySweep, PassProgress, check_memory_limit
 from ttnet.decomposition.spectrum import OutOfRange, check_range
 from ttnet.decomposition.sweep import Sweep
 from ttnet.decomposition.unfolding_kernels import Unfolding, double, sum_of_squares
 from ttnet.errors import TTShapeError, TTValueError
-from ttnet.scales import compute_dtype, count_nonfinite, max_exponent, times_power_of_two
-from ttnet.tensor_train import TensorTrain
-from ttnet.train_scales import join_scale
-from ttnet.truncation import ErrorBudget, check_eps, check_max_rank, check_method, check_readable
+from ttnet.numerics.dense import as_dense
+from ttnet.numerics.scales import compute_dtype, count_nonfinite, max_exponent, times_power_of_two
+from ttnet.numerics.train_scales import join_scale
+from ttnet.numerics.truncation import ErrorBudget, check_eps, check_max_rank, check_method, check_readable
+from ttnet.trains.tensor_train import TensorTrain
 
 METHODS = ("auto", "svd", "qr", "gram", "randomized")
 

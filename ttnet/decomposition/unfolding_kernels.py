@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttnet.blas import matmul_for
-from ttnet.linalg import triangular_factor
-from ttnet.scales import times_power_of_two
+from ttnet.numerics.blas import matmul_for
+from ttnet.numerics.linalg import triangular_factor
+from ttnet.numerics.scales import times_power_of_two
 
 BLOCK_NUMEL = {"cpu": 2**17}  # entries of a block; 1 MiB in double precision
 _DEVICE_BLOCK_NUMEL = 2**24
-_SHORT = 4096
+_SHORT = 1024  # entries of a sum whose rounding errors stay within some units in the last place on any BLAS
 _NUMPY_DTYPES = {
     torch.float32: np.float32,
     torch.float64: np.float64,
     torch.complex64: np.complex64,
     torch.complex128: np.complex128,
 }
-_vecdot = np.vecdot if hasattr(np, "vecdot") else functools.partial(np.einsum, "ij,ij->i")  # numpy 2 has it
+_vecdot = np.vecdot if hasattr(np, "vecdot") else functools.partial(np.einsum, "...i,...i->...")  # numpy 2 has it
 
 
 def double(dtype: torch.dtype) -> torch.dtype:
@@ -229,15 +229,10 @@ def _sum_of_squares(block: Tensor) -> float:
     if block.device.type != "cpu":
         return float(block.square().sum(dtype=torch.float64))
     # Many short sums, each too short for its rounding errors to pile up.
-    if not block.is_contiguous():
-        block = block.mT  # (n, b), as it lies in memory
-        rest = 0.0
-    else:
-        flat = block.view(-1)
-        block, tail = flat[: len(flat) // _SHORT * _SHORT].view(-1, _SHORT), flat[len(flat) // _SHORT * _SHORT :]
-        rest = float(torch.dot(tail, tail))
-    short = block.numpy()
-    return float(_vecdot(short, short).sum(dtype=np.float64)) + rest
+    lines = block.view(1, -1) if block.is_contiguous() else block.mT  # as they lie in memory
+    length = lines.shape[1] // _SHORT * _SHORT
+    short, rest = lines[:, :length].unflatten(1, (-1, _SHORT)).numpy(), lines[:, length:].numpy()
+    return float(_vecdot(short, short).sum(dtype=np.float64) + _vecdot(rest, rest).sum(dtype=np.float64))
 
 
 def gram_matrix(u: Unfolding, dtype: torch.dtype) -> Tensor:

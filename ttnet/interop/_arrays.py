@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 
 from ttnet.errors import TTTypeError
-from ttnet.scales import compute_dtype
-from ttnet.tensor_train import TensorTrain
-from ttnet.tt_matrix import TTMatrix
+from ttnet.numerics.scales import compute_dtype
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
 
 
 def from_numpy(cores: Sequence[npt.NDArray[Any]]) -> TensorTrain | TTMatrix:

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError, import_extra
 from ttnet.interop._arrays import check_has_modes, copy_array, to_numpy
-from ttnet.scales import count_nonfinite
-from ttnet.tensor_train import TensorTrain
-from ttnet.train_scales import join_scale, split_scales
-from ttnet.tt_matrix import TTMatrix
+from ttnet.numerics.scales import count_nonfinite
+from ttnet.numerics.train_scales import join_scale, split_scales
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
 
 
 def from_quimb(network: Any) -> TensorTrain | TTMatrix:

@@ -8,8 +8,8 @@ import torch
 
 from ttnet.errors import TTTypeError
 from ttnet.interop._arrays import check_has_modes, from_numpy, to_numpy
-from ttnet.tensor_train import TensorTrain
-from ttnet.tt_matrix import TTMatrix
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
 
 
 def from_tensorly(tt: Any) -> TensorTrain | TTMatrix:

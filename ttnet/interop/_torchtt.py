@@ -6,8 +6,8 @@ from typing import Any
 
 from ttnet.errors import TTTypeError, import_extra
 from ttnet.interop._arrays import check_has_modes
-from ttnet.tensor_train import TensorTrain
-from ttnet.tt_matrix import TTMatrix
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
 
 
 def from_torchtt(tt: Any) -> TensorTrain | TTMatrix:

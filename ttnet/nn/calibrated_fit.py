@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ttnet.contraction import ContractionPlan, plan
-from ttnet.linalg import qr
 from ttnet.nn.layout import Layout
+from ttnet.numerics.linalg import qr
 
 
 def output_error(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.nn.layout import check_size
-from ttnet.scales import count_nonfinite, split_scale, times_power_of_two
+from ttnet.numerics.scales import count_nonfinite, split_scale, times_power_of_two
 
 # What few inputs say of the correlation of features is taken with caution, as by shrinkage to the diagonal (Ledoit &
 # Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices"): by this share where there are no

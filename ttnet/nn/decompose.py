@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttnet.decomposition import as_dense, tt_svd
+from ttnet.decomposition.tt_svd import tt_svd
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.nn.calibrated_fit import RowScaling, Sweeper, Whitening, output_error
 from ttnet.nn.calibration import RowCounts, SecondMoment
@@ -19,8 +19,9 @@ from ttnet.nn.kernels import merged
 from ttnet.nn.layout import Layout, Modes, check_layout, check_modes
 from ttnet.nn.orders import whole
 from ttnet.nn.ranks import Spectrum, spend, train_tensor
-from ttnet.scales import count_nonfinite, max_exponent, times_power_of_two
-from ttnet.truncation import check_eps
+from ttnet.numerics.dense import as_dense
+from ttnet.numerics.scales import count_nonfinite, max_exponent, times_power_of_two
+from ttnet.numerics.truncation import check_eps
 
 _MAX_SWEEPS = 4
 _SWEEP_TOL = 1e-2

@@ -15,8 +15,8 @@ from ttnet.nn.decompose import Decomposition, decompose, plain_weight
 from ttnet.nn.layout import Layout, Modes, check_modes, check_size, padded_size
 from ttnet.nn.linear import TTLinear
 from ttnet.nn.weight import TTWeight, describe
-from ttnet.tensor_train import TensorTrain
-from ttnet.tt_matrix import TTMatrix
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
 
 
 class TTEmbedding(nn.Module):

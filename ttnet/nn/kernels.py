@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ttnet.nn.orders import Group, Order, Step, Tree, is_folded, machine_for
-from ttnet.scales import compute_dtype
+from ttnet.numerics.scales import compute_dtype
 
 # --- merging --------------------------------------------------------------------------------------
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from ttnet.chain import check_shape
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.modes import capped_ranks, choose_modes, choose_paired_modes, num_parameters
 from ttnet.nn.orders import CoreShape
-from ttnet.truncation import check_ranks
+from ttnet.numerics.truncation import check_ranks
+from ttnet.trains.chain import check_shape
 
 LAYOUTS = ("interleaved", "aligned")
 

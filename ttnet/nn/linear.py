@@ -14,8 +14,8 @@ from ttnet.nn.calibration import SecondMoment
 from ttnet.nn.decompose import Decomposition, decompose, plain_weight
 from ttnet.nn.layout import Layout, Modes, check_size
 from ttnet.nn.weight import TTWeight, describe
-from ttnet.tensor_train import TensorTrain
-from ttnet.tt_matrix import TTMatrix
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
 
 Calibration = Tensor | Iterable[Tensor] | SecondMoment
 

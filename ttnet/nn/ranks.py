@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn.layout import Layout
-from ttnet.scales import split_scale
+from ttnet.numerics.scales import split_scale
 
 _MOST_LOST = 0.5  # of a squared norm; beyond it more is lost than kept
 

@@ -14,9 +14,9 @@ from ttnet.errors import TTIndexError, TTShapeError, TTTypeError
 from ttnet.nn.kernels import lookup, merged, product, rows, sweep, take
 from ttnet.nn.layout import Layout
 from ttnet.nn.orders import CoreShape, Order, cheapest_order, order_table, whole
-from ttnet.scales import compute_dtype
-from ttnet.tensor_train import TensorTrain
-from ttnet.tt_matrix import TTMatrix
+from ttnet.numerics.scales import compute_dtype
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
 
 # Seconds that sorting takes, for each id and for a call.
 _SORTING, _SORTING_CALL = 6e-8, 2e-5

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttnet.truncation import ErrorBudget
+from ttnet.numerics.truncation import ErrorBudget
 
 
 class RelativeBudget:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ttnet.linalg import qr, r_factor, triangular_factor, truncated_svd
+from ttnet.numerics.linalg import qr, r_factor, triangular_factor, truncated_svd
+from ttnet.numerics.scales import Exponent, split_scale
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.sums import TrainSum, sweep
-from ttnet.scales import Exponent, split_scale
 
 
 def round_exactly(x: TrainSum, budget: RelativeBudget) -> tuple[list[Tensor], Exponent]:

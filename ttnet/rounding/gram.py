@@ -13,10 +13,10 @@ import math
 import torch
 from torch import Tensor
 
+from ttnet.numerics.scales import Exponent, split_scale
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.products import multiply
 from ttnet.rounding.sums import TrainSum, sweep
-from ttnet.scales import Exponent, split_scale
 
 _EPS = torch.finfo(torch.float64).eps
 _MARGIN = 0.1  # how much of a square the noise may make up where the square decides

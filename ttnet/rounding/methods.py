@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from ttnet.blas import torch_threads
-from ttnet.chain import check_scalar, shorten
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.numerics.blas import torch_threads
+from ttnet.numerics.scales import compute_dtype, count_nonfinite
+from ttnet.numerics.train_scales import join_scale
+from ttnet.numerics.truncation import check_eps, check_max_rank, check_method
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.exact import round_exactly
 from ttnet.rounding.gram import round_by_gram
 from ttnet.rounding.randomized import round_randomly
 from ttnet.rounding.sums import TrainSum, largest_part
-from ttnet.scales import compute_dtype, count_nonfinite
-from ttnet.tensor_train import TensorTrain
-from ttnet.train_scales import join_scale
-from ttnet.truncation import check_eps, check_max_rank, check_method
+from ttnet.trains.chain import check_scalar, shorten
+from ttnet.trains.tensor_train import TensorTrain
 
 METHODS = ("auto", "svd", "gram", "randomized")
 

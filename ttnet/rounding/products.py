@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ttnet.blas import matmul_for
+from ttnet.numerics.blas import matmul_for
 
 _WORTH_A_CHOICE = 2**18  # multiplications
 

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ttnet.linalg import qr, r_factor
+from ttnet.numerics.linalg import qr, r_factor
+from ttnet.numerics.scales import Exponent, split_scale, times_power_of_two
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.exact import round_exactly
 from ttnet.rounding.products import multiply
 from ttnet.rounding.sums import TrainSum, sweep
-from ttnet.scales import Exponent, split_scale, times_power_of_two
 
 _FIRST_COLUMNS = 16
 _CHECK_COLUMNS = 32

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn import TTEmbedding, TTLinear
 from ttnet_llm.linear.network import Anchored, FactorNetwork
-from ttnet_llm.thin import along, times_thin
+from ttnet_llm.matrices.thin import along, times_thin
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
 
 

@@ -13,8 +13,8 @@ from ttnet.errors import TTValueError
 from ttnet_llm.linear.layer import LinearAdapterLayer
 from ttnet_llm.linear.network import FactorNetwork
 from ttnet_llm.linear.sharing import Group, SharedView, head_size, place
-from ttnet_llm.lora import lora_factors
-from ttnet_llm.thin import leading_factors
+from ttnet_llm.lora.checkpoint import lora_factors
+from ttnet_llm.matrices.thin import leading_factors
 from ttnet_llm.tuner import AdapterConfig, AdapterModel
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from transformers.activations import ACT2FN
 
 from ttnet.errors import TTValueError
-from ttnet_llm.trains import TrainConfig
+from ttnet_llm.matrices.config import TrainConfig
 
 POSITIONS = ("auto", "input", "output")
 

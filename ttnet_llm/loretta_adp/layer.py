@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ttnet_llm.loretta_adp.config import LorettaAdpConfig
-from ttnet_llm.thin import along, pays_along
-from ttnet_llm.trains import is_pair
+from ttnet_llm.matrices.config import is_pair
+from ttnet_llm.matrices.thin import along, pays_along
 from ttnet_llm.tuner import AdapterLayer
 
 

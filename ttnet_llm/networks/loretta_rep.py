@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, LinearModel
+from ttnet_llm.matrices.config import FittedConfig
+from ttnet_llm.matrices.thin import thin_svd, thinnest_product
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
-from ttnet_llm.thin import thin_svd, thinnest_product
-from ttnet_llm.trains import FittedConfig
 from ttnet_llm.tt_head import TTHeadModel
 
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from ttnet.errors import TTValueError
 from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearModel
+from ttnet_llm.matrices.aligned import TrainMatrix
+from ttnet_llm.matrices.config import FittedConfig
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
-from ttnet_llm.train_matrix import TrainMatrix
-from ttnet_llm.trains import FittedConfig
 from ttnet_llm.tt_head import TTHeadModel
 
 

@@ -16,9 +16,9 @@ from ttnet.errors import TTTypeError
 from ttnet.modes import capped_ranks
 from ttnet.nn import Layout
 from ttnet_llm.linear.network import Anchored
-from ttnet_llm.paired_matrix import PairedLayout, PairedMatrix
-from ttnet_llm.train_matrix import TrainLayout, TrainMatrix, load_cores
-from ttnet_llm.trains import TrainConfig
+from ttnet_llm.matrices.aligned import TrainLayout, TrainMatrix, load_cores
+from ttnet_llm.matrices.config import TrainConfig
+from ttnet_llm.matrices.interleaved import PairedLayout, PairedMatrix
 from ttnet_llm.tuner import AdapterLayer
 
 _MATRICES = (TrainMatrix, PairedMatrix)

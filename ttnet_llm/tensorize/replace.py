@@ -15,8 +15,8 @@ from torch import nn
 from ttnet.errors import MissingExtraError, TTTypeError, TTValueError, import_extra
 from ttnet.nn import Layout, RowCounts, SecondMoment, TTEmbedding, TTLinear
 from ttnet.nn.layout import check_layout
-from ttnet.scales import count_nonfinite
-from ttnet.truncation import check_eps
+from ttnet.numerics.scales import count_nonfinite
+from ttnet.numerics.truncation import check_eps
 from ttnet_llm.tensorize.moments import gather_moments
 from ttnet_llm.tensorize.report import LayerReport, TensorizeReport
 from ttnet_llm.tensorize.saving import check_unquantised, record

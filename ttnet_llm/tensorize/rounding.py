@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttnet.tensor_train import TensorTrain
+from ttnet.trains.tensor_train import TensorTrain
 
 # What optimisers keep of a parameter: means of gradients, and means or sums of their squares.
 _FIRST = ("exp_avg", "momentum_buffer", "grad_avg")

@@ -15,9 +15,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn import Layout, Spectrum, TTWeight, spend
-from ttnet.tensor_train import TensorTrain
-from ttnet.truncation import check_eps
-from ttnet.tt_matrix import TTMatrix
+from ttnet.numerics.truncation import check_eps
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
 from ttnet_llm.tensorize.adapters import AdapterTrain, find_adapters, ranks_to_adopt
 from ttnet_llm.tensorize.rounding import carry_over, round_cores, tails
 from ttnet_llm.tensorize.saving import record

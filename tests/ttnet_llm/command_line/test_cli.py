@@ -1,0 +1,114 @@
+"""The command `ttnet-llm`, and the parameter budgets behind it."""
+
+import errno
+
+import pytest
+import typer
+from peft import LoraConfig
+from transformers import RobertaConfig
+from typer.testing import CliRunner
+
+from tests.ttnet_llm.tiny import rows, save_model, save_rows
+from ttnet_llm import LorettaAdpConfig, LorettaRepConfig
+from ttnet_llm.budget import count_parameters
+from ttnet_llm.command_line.cli import app
+from ttnet_llm.command_line.console import one_sentence_errors
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    save_model(folder / "model")
+    save_rows(folder / "train.jsonl", rows(32))
+    save_rows(folder / "validation.jsonl", rows(16))
+    return folder
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def finetune(place, output, *more):
+    return run(
+        "finetune", "--model", place / "model", "--train", place / "train.jsonl", "--validation",
+        place / "validation.jsonl", "--epochs", 1, "--output", output, *more,
+    )  # fmt: skip
+
+
+def test_finetune_then_evaluate(place, tmp_path):
+    code, output = finetune(place, tmp_path / "run", "--method", "loretta-rep", "--method-option", "tt_rank=3")
+    assert code == 0, output
+    assert {"report.md", "curves.png", "adapter"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    code, output = run("evaluate", "--adapter", tmp_path / "run", "--data", place / "validation.jsonl")
+    assert code == 0, output
+    assert "accuracy" in output
+
+
+def test_params_counts_from_the_configuration_alone(place):
+    code, output = run("params", "--model", place / "model" / "config.json", "--method", "loretta-adp")
+    assert code == 0, output
+    assert "LoRETTA_adp" in output
+    assert "LoRA r=8" in output
+
+
+def test_budgets_are_the_published_counts():
+    config = RobertaConfig(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)
+    assert count_parameters(config, LorettaRepConfig(modes="paper")).adapter == 27_840
+    assert count_parameters(config, LorettaAdpConfig(modes="paper")).adapter == 57_408
+    assert count_parameters(config, LoraConfig(r=8, target_modules=["query", "value"])).adapter == 294_912
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (["--train", "nowhere.csv"], "nowhere.csv"),
+        (["--method", "lorretta"], "expected one of loretta-adp, loretta-rep, tt-lora"),
+        (["--text-column", "sentence"], "sentence"),
+        (["--label-column", "mark"], "mark"),
+        (["--method-option", "target_modules=['qeury']"], "did you mean 'query'"),
+        (["--model", "no/such-model"], "no/such-model"),
+    ],
+)
+def test_mistakes_get_a_sentence(place, tmp_path, changes, sentence):
+    code, output = finetune(place, tmp_path / "run", *changes)
+    assert code == 1, output
+    assert sentence in " ".join(output.split())
+    assert "Traceback" not in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "full"),
+        RuntimeError("I/O: No space left on device"),
+        Exception("No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_sentence(error, capsys):
+    with pytest.raises(typer.Exit), one_sentence_errors():
+        raise error
+    assert "The disk is full; free some space, then say --resume" in " ".join(capsys.readouterr().err.split())
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), one_sentence_errors():
+        raise ZeroDivisionError
+
+
+def test_an_output_that_is_not_empty_is_left_alone(place, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("keep")
+    code, output = finetune(place, tmp_path / "run")
+    assert code == 1
+    assert "--overwrite" in output
+    assert (tmp_path / "run" / "mine.txt").read_text() == "keep"
+
+
+def test_a_label_outside_the_range_is_named(place, tmp_path):
+    records = [{"text": "the film was good", "label": label} for label in (0, 1, -1, 0)]
+    code, output = finetune(place, tmp_path / "run", "--train", save_rows(tmp_path / "bad.jsonl", records))
+    assert code == 1
+    assert "label" in output
+    assert "-1" in output

@@ -1,0 +1,79 @@
+from . import interop, modes, nn
+from .contraction import ContractionPlan, contract, plan
+from .decomposition import CrossProgress, CrossResult, CrossStatus, PassProgress, apply, tt_cross, tt_svd
+from .errors import (
+    MissingExtraError,
+    TTConvergenceError,
+    TTError,
+    TTFileError,
+    TTIndexError,
+    TTShapeError,
+    TTTypeError,
+    TTValueError,
+)
+from .io import load
+from .plotting import plot_compression, plot_ranks, plot_singular_values
+from .rounding import round, round_sum
+from .trains import pytree
+from .trains.construct import arange, eye, meshgrid, ones, random, zeros
+from .trains.evaluation import evaluate
+from .trains.joining import cat, diag, kron, outer, pad, stack
+from .trains.orthogonal import entropies, orthogonalise, singular_values
+from .trains.permuting import permute
+from .trains.quantized import dequantize, quantize
+from .trains.reshaping import reshape
+from .trains.tensor_train import TensorTrain
+from .trains.tt_matrix import TTMatrix
+
+__all__ = [
+    "ContractionPlan",
+    "CrossProgress",
+    "CrossResult",
+    "CrossStatus",
+    "MissingExtraError",
+    "PassProgress",
+    "TTConvergenceError",
+    "TTError",
+    "TTFileError",
+    "TTIndexError",
+    "TTMatrix",
+    "TTShapeError",
+    "TTTypeError",
+    "TTValueError",
+    "TensorTrain",
+    "apply",
+    "arange",
+    "cat",
+    "contract",
+    "dequantize",
+    "diag",
+    "entropies",
+    "evaluate",
+    "eye",
+    "interop",
+    "kron",
+    "load",
+    "meshgrid",
+    "modes",
+    "nn",
+    "ones",
+    "orthogonalise",
+    "outer",
+    "pad",
+    "permute",
+    "plan",
+    "plot_compression",
+    "plot_ranks",
+    "plot_singular_values",
+    "pytree",
+    "quantize",
+    "random",
+    "reshape",
+    "round",
+    "round_sum",
+    "singular_values",
+    "stack",
+    "tt_cross",
+    "tt_svd",
+    "zeros",
+]

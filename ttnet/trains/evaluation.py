@@ -1,0 +1,139 @@
+"""Single entries of a train, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ttnet.errors import TTIndexError, TTShapeError, TTTypeError
+from ttnet.numerics.scales import Exponent, compute_dtype, powers_of_two, read, split_row_scales
+from ttnet.numerics.train_scales import even_bonds
+from ttnet.trains.tensor_train import TensorTrain
+
+_CHUNK = 2**20  # entries of core slices gathered at a time
+
+
+def evaluate(
+    tt: TensorTrain,
+    indices: Tensor | npt.NDArray[Any],  # (batch, d)
+) -> Tensor:
+    """Give the entries of a train at many indices, in O(batch * d * r**2).
+
+    Source: Oseledets 2011, "Tensor-Train Decomposition", eq. 1.2. Each row keeps a scale of its own on the way, so the
+    product of a thousand cores neither over- nor underflows unless its value does.
+
+    Args:
+        tt: The train, of order d.
+        indices: A tensor or numpy array of ints of shape (batch, d), one entry a row, each index from 0 to the size of
+            its mode less 1.
+
+    Returns:
+        A tensor of shape (batch,), of the dtype and on the device of `tt`. Gradients flow to the cores.
+
+    Raises:
+        TTTypeError: If `tt` is not a train, or `indices` not an array of ints.
+        TTShapeError: If `indices` has another shape.
+        TTIndexError: If an index is negative or beyond its mode.
+
+    Example:
+        >>> import ttnet
+        >>> tt = ttnet.random((4, 5, 6), 2, seed=0)
+        >>> values = evaluate(tt, torch.tensor([[0, 0, 0], [3, 4, 5]]))
+        >>> torch.allclose(values, tt.full()[[0, 3], [0, 4], [0, 5]])
+        True
+    """
+    if not isinstance(tt, TensorTrain):
+        raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TensorTrain.")
+    return scaled_entries(scaled_slices(tt), _check_indices(indices, tt)).to(tt.dtype)
+
+
+Slices = Sequence[tuple[Tensor, Tensor]]
+"""Per mode the slices of the core, (n, r, r'), with entries of size at most one, and the exponents of each, (n,)."""
+
+
+def scaled_slices(tt: TensorTrain) -> Slices:
+    """Split the slices of all cores into numbers near one and powers of two, for `scaled_entries`.
+
+    Args:
+        tt: The train.
+
+    Returns:
+        The slices, in single precision at least, and their exponents.
+
+    Example:
+        >>> [(slices, exponents)] = scaled_slices(TensorTrain([torch.tensor([[[6.0], [1.0]]])]))
+        >>> slices.flatten(), exponents.tolist()
+        (tensor([0.7500, 0.5000]), [3, 1])
+    """
+    cores, exponent = even_bonds([core.to(compute_dtype(tt.dtype)) for core in tt.cores])
+    slices = [split_row_scales(core.movedim(1, 0) if tt.ndim else core[None]) for core in cores]
+    first, steps = slices[0]
+    return [(first, steps + exponent), *slices[1:]]
+
+
+def scaled_entries(
+    slices: Slices,
+    indices: Tensor,  # (batch, d), within range
+    exponent: Exponent = 0,
+) -> Tensor:
+    """Give entries of a train times a power of two, which may have a range that the entries themselves leave.
+
+    Args:
+        slices: What `scaled_slices` gives for a train of order d.
+        indices: An int64 tensor of shape (batch, d) on the device of the train.
+        exponent: The entries are multiplied by 2**exponent.
+
+    Returns:
+        A tensor of shape (batch,), in single precision at least.
+
+    Example:
+        >>> slices = scaled_slices(TensorTrain([torch.full((1, 2, 1), 2.0)] * 1000))
+        >>> scaled_entries(slices, torch.zeros(1, 1000, dtype=torch.int64), -998)
+        tensor([4.])
+    """
+    if not indices.shape[1]:  # a scalar is the one slice of what has no mode
+        indices = indices.new_zeros(len(indices), 1)
+    chunk = max(1, _CHUNK // max(scaled.shape[1] * scaled.shape[2] for scaled, _ in slices))
+    parts = []
+    for rows in indices.split(chunk):
+        values = slices[0][0].new_ones(len(rows), 1)  # (rows, r)
+        exponents = exponent + torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        for (scaled, steps), index in zip(slices, rows.T, strict=True):
+            values, step = split_row_scales((values[:, None] @ scaled[index])[:, 0])
+            exponents = exponents + step + steps[index]
+        first, second = powers_of_two(exponents, values.dtype)
+        parts.append(values[:, 0] * first * second)
+    return torch.cat(parts)
+
+
+def _check_indices(indices: object, tt: TensorTrain) -> Tensor:
+    if isinstance(indices, np.ndarray):
+        if indices.dtype.kind not in "iu":
+            raise TTTypeError(f"indices has dtype {indices.dtype}; expected ints.")
+        indices = torch.from_numpy(indices.astype(np.int64))
+    if not isinstance(indices, Tensor):
+        raise TTTypeError(f"indices is a {type(indices).__name__}; expected a torch.Tensor or numpy.ndarray of ints.")
+    if indices.layout != torch.strided:
+        raise TTTypeError(f"indices has the layout {indices.layout}; expected a dense tensor, as its to_dense() gives.")
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise TTTypeError(f"indices has dtype {indices.dtype}; expected ints.")
+    if indices.ndim != 2 or indices.shape[1] != tt.ndim:
+        raise TTShapeError(
+            f"indices has shape {tuple(indices.shape)}; expected (batch, {tt.ndim}): one row per entry, with one index "
+            f"per mode."
+        )
+    indices = indices.to(tt.device, torch.int64)
+    sizes = torch.tensor(tt.shape, dtype=torch.int64, device=tt.device)
+    outside = (indices < 0) | (indices >= sizes)
+    if read(outside.any()):
+        row, mode = outside.nonzero()[0].tolist()
+        raise TTIndexError(
+            f"indices[{row}] holds {int(indices[row, mode])} for mode {mode} of size {tt.shape[mode]}; expected 0 to "
+            f"{tt.shape[mode] - 1}."
+        )
+    return indices

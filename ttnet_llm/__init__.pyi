@@ -1,0 +1,37 @@
+from .apply import apply_loretta
+from .linear import hold_factors
+from .lora.compress import compress_lora
+from .lora.export import export_lora
+from .loretta_adp import LorettaAdpConfig, LorettaAdpModel
+from .networks.loretta_rep import LorettaRepConfig, LorettaRepModel
+from .networks.lorta import LortaConfig, LortaModel
+from .networks.lotr import LotrConfig, LotrModel
+from .networks.melora import MeloraConfig, MeloraModel
+from .networks.metatt import MetaTTConfig, MetaTTModel, set_task
+from .networks.tt_lora import TTLoraConfig, TTLoraModel
+from .tensorize import RankSchedule, load_tensorized, save_tensorized
+
+__all__ = [
+    "LorettaAdpConfig",
+    "LorettaAdpModel",
+    "LorettaRepConfig",
+    "LorettaRepModel",
+    "LortaConfig",
+    "LortaModel",
+    "LotrConfig",
+    "LotrModel",
+    "MeloraConfig",
+    "MeloraModel",
+    "MetaTTConfig",
+    "MetaTTModel",
+    "RankSchedule",
+    "TTLoraConfig",
+    "TTLoraModel",
+    "apply_loretta",
+    "compress_lora",
+    "export_lora",
+    "hold_factors",
+    "load_tensorized",
+    "save_tensorized",
+    "set_task",
+]

@@ -1,0 +1,1 @@
+"""LoRA checkpoints: reading and writing them, exact export, compression, spectra; nothing is trained here."""

@@ -1,0 +1,334 @@
+"""Any linear method's adapter as an ordinary LoRA checkpoint, exactly, which every serving engine loads."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import get_peft_model_state_dict
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet.numerics.truncation import check_eps
+from ttnet_llm.linear import LinearAdapterLayer
+from ttnet_llm.lora.checkpoint import PREFIX, LoraCheckpoint, write_lora
+from ttnet_llm.matrices.thin import thin_svd
+from ttnet_llm.tt_head import TrainDense
+from ttnet_llm.tuner import AdapterConfig, AdapterLayer
+
+
+@dataclass(frozen=True)
+class ExportedModule:
+    """What became of one module.
+
+    Args:
+        name: Its full name.
+        shape: Its input and output size.
+        rank: Rank of the exported update, before padding.
+        parameters: Number of LoRA parameters in the file.
+        error: Relative Frobenius error of the exported update, before it was cast to the file's dtype.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    rank: int
+    parameters: int
+    error: float
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported, and where to.
+
+    Args:
+        path: The folder.
+        rank: The rank that the config names.
+        modules: The modules, in the order of the model.
+    """
+
+    path: Path
+    rank: int
+    modules: tuple[ExportedModule, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Number of LoRA parameters in the file."""
+        return sum(module.parameters for module in self.modules)
+
+
+@torch.no_grad()
+def export_lora(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    adapter_name: str = "default",
+    eps: float | None = None,
+    rank: int | None = None,
+    pad_to: int | Literal["uniform"] | None = None,
+    dtype: torch.dtype | None = None,
+    save_embedding_layers: bool | Literal["auto"] = "auto",
+) -> ExportReport:
+    """Write an adapter of any linear method as a LoRA checkpoint of PEFT's, which needs this package no more.
+
+    Every module's update `scaling * L @ R` is written at the smallest rank that holds it, found from its thin
+    factors, the scaling folded in, so that `lora_alpha` is the rank. What was trained with the adapter (heads, norms,
+    biases) goes along, and trains in a head become ordinary layers. Whether the adapter is merged does not matter.
+
+    Args:
+        model: A `PeftModel`, or a transformers model with an adapter from `add_adapter`.
+        path: The folder; a LoRA checkpoint in it is replaced, once the new one is whole.
+        adapter_name: The adapter. Of a MetaTT adapter for several tasks, the task in use is exported.
+        eps: Bound on every update's relative Frobenius error, at least 0. None or 0 drops only what is rounding
+            noise, some ten times the machine epsilon of float32 for the usual adapters.
+        rank: Largest rank of a module, at least 1; it goes before `eps`.
+        pad_to: `"uniform"` pads all modules with zeros to the largest rank among them, an integer to that rank, as
+            engines need it that know one rank for all modules; `None` writes every module at its own.
+        dtype: The dtype of the LoRA weights in the file; `None` keeps the adapter's, float32 at least.
+        save_embedding_layers: Whether the base model's embeddings go along, as in PEFT's `save_pretrained`; `"auto"`
+            takes them where the vocabulary was resized, and leaves out those that the adapter adapts.
+
+    Returns:
+        The folder and the ranks.
+
+    Raises:
+        TTTypeError: If the adapter is of another method, or is not linear in its input.
+        TTValueError: If there is no adapter of that name, an argument is out of range, a module's rank is above
+            `pad_to`, or a weight is not finite.
+        TTFileError: If the folder holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> import ttnet_llm
+        >>> from peft import get_peft_model
+        >>> config = ttnet_llm.TTLoraConfig(tt_rank=3, target_modules=["0"], init_weights=False)
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 48)), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = export_lora(model, folder)
+        ...     loaded = PeftModel.from_pretrained(model.unload(), folder)
+        >>> report.rank, report.parameters, loaded.peft_config["default"].peft_type.value
+        (3, 336, 'LORA')
+    """
+    bound = check_eps(eps)
+    for name, value in (("rank", rank), ("pad_to", None if pad_to == "uniform" else pad_to)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            choices = 'an integer of at least 1, "uniform" or None' if name == "pad_to" else "an integer of at least 1"
+            raise TTValueError(f"{name} is {value!r}; expected {choices}.")
+    layers = dict(linear_layers(model, adapter_name))
+    factors, errors = {}, {}
+    for name, layer in layers.items():
+        left, right = layer.factors(adapter_name)
+        _check_finite(name, left, right)
+        left, right, errors[name] = smallest_factors(left, right * layer.scalings[adapter_name], bound, rank)
+        factors[name] = left, right
+    ranks = {name: left.shape[1] for name, (left, _) in factors.items()}
+    if pad_to is not None:
+        width = max(ranks.values()) if pad_to == "uniform" else pad_to
+        factors = {name: _padded(name, left, right, width) for name, (left, right) in factors.items()}
+    if dtype is not None:
+        factors = {name: (left.to(dtype), right.to(dtype)) for name, (left, right) in factors.items()}
+    embeddings = frozenset(n for n, layer in layers.items() if isinstance(layer.get_base_layer(), nn.Embedding))
+    config = _config(model, adapter_name, layers)
+    others = _others(model, adapter_name, layers, save_embedding_layers)
+    written = write_lora(path, LoraCheckpoint(config, factors, embeddings, others))
+    modules = (
+        ExportedModule(
+            name,
+            (layer.in_features, layer.out_features),
+            ranks[name],
+            sum(factor.numel() for factor in factors[name]),
+            errors[name],
+        )
+        for name, layer in layers.items()
+    )
+    return ExportReport(Path(path), written.r, tuple(modules))
+
+
+def linear_layers(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, LinearAdapterLayer]]:
+    """List the layers of an adapter that is linear in its input, with the names that the base model has for them.
+
+    Args:
+        model: A `PeftModel`, or a transformers model with an adapter from `add_adapter`.
+        adapter_name: The adapter.
+
+    Yields:
+        Names and layers.
+
+    Raises:
+        TTTypeError: If the adapter is of another method, or is not linear in its input.
+        TTValueError: If there is no adapter of that name.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from ttnet_llm import LotrConfig
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(6, 4)), LotrConfig(target_modules=["0"]))
+        >>> [name for name, _ in linear_layers(model, "default")]
+        ['0']
+    """
+    configs = _configs(model)
+    if adapter_name not in configs:
+        there = f"the model has {', '.join(map(repr, configs))}" if configs else "the model has no adapter"
+        raise TTValueError(f"adapter_name is {adapter_name!r}, but {there}.")
+    if not isinstance(configs[adapter_name], AdapterConfig):
+        method = configs[adapter_name].peft_type.value
+        advice = (
+            "it is LoRA already; use `save_pretrained`" if method == "LORA" else "PEFT's own `convert_to_lora` may do"
+        )
+        raise TTTypeError(f"The adapter {adapter_name!r} is {method}, no method of this package: {advice}.")
+    for name, layer in model.named_modules():
+        if not isinstance(layer, AdapterLayer) or adapter_name not in layer.networks:
+            continue
+        if not isinstance(layer, LinearAdapterLayer):
+            raise TTTypeError(
+                f"The adapter {adapter_name!r} is {layer.method}, which is not linear in its input, so that no LoRA "
+                "is equal to it; save it with `save_pretrained`, and serve it with this package."
+            )
+        yield name.removeprefix(PREFIX), layer
+
+
+def smallest_factors(
+    left: Tensor,  # (m, k)
+    right: Tensor,  # (k, n)
+    eps: float = 0.0,
+    max_rank: int | None = None,
+) -> tuple[Tensor, Tensor, float]:
+    """Write a product of thin factors with as few columns as an error bound allows.
+
+    Args:
+        left: Shape `(m, k)`.
+        right: Shape `(k, n)`.
+        eps: Bound on the relative Frobenius error, at least 0; never taken to be below the rounding noise of the
+            factors' dtype, float32 at least.
+        max_rank: Largest number of columns, at least 1; it goes before `eps`.
+
+    Returns:
+        Factors of shapes `(m, r)` and `(r, n)`, on the CPU, with r at least 1 and the root of the singular values on
+        either side, and the relative Frobenius error of their product. Of a product that is zero, the right one is.
+
+    Example:
+        >>> right = torch.diag(torch.tensor([3.0, 2.0, 0.0]))
+        >>> left, right, error = smallest_factors(torch.eye(4, 3), right)
+        >>> left.shape[1], round(error, 6)
+        (2, 0.0)
+    """
+    dtype = torch.promote_types(left.dtype, torch.float32)
+    u, s, v = thin_svd(left.cpu(), right.cpu())
+    rank = needed_rank(s, eps, dtype)
+    if rank == 0 and s[0] == 0:
+        return u[:, :1].to(dtype), torch.zeros_like(v[:1], dtype=dtype), 0.0
+    rank = max(1, min(rank, max_rank or rank))
+    root = s[:rank].sqrt()
+    error = float(torch.linalg.vector_norm(s[rank:]) / torch.linalg.vector_norm(s))
+    return (u[:, :rank] * root).to(dtype), (root[:, None] * v[:rank]).to(dtype), error
+
+
+def needed_rank(
+    s: Tensor,  # (t,), descending
+    eps: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+) -> int:
+    """Count the leading singular values that an error bound needs.
+
+    Args:
+        s: Shape `(t,)`, descending.
+        eps: Bound on the relative Frobenius error, at least 0; never taken to be below the rounding noise.
+        dtype: The dtype of the factors that they belong to, which sets the noise.
+
+    Returns:
+        The smallest number that leaves no more than the bound to the others; 0 if all are zero.
+
+    Example:
+        >>> s = torch.tensor([4.0, 3.0, 1e-9])
+        >>> needed_rank(s), needed_rank(s, eps=0.6), needed_rank(0 * s)
+        (2, 1, 0)
+    """
+    tails = s.double().square().flip(0).cumsum(0).flip(0).sqrt()
+    noise = torch.finfo(dtype).eps * (8 + 2 * math.sqrt(len(s)))
+    return int((tails > max(eps, noise) * tails[0]).sum())
+
+
+def _configs(model: nn.Module) -> dict[str, Any]:
+    return getattr(model, "peft_config", {})
+
+
+def _check_finite(name: str, *factors: Tensor) -> None:
+    if any(factor.is_meta for factor in factors):
+        raise TTValueError(f"The adapter's weights in {name!r} are on the meta device; load them first.")
+    if not all(bool(torch.isfinite(factor).all()) for factor in factors):
+        raise TTValueError(f"The adapter's weights in {name!r} are NaN or infinite; there is nothing to export.")
+
+
+def _padded(name: str, left: Tensor, right: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    missing = width - left.shape[1]
+    if missing < 0:
+        raise TTValueError(
+            f"pad_to is {width}, but the update of {name!r} has rank {left.shape[1]}; pad to that or more, or bound "
+            "the ranks with rank or eps."
+        )
+    zeros = nn.functional.pad
+    return zeros(left, (0, missing)), zeros(right, (0, 0, 0, missing))
+
+
+def _config(model: nn.Module, adapter_name: str, layers: dict[str, LinearAdapterLayer]) -> LoraConfig:
+    """Say in LoRA's terms what the adapter's config says, but for the ranks."""
+    config = _configs(model)[adapter_name]
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    auto_mapping = config.auto_mapping
+    if config.task_type is None and auto_mapping is None:
+        # As `save_pretrained` has it, so that PEFT's auto classes find the model's class.
+        auto_mapping = {"base_model_class": type(base).__name__, "parent_library": type(base).__module__}
+    return LoraConfig(
+        task_type=config.task_type,
+        auto_mapping=auto_mapping,
+        base_model_name_or_path=config.base_model_name_or_path or getattr(base, "name_or_path", None) or None,
+        revision=config.revision,
+        inference_mode=True,
+        lora_dropout=config.dropout,
+        bias="lora_only" if config.bias.endswith("_only") else config.bias,
+        fan_in_fan_out=any(isinstance(layer.get_base_layer(), Conv1D) for layer in layers.values()),
+        modules_to_save=config.modules_to_save,
+        **_targets(model, config, layers),
+    )
+
+
+def _targets(model: nn.Module, config: AdapterConfig, layers: dict[str, LinearAdapterLayer]) -> dict[str, Any]:
+    """Name the modules by their last names where that names just them, which is what all engines understand."""
+    ends = {name.rpartition(".")[2] for name in layers}
+    inside = tuple(f"{name}." for name in layers)
+    named = {
+        name
+        for name, _ in model.named_modules()
+        if name.rpartition(".")[2] in ends and not name.removeprefix(PREFIX).startswith(inside)
+    }
+    if len(named) == len(layers):
+        return {"target_modules": sorted(ends)}
+    fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+    return {field: getattr(config, field) for field in fields}
+
+
+def _others(
+    model: nn.Module,
+    adapter_name: str,
+    layers: dict[str, LinearAdapterLayer],
+    save_embedding_layers: bool | Literal["auto"],
+) -> dict[str, Tensor]:
+    """Collect what else belongs to the adapter, under the keys that PEFT saves it by."""
+    if save_embedding_layers == "auto" and any(
+        isinstance(layer.get_base_layer(), nn.Embedding) for layer in layers.values()
+    ):
+        save_embedding_layers = False  # PEFT would take every adapted embedding for a resized one
+    tensors = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=save_embedding_layers)
+    networks = tuple(f"{name}.{layer.method}_network." for name, layer in layers.items())
+    others = {key: tensor for key, tensor in tensors.items() if not key.removeprefix(PREFIX).startswith(networks)}
+    for name, wrapper in model.named_modules():
+        if isinstance(wrapper, AuxiliaryTrainingWrapper) and adapter_name in wrapper._adapters:
+            for inner, module in wrapper.modules_to_save[adapter_name].named_modules():
+                if isinstance(module, TrainDense):
+                    prefix = f"{name}.{inner}." if inner else f"{name}."
+                    others = {key: tensor for key, tensor in others.items() if not key.startswith(prefix)}
+                    others |= {prefix + key: tensor for key, tensor in module.to_dense().state_dict().items()}
+    return {PREFIX + key.removeprefix(PREFIX): tensor for key, tensor in others.items()}
