@@ -1,4 +1,7 @@
-"""The subcommands of `ttnet`: decompose, round, info, plot, reconstruct."""
+"""The subcommands of `ttnet`: decompose, round, info, plot, reconstruct.
+
+What a command works with, torch first of all, is imported when it runs, so that `--help` need not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
-from ttnet.decomposition import PassProgress, tt_svd
 from ttnet.errors import TTError, TTFileError, TTValueError, spell_count
-from ttnet.io import load, write_atomically
-from ttnet.numerics.dense import as_dense
-from ttnet.plotting import draw_train
-from ttnet.trains.chain import shorten
-from ttnet.trains.fidelity import relative_error
-from ttnet.trains.tensor_train import TensorTrain
-from ttnet.trains.tt_matrix import TTMatrix
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from rich.progress import TaskID
+
+    from ttnet.decomposition import PassProgress
+    from ttnet.trains import TensorTrain, TTMatrix
 
 app = typer.Typer(
     help="Tensor trains from and to numpy files.",
@@ -100,6 +87,10 @@ def decompose(
         ttnet decompose x.npy --eps 1e-3 -o x.safetensors
     """
     with _one_sentence():
+        from ttnet.decomposition import tt_svd
+        from ttnet.numerics.dense import as_dense
+        from ttnet.trains.fidelity import relative_error
+
         ranks = _parse_ranks(max_rank)
         _check_output(output, force)
         if memory is not None or checkpoint is not None:
@@ -146,6 +137,10 @@ def round_(
         ttnet round x.safetensors --eps 1e-3 -o y.safetensors
     """
     with _one_sentence():
+        from ttnet.io import load
+        from ttnet.trains.chain import shorten
+        from ttnet.trains.fidelity import relative_error
+
         ranks = _parse_ranks(max_rank)
         _check_output(output, force)
         with _progress() as step:
@@ -188,6 +183,9 @@ def plot(
         kind = output.suffix.removeprefix(".").lower()
         if kind not in ("png", "svg", "pdf"):
             raise TTValueError(f"--output is '{output}'; expected a name that ends in .png, .svg or .pdf.")
+        from ttnet.io import load, write_atomically
+        from ttnet.plotting import draw_train
+
         with _progress() as step:
             step(f"Reading {file.name}")
             value = load(file)
@@ -212,6 +210,8 @@ def info(file: TrainFile) -> None:
         ttnet info x.safetensors
     """
     with _one_sentence():
+        from ttnet.io import load
+
         _report(load(file), {})
 
 
@@ -235,6 +235,12 @@ def reconstruct(
         ttnet reconstruct x.safetensors -o x.npy
     """
     with _one_sentence():
+        import numpy as np
+        import torch
+        from rich.console import Console
+
+        from ttnet.io import load, write_atomically
+
         _check_output(output, force)
         with _progress() as step:
             step(f"Reading {file.name}")
@@ -263,6 +269,9 @@ def _one_sentence() -> Iterator[None]:
 @contextmanager
 def _progress() -> Iterator[Any]:
     """Show what is being done, and for how long, on standard error; give the function that names the next step."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -273,6 +282,9 @@ def _progress() -> Iterator[Any]:
 @contextmanager
 def _bar() -> Iterator[Callable[[PassProgress], None]]:
     """Show how far each pass over an array is, on standard error; give the function to report to."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -307,6 +319,8 @@ def _check_output(path: Path, force: bool) -> None:
 
 
 def _read_npy(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
+    import numpy as np
+
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
     except FileNotFoundError as error:
@@ -320,6 +334,12 @@ def _read_npy(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
 
 def _report(value: TensorTrain | TTMatrix, more: dict[str, str]) -> None:
     """Print what a value is, with some lines more or put otherwise."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ttnet.trains import TTMatrix
+    from ttnet.trains.chain import shorten
+
     table = Table.grid(padding=(0, 2))
     size = f"{value.row_shape} x {value.col_shape}" if isinstance(value, TTMatrix) else shorten(value.shape)
     rows = {

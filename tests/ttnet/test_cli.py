@@ -152,7 +152,7 @@ def test_a_full_disk_and_too_little_memory(run, monkeypatch):
     def out_of_memory(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("ttnet.commands.tt_svd", out_of_memory)
+    monkeypatch.setattr("ttnet.decomposition.tt_svd", out_of_memory)
     result = run("decompose", "x.npy", "-o", "y")
     assert result.exit_code == 1
     assert "more memory" in result.stderr

@@ -17,12 +17,16 @@ Console = import_extra("rich.console", extra="cli").Console
 
 @contextmanager
 def one_sentence_errors(resumable: bool = True) -> Iterator[None]:
-    """Turn what a user can mend into one sentence and exit code 1; other errors keep their traceback.
+    """Make the methods known, and turn what a user can mend into one sentence and exit code 1.
+
+    Other errors keep their traceback. Every command runs inside of this, and what it works with is imported there.
 
     Args:
         resumable: Whether what is done in the block can be gone on with by `--resume`.
     """
     from peft.utils.error import NoMatchingPeftModuleError
+
+    from ttnet_llm import loretta_adp, networks, tensorize  # noqa: F401
 
     advice = "say --resume to go on from the last checkpoint." if resumable else "run the command again."
     try:
