@@ -30,3 +30,15 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
 
 def test_pages_with_examples_are_found():
     assert {"index.md", "tensor_trains.md", "contraction.md", "modes.md"} <= {p.name for p in PAGES if blocks(p)}
+
+
+def test_the_map_for_contributors_names_every_room():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for package in ("ttnet", "ttnet_llm"):
+        mapped = re.search(rf"^    {package}/\n((?:      .*\n)+)", text, re.MULTILINE)[1]
+        named = set(
+            re.findall(r"[\w.]+(?:/|\.py)", re.sub(r"   .*", "", re.sub(r"^ +", "", mapped, flags=re.M), flags=re.M))
+        )
+        rooms = {f"{path.name}/" for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()}
+        modules = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+        assert named == rooms | modules, package
