@@ -2,10 +2,13 @@
 
 import os
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need the hub
+
+pytest.register_assert_rewrite("tests.ttnet.trains.train_cases")  # asserts that tests inherit
 
 collect_ignore = ["conformance"]  # `make conformance` runs it, with PEFT's tests
 

@@ -65,6 +65,11 @@ def draw_train(shape: tuple[int, ...], ranks: list[int], dtype: torch.dtype, see
     return TensorTrain(torch.randn(size, dtype=dtype, generator=generator) for size in sizes)
 
 
+def draw_indices(shape: tuple[int, ...], count: int, seed: int = 123) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randint(size, (count,), generator=generator) for size in shape], dim=1)
+
+
 @st.composite
 def trains(draw, shape=None, dtype=None):
     shape = draw(shapes) if shape is None else shape

@@ -7,11 +7,8 @@ import torch
 
 import ttnet
 from tests.ttnet.strategies import dense, draw_tensor, draw_train
+from tests.ttnet.trains.train_cases import TensorTrainTestCase, TTMatrixTestCase
 from ttnet import TensorTrain, TTMatrix
-
-pytest.register_assert_rewrite("tests.ttnet.trains.train_test_case")
-
-from tests.ttnet.trains.train_test_case import TensorTrainTestCase, TTMatrixTestCase  # noqa: E402
 
 DOUBLE = torch.float64
 

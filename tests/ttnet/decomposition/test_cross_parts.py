@@ -1,0 +1,43 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.ttnet.decomposition.functions import all_indices
+from tests.ttnet.strategies import draw_tensor, relative_error, seeds
+from ttnet.decomposition.black_box import BlackBox
+from ttnet.decomposition.maxvol import maxvol
+
+
+@given(st.integers(1, 40), st.integers(1, 8), seeds, st.sampled_from([torch.float64, torch.complex128]))
+def test_maxvol(rows, columns, seed, dtype):
+    columns = min(rows, columns)
+    matrix = torch.linalg.qr(draw_tensor((rows, columns), dtype, seed))[0]
+    chosen, coefficients = maxvol(matrix)
+    assert len(set(chosen.tolist())) == columns
+    assert float(coefficients.abs().max()) <= 1.05 + 1e-9
+    assert relative_error(coefficients @ matrix[chosen], matrix) <= 1e-12
+
+
+def test_maxvol_of_unit_vectors():
+    # What the singular vectors of a zero matrix are.
+    chosen, coefficients = maxvol(torch.eye(5, 2, dtype=torch.float64))
+    assert sorted(chosen.tolist()) == [0, 1]
+    assert torch.equal(coefficients.abs().sum(0), torch.ones(2, dtype=torch.float64))
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple), st.data(), st.integers(1, 9))
+def test_blocks_of_the_black_box(shape, data, batch_size):
+    full = draw_tensor(shape, torch.float64, 0)
+    box = BlackBox(lambda i: full[tuple(i.unbind(1))], shape, batch_size=batch_size)
+    mode = data.draw(st.integers(0, len(shape) - 1))
+    heads, tails = (
+        all_indices(part) if part else torch.empty(1, 0, dtype=torch.int64)
+        for part in (shape[:mode], shape[mode + 1 :])
+    )
+    block = box.block(mode, heads, tails)
+    assert torch.equal(block, full.reshape(block.shape))
+    assert box.evaluations == full.numel()
+    assert box.log_norm == pytest.approx(math.log(float(full.norm())))
