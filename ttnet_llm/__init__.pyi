@@ -10,6 +10,7 @@ from .networks.melora import MeloraConfig, MeloraModel
 from .networks.metatt import MetaTTConfig, MetaTTModel, set_task
 from .networks.tt_lora import TTLoraConfig, TTLoraModel
 from .tensorize import RankSchedule, load_tensorized, save_tensorized
+from .tuner import rescale_adapter_scale
 
 __all__ = [
     "LorettaAdpConfig",
@@ -32,6 +33,7 @@ __all__ = [
     "export_lora",
     "hold_factors",
     "load_tensorized",
+    "rescale_adapter_scale",
     "save_tensorized",
     "set_task",
 ]

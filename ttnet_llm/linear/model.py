@@ -1,6 +1,6 @@
 """The tuner of every linear method: shares networks between modules, and starts adapters where they are told to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, onload_layer
 from torch import nn
 
 from ttnet.errors import TTValueError
+from ttnet_llm.linear.combining import CombineReport, combine
 from ttnet_llm.linear.layer import LinearAdapterLayer
 from ttnet_llm.linear.network import FactorNetwork
 from ttnet_llm.linear.sharing import Group, SharedView, head_size, place
@@ -66,6 +67,47 @@ class LinearModel(AdapterModel):
         for name, module in self.model.named_modules():
             if isinstance(module, self.tuner_layer_cls) and adapter_name in module.networks:
                 yield name, module
+
+    def add_weighted_adapter(
+        self,
+        adapters: Sequence[str],
+        weights: Sequence[float],
+        adapter_name: str,
+        combination_type: str = "cat",
+        *,
+        eps: float | None = None,
+        max_rank: int | None = None,
+    ) -> CombineReport:
+        """Add a new adapter whose updates are weighted sums of those of others.
+
+        Args:
+            adapters: Names of adapters of the model.
+            weights: A factor for each, of any sign.
+            adapter_name: The new adapter's name; it is not set active.
+            combination_type: `"cat"` for the exact sum, up to the rounding of float32, whose ranks are at most those of
+                the adapters together; `"tt_svd"` for a sum rounded to smaller ranks.
+            eps: For "tt_svd" of LoRETTA_rep and TT-LoRA: bound on the relative Frobenius error of every update.
+            max_rank: For "tt_svd": bound on the ranks (`tt_rank`, or `r`); where there is no `eps` either, that of the
+                first adapter.
+
+        Returns:
+            The error of every module's update, and the number of parameters.
+
+        Raises:
+            TTTypeError: If the adapters train whole modules besides, or the method cannot be rounded.
+            TTValueError: If an argument is out of range, or networks that modules share do not fit together.
+
+        Example:
+            >>> from peft import get_peft_model
+            >>> from ttnet_llm import TTLoraConfig
+            >>> config = TTLoraConfig(target_modules=["0"], init_weights=False)
+            >>> model = get_peft_model(nn.Sequential(nn.Linear(16, 16)), config)
+            >>> model.add_adapter("other", config)
+            >>> report = model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "mean")
+            >>> report.error < 1e-6
+            True
+        """
+        return combine(self, adapters, weights, adapter_name, combination_type, eps, max_rank)
 
     def unmerge_adapter(self) -> None:
         """Take all merged adapters out again, the last first, so that tied weights come back as they were."""

@@ -1,6 +1,8 @@
 """What a linear method's network is: something that answers with two thin factors."""
 
 import copy
+from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,20 @@ class FactorNetwork(nn.Module):
             `x @ L @ R`, of shape `(tokens, out_features)`.
         """
         raise NotImplementedError
+
+    @classmethod
+    def add_up(cls, new: Sequence[Self], given: Sequence[Sequence[Self]], scales: Sequence[float]) -> None:
+        """Let networks become a weighted sum of others, rounded where their ranks are smaller than the sum's.
+
+        Args:
+            new: The networks to set, which belong together: those of one module, or of all that share a network.
+            given: For each adapter that is added, its networks of the same modules.
+            scales: The factor on each adapter.
+
+        Raises:
+            TTTypeError: If the method has no way to do that.
+        """
+        raise TTTypeError(f"{cls.__name__} cannot be added up; export the adapters with export_lora instead.")
 
     @property
     def fit_rank(self) -> int:

@@ -23,7 +23,7 @@ from ttnet.numerics.truncation import check_eps
 from ttnet_llm.linear import FactorNetwork
 from ttnet_llm.lora.checkpoint import PREFIX, LoraCheckpoint, exactly, read_lora, write_adapter
 from ttnet_llm.matrices.aligned import load_cores
-from ttnet_llm.matrices.thin import thin_svd
+from ttnet_llm.matrices.thin import product_error, thin_svd
 from ttnet_llm.networks.loretta_rep import LorettaRepConfig, LorettaRepNetwork
 from ttnet_llm.networks.tt_lora import TTLoraConfig, TTLoraNetwork
 from ttnet_llm.tuner import AdapterConfig
@@ -32,6 +32,7 @@ METHODS = ("tt_lora", "loretta_rep")
 
 ROUNDING = 1e-6  # what storing the cores in float32 may cost of an update, relative to it
 
+Factors = Mapping[str, tuple[Tensor, Tensor]]  # of every module's update, of shapes (m, k) and (k, n)
 Modes = dict[int, tuple[int, ...]]  # of every size, from the outer end of a train to the cut
 
 
@@ -136,8 +137,7 @@ def compress_lora(
             raise TTValueError(f"The LoRA weights of {name!r} are NaN or infinite; there is nothing to compress.")
     trains = _Trains(checkpoint.factors, mirrored=method == "loretta_rep", max_rank=max_rank)
     chosen = trains.rounded(check_eps(eps)) if budget is None else _within(trains, budget)
-    store = _store_tt_lora if method == "tt_lora" else _store_loretta_rep
-    config, networks = store(checkpoint, chosen)
+    config, networks = _STORES[method](checkpoint.factors, chosen, _kept(checkpoint, method))
     modules = tuple(
         CompressedModule(
             name,
@@ -145,7 +145,7 @@ def compress_lora(
             chosen[name].ranks,
             sum(parameter.numel() for parameter in networks[name].parameters()),
             left.numel() + right.numel(),
-            _relative_error(left, right, networks[name]),
+            product_error(left, right, *copy.deepcopy(networks[name]).double().factors()),
         )
         for name, (left, right) in checkpoint.factors.items()
     )
@@ -155,6 +155,30 @@ def compress_lora(
             tensors |= {f"{PREFIX}{name}.{method}_network.{key}": t for key, t in network.state_dict().items()}
         write_adapter(output, config, tensors)
     return CompressReport(None if output is None else Path(output), method, modules)
+
+
+def as_trains(
+    factors: Factors, method: str, *, eps: float | None = None, max_rank: int | None = None, **fields: Any
+) -> tuple[AdapterConfig, dict[str, FactorNetwork]]:
+    """Write updates as the networks of an adapter made of trains.
+
+    Args:
+        factors: For every module, by its name, factors of shapes `(m, k)` and `(k, n)` whose product is its update.
+        method: `"tt_lora"` or `"loretta_rep"`.
+        eps: Bound on the relative Frobenius error of every update; None or 0 keeps them up to the rounding of float32.
+        max_rank: Bound on all ranks; it goes before `eps`.
+        **fields: Fields of the config that say nothing of ranks, such as `target_modules`.
+
+    Returns:
+        The config, whose updates are scaled by 1, and a network for every module.
+
+    Example:
+        >>> config, networks = as_trains({"0": (torch.ones(8, 1), torch.ones(1, 8))}, "tt_lora", target_modules=["0"])
+        >>> config.rank_pattern["^0"], sum(core.numel() for core in networks["0"].parameters())
+        ({'tt_rank': [1, 1, 1]}, 12)
+    """
+    trains = _Trains(factors, mirrored=method == "loretta_rep", max_rank=max_rank)
+    return _STORES[method](factors, trains.rounded(check_eps(eps)), fields)
 
 
 def factor_train(
@@ -198,7 +222,7 @@ def factor_train(
 class _Trains:
     """The updates of an adapter as trains, over the modes that serve it best at a given error."""
 
-    def __init__(self, factors: Mapping[str, tuple[Tensor, Tensor]], mirrored: bool, max_rank: int | None) -> None:
+    def __init__(self, factors: Factors, mirrored: bool, max_rank: int | None) -> None:
         self._max_rank = max_rank
         sizes = {size for left, right in factors.values() for size in (left.shape[0], right.shape[1])}
         self._exact = []
@@ -257,24 +281,24 @@ def _within(trains: _Trains, budget: int) -> dict[str, TensorTrain]:
 
 
 def _store_tt_lora(
-    checkpoint: LoraCheckpoint, trains: Mapping[str, TensorTrain]
+    factors: Factors, trains: Mapping[str, TensorTrain], kept: dict[str, Any]
 ) -> tuple[AdapterConfig, dict[str, FactorNetwork]]:
     modes, ranks = {}, {}
-    for name, (left, right) in checkpoint.factors.items():
+    for name, (left, right) in factors.items():
         rows, cols = left.shape[0], right.shape[1]
         cut = _cut(trains[name].shape, rows)
         modes[f"{rows}x{cols}"] = [list(trains[name].shape[:cut]), list(trains[name].shape[cut:])]
         ranks[exactly(name)] = {"tt_rank": list(trains[name].ranks[1:-1])}
-    config = TTLoraConfig(alpha=1, modes=modes, rank_pattern=ranks, **_kept(checkpoint, "tt_lora"))
+    config = TTLoraConfig(alpha=1, modes=modes, rank_pattern=ranks, **kept)
 
     def fill(name: str, network: TTLoraNetwork) -> None:
         load_cores(list(network.delta.cores), trains[name].cores)
 
-    return config, _networks(checkpoint, config, TTLoraNetwork, fill)
+    return config, _networks(factors, config, TTLoraNetwork, fill)
 
 
 def _store_loretta_rep(
-    checkpoint: LoraCheckpoint, trains: Mapping[str, TensorTrain]
+    factors: Factors, trains: Mapping[str, TensorTrain], kept: dict[str, Any]
 ) -> tuple[AdapterConfig, dict[str, FactorNetwork]]:
     """Cut the trains in the middle: A is what lies left of the cut and B what lies right of it.
 
@@ -283,7 +307,7 @@ def _store_loretta_rep(
     sides, modes = {}, {}
     ranks: dict[str, Any] = {}
     scales: dict[str, float] = {}
-    for name, (left, _) in checkpoint.factors.items():
+    for name, (left, _) in factors.items():
         cut = _cut(trains[name].shape, left.shape[0])
         a = trains[name].cores[:cut]
         b = [core.permute(2, 1, 0) for core in reversed(trains[name].cores[cut:])]
@@ -296,14 +320,15 @@ def _store_loretta_rep(
             joint = [core.shape[1] for core in _with_column(side)]
             modes[f"{rows}x{r}@{','.join(map(str, bonds))}"] = [joint, []]
     r = Counter(entry["r"] for entry in ranks.values()).most_common(1)[0][0]
-    config = LorettaRepConfig(
-        r=r, alpha=r, rank_pattern=ranks, alpha_pattern=scales, recorded_modes=modes, **_kept(checkpoint, "loretta_rep")
-    )
+    config = LorettaRepConfig(r=r, alpha=r, rank_pattern=ranks, alpha_pattern=scales, recorded_modes=modes, **kept)
 
     def fill(name: str, network: LorettaRepNetwork) -> None:
         load_cores([*network.A.cores, *network.B.cores], sides[name])
 
-    return config, _networks(checkpoint, config, LorettaRepNetwork, fill)
+    return config, _networks(factors, config, LorettaRepNetwork, fill)
+
+
+_STORES = {"tt_lora": _store_tt_lora, "loretta_rep": _store_loretta_rep}
 
 
 def _with_column(cores: Iterable[Tensor]) -> list[Tensor]:
@@ -332,27 +357,18 @@ def _kept(checkpoint: LoraCheckpoint, method: str) -> dict[str, Any]:
 
 
 def _networks(
-    checkpoint: LoraCheckpoint,
+    factors: Factors,
     config: AdapterConfig,
     network_cls: type[FactorNetwork],
     fill: Callable[[str, Any], None],
 ) -> dict[str, FactorNetwork]:
     networks = {}
     with torch.random.fork_rng(devices=[]):  # their random start is not used
-        for name, (left, right) in checkpoint.factors.items():
+        for name, (left, right) in factors.items():
             rows, cols = left.shape[0], right.shape[1]
             networks[name] = network_cls(rows, cols, rows, config.for_module(name))
             fill(name, networks[name])
     return networks
-
-
-@torch.no_grad()
-def _relative_error(left: Tensor, right: Tensor, network: FactorNetwork) -> float:
-    """Measure the distance of two updates without forming either, and without the cancellation of squared norms."""
-    new_left, new_right = copy.deepcopy(network).double().factors()
-    norm = torch.linalg.vector_norm(thin_svd(left, right)[1])
-    difference = thin_svd(torch.cat([left, new_left], dim=1), torch.cat([right, -new_right]))[1]
-    return float(torch.linalg.vector_norm(difference) / norm) if norm else 0.0
 
 
 def _check_arguments(method: str, eps: float | None, max_rank: int | None, budget: int | None) -> None:

@@ -113,6 +113,33 @@ def thin_svd(
     return q_left @ u, s, v @ q_right.mT
 
 
+def product_error(
+    left: Tensor,  # (m, k)
+    right: Tensor,  # (k, n)
+    new_left: Tensor,  # (m, l)
+    new_right: Tensor,  # (l, n)
+) -> float:
+    """Measure how far one product of thin factors is from another, without forming either.
+
+    Args:
+        left: Shape `(m, k)`.
+        right: Shape `(k, n)`.
+        new_left: Shape `(m, l)`.
+        new_right: Shape `(l, n)`.
+
+    Returns:
+        The Frobenius norm of `left @ right - new_left @ new_right`, relative to that of `left @ right`, and without
+        the cancellation of squared norms; 0 where `left @ right` is zero.
+
+    Example:
+        >>> product_error(torch.eye(2), torch.eye(2), torch.eye(2), 1.5 * torch.eye(2))
+        0.5
+    """
+    norm = torch.linalg.vector_norm(thin_svd(left, right)[1])
+    difference = thin_svd(torch.cat([left, new_left.to(left)], dim=1), torch.cat([right, -new_right.to(right)]))[1]
+    return float(torch.linalg.vector_norm(difference) / norm) if norm else 0.0
+
+
 def leading_factors(
     weight: Tensor,  # (m, n)
     rank: int,

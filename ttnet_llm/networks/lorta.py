@@ -1,11 +1,13 @@
 """LoRTA: the updates of a whole model as one CP tensor (arXiv:2410.04060)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from ttnet.errors import TTTypeError
 from ttnet_llm.linear import Group, LinearAdapterLayer, LinearModel, SharedConfig, SharedView
 from ttnet_llm.networks.targets import ATTENTION
 from ttnet_llm.registry import register
@@ -75,6 +77,19 @@ class LortaView(SharedView):
         weights = self.part("layers")[self.layer] * self.part("projections")[self.projection]  # (r,)
         outputs = (self.part("heads") * weights)[:, None, :] * self.part("outputs")  # (heads, head_size, r)
         return self.part("inputs"), outputs.flatten(0, 1).T
+
+    @classmethod
+    def add_up(cls, new: Sequence[Self], given: Sequence[Sequence[Self]], scales: Sequence[float]) -> None:
+        """Put the terms of the CP tensors side by side."""
+        target, tensors = new[0].shared, [views[0].shared for views in given]
+        if sum(tensor.inputs.shape[1] for tensor in tensors) > target.inputs.shape[1]:
+            raise TTTypeError(
+                "combination_type is 'tt_svd', but LoRTA is a CP tensor, for which no SVD finds fewer terms; say "
+                "'cat', or export the adapters with export_lora."
+            )
+        for name, parameter in target.named_parameters():
+            parameter.copy_(torch.cat([getattr(tensor, name) for tensor in tensors], dim=1))
+        target.outputs.mul_(torch.cat([torch.full_like(t.outputs[0], s) for t, s in zip(tensors, scales, strict=True)]))
 
 
 class LortaLinear(LinearAdapterLayer, method="lorta", network=LortaView):

@@ -1,12 +1,14 @@
 """LoTR: Tucker-2, outer factors shared by all modules of a shape and a small core for each (arXiv:2402.01376)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from ttnet_llm.linear import Group, LinearAdapterLayer, LinearModel, SharedConfig, SharedView
+from ttnet_llm.matrices.sums import set_to_sum
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 
@@ -77,6 +79,20 @@ class LotrView(SharedView):
         """Return U, of shape `(in_features, r)`, and `G @ V`, of shape `(r, out_features)`."""
         right = self.part("V")
         return self.part("U"), self.core.to(right.device) @ right
+
+    @classmethod
+    def add_up(cls, new: Sequence[Self], given: Sequence[Sequence[Self]], scales: Sequence[float]) -> None:
+        """Add the trains over (in, module, out) up, rounded where there is no room for the ranks of the sum."""
+        target = _train(new)
+        set_to_sum(target, [_train(views) for views in given], scales)
+        for k, view in enumerate(new):
+            view.core.copy_(target[1][:, k])
+
+
+def _train(views: Sequence[LotrView]) -> list[Tensor]:
+    """Give views of the outer factors and a copy of all cores, as the cores `(r, n, r')` of one train."""
+    factors = views[0].shared
+    return [factors.U[None], torch.stack([view.core for view in views], dim=1), factors.V[..., None]]
 
 
 class LotrLinear(LinearAdapterLayer, method="lotr", network=LotrView):

@@ -1,12 +1,15 @@
 """MELoRA: n block-diagonal mini-LoRAs, together of rank n r at the size of one LoRA of rank r (arXiv:2402.17263)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, LinearModel
+from ttnet_llm.matrices.thin import thin_svd
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 
@@ -69,6 +72,26 @@ class MeloraNetwork(FactorNetwork):
         left = torch.block_diag(*torch.tensor_split(self.A, self.n, dim=0))
         right = torch.block_diag(*torch.tensor_split(self.B, self.n, dim=1))
         return left, right
+
+    @classmethod
+    def add_up(cls, new: Sequence[Self], given: Sequence[Sequence[Self]], scales: Sequence[float]) -> None:
+        """Put the mini-LoRAs of every block side by side, and keep what is largest where there is no room for all."""
+        (target,), r = new, new[0].A.shape[1]
+        left = torch.cat([network.A.double() for (network,) in given], dim=1)
+        right = torch.cat([network.B.double() * scale for (network,), scale in zip(given, scales, strict=True)])
+        if left.shape[1] > r:
+            lefts, rights = left.tensor_split(target.n, dim=0), right.tensor_split(target.n, dim=1)
+            sides = [_largest(*thin_svd(a, b), r) for a, b in zip(lefts, rights, strict=True)]
+            left, right = torch.cat([a for a, _ in sides]), torch.cat([b for _, b in sides], dim=1)
+        target.A.copy_(left)
+        target.B.copy_(right)
+
+
+def _largest(u: Tensor, s: Tensor, v: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """Give factors with r columns and rows, of equal norms, of which a small block leaves some zero."""
+    root = s[:r].sqrt()
+    room = (0, r - len(root))
+    return F.pad(u[:, :r] * root, room), F.pad((root[:, None] * v[:r]).mT, room).mT
 
 
 class MeloraLinear(LinearAdapterLayer, method="melora", network=MeloraNetwork):

@@ -1,13 +1,15 @@
 """MetaTT: the updates of a whole model, and of several tasks, as one tensor train (arXiv:2506.09105)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from ttnet.errors import TTValueError
 from ttnet_llm.linear import Group, LinearAdapterLayer, LinearModel, SharedConfig, SharedView
+from ttnet_llm.matrices.sums import set_to_sum
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 
@@ -88,6 +90,11 @@ class MetaTTTrain(nn.Module):
         if config.init_weights is not True:
             nn.init.uniform_(self.outputs, -(r**-0.5), r**-0.5)
 
+    def cores(self) -> list[Tensor]:
+        """View the parameters as the cores `(r, n, r')` of a train over (in, layer, projection, task, out)."""
+        middle = [core.permute(1, 0, 2) for core in (self.layers, self.projections, self.tasks) if core is not None]
+        return [self.inputs[None], *middle, self.outputs[..., None]]
+
 
 class MetaTTView(SharedView):
     """The slice of the train that belongs to one module."""
@@ -100,6 +107,11 @@ class MetaTTView(SharedView):
         if self.shared.tasks is not None:
             middle = middle @ self.part("tasks")[self.shared.task]
         return self.part("inputs"), middle @ self.part("outputs")
+
+    @classmethod
+    def add_up(cls, new: Sequence[Self], given: Sequence[Sequence[Self]], scales: Sequence[float]) -> None:
+        """Add the trains up, rounded where there is no room for the ranks of the sum."""
+        set_to_sum(new[0].shared.cores(), [views[0].shared.cores() for views in given], scales)
 
 
 class MetaTTLinear(LinearAdapterLayer, method="metatt", network=MetaTTView):

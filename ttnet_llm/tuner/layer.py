@@ -69,6 +69,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         setattr(self, f"{self.method}_dropout", nn.ModuleDict())
         setattr(self, f"{self.method}_scaling", {})
         self._disable_adapters = False
+        self._frozen: set[str] = set()  # active adapters that were frozen when switched off
         self.merged_adapters = []
         self.cast_input_dtype_enabled = True
         self._active_adapter = adapter_name
@@ -113,6 +114,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             adapter_name: Name of the adapter.
             config: Its config.
         """
+        if hasattr(nn.ModuleDict, adapter_name):
+            raise TTValueError(
+                f"adapter_name is {adapter_name!r}, which torch's modules have as an attribute of their own; choose "
+                "another name."
+            )
         self.networks[adapter_name] = self.make_network(config)
         self.check_adapter_name(adapter_name)
         self.dropouts[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
@@ -155,6 +161,27 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         # PEFT's own version rounds the fresh weights to half precision first, and only `get_peft_model` casts back.
         dtype = base_dtype if base_dtype in (torch.float64, torch.float32) else torch.float32
         network.to(device or base_device, dtype)
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Switch the adapters on or off; an adapter that was frozen when they were switched off stays so.
+
+        Args:
+            enabled: Whether they are to be on.
+        """
+        if enabled:
+            super().enable_adapters(True)
+            for adapter in self._frozen & set(self.networks):
+                self.networks[adapter].requires_grad_(False)
+            self._frozen = set()
+            return
+        if not self.disable_adapters:
+            self._frozen = {
+                adapter
+                for adapter in self.active_adapters
+                if adapter in self.networks
+                and not any(parameter.requires_grad for parameter in self.networks[adapter].parameters())
+            }
+        super().enable_adapters(False)
 
     def cast_to_base_dtype(self, adapter_name: str) -> None:
         """Give an adapter's weights the dtype of the base layer.

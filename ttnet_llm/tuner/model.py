@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
 from peft.utils.error import NoMatchingPeftModuleError
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -25,6 +25,7 @@ class AdapterModel(BaseTuner):
     """Base of every method's tuner; a method sets `prefix`, `tuner_layer_cls` and `target_module_mapping`."""
 
     tuner_layer_cls: type[AdapterLayer]
+    _frozen: Sequence[nn.Module] = ()  # copies of whole modules that were frozen when all was switched off
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Put an adapter into the model; where no module matches, say which names come near.
@@ -57,6 +58,31 @@ class AdapterModel(BaseTuner):
             kept = list(peft_config.modules_to_save or [])
             peft_config.modules_to_save = kept + [n for n in norm_names(self.model, kept) if n not in kept]
         return peft_config
+
+    def disable_adapter_layers(self) -> None:
+        """Switch all adapters off, and remember which modules that are trained whole were frozen."""
+        if not any(module.disable_adapters for module in self.modules() if isinstance(module, AdapterLayer)):
+            self._frozen = [copy for copy in self._trained_copies() if not _is_trainable(copy)]
+        super().disable_adapter_layers()
+
+    def enable_adapter_layers(self) -> None:
+        """Switch the active adapters on again; unlike PEFT alone, leave frozen what was frozen before."""
+        super().enable_adapter_layers()
+        for copy in self._frozen:
+            copy.requires_grad_(False)
+        self._frozen = ()
+
+    def _trained_copies(self) -> Iterator[nn.Module]:
+        for module in self.modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                yield from (module.modules_to_save[name] for name in module.active_adapters)
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse to add adapters up; methods whose update is linear override this."""
+        raise TTTypeError(
+            f"{self.method_name} adapters have no sum: they are not linear in their input. Use one for each row of a "
+            "batch (adapter_names), or train one on the data of all."
+        )
 
     @property
     def method_name(self) -> str:
@@ -118,16 +144,9 @@ class AdapterModel(BaseTuner):
                 f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; there are "
                 f"{', '.join(sorted(known))}."
             )
-        num_beams = kwargs.get("num_beams") or 1
-        repeated = [name for name in adapter_names for _ in range(num_beams)]
-        # Beam search repeats the rows of the decoder, not those of an encoder that ran before it.
-        encoder = self.model.get_encoder() if num_beams > 1 and hasattr(self.model, "get_encoder") else None
-        in_encoder = set(encoder.modules()) if encoder is not None and encoder is not self.model else set()
+        pass_names = partial(_pass_adapter_names, names=adapter_names, repeats=_repeats(self.model, kwargs))
         handles = [
-            module.register_forward_pre_hook(
-                partial(_pass_adapter_names, names=adapter_names if module in in_encoder else repeated),
-                with_kwargs=True,
-            )
+            module.register_forward_pre_hook(pass_names, with_kwargs=True)
             for module in self.modules()
             if isinstance(module, AdapterLayer | AuxiliaryTrainingWrapper)
         ]
@@ -226,6 +245,10 @@ def lies_inside(name: str, modules: list[str]) -> bool:
     return any(re.match(rf"(^|.*\.){re.escape(module)}($|\..*)", name) for module in modules)
 
 
+def _is_trainable(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 def _is_adaptable(module: nn.Module, types: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)) -> bool:
     if isinstance(module, types):
         return True
@@ -233,7 +256,20 @@ def _is_adaptable(module: nn.Module, types: tuple[type[nn.Module], ...] = (nn.Li
     return backend is not None and backend.layer_type == "linear"
 
 
+def _repeats(model: nn.Module, kwargs: dict[str, Any]) -> int:
+    """Count how often `generate` would repeat every row of the batch, for beams or for several answers."""
+    configs = [kwargs.get("generation_config"), getattr(model, "generation_config", None)]
+    found = []
+    for name in ("num_beams", "num_return_sequences"):
+        values = [kwargs.get(name), *(getattr(config, name, None) for config in configs)]
+        found.append(next((value for value in values if value is not None), 1))
+    return max(found)
+
+
 def _pass_adapter_names(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str], repeats: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    # An encoder runs before rows are repeated, and everything else after that.
+    if args and len(args[0]) == len(names) * repeats:
+        names = [name for name in names for _ in range(repeats)]
     return args, {**kwargs, "adapter_names": names}
