@@ -113,6 +113,7 @@ def thin_svd(
     return q_left @ u, s, v @ q_right.mT
 
 
+@torch.no_grad()
 def product_error(
     left: Tensor,  # (m, k)
     right: Tensor,  # (k, n)
