@@ -90,6 +90,35 @@ def gemma(seed: int = 0) -> nn.Module:
     return tf.GemmaForCausalLM(tf.GemmaConfig(**DECODER, head_dim=8)).eval()
 
 
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+
+
+def mixtral(seed: int = 0, **options: object) -> nn.Module:
+    torch.manual_seed(seed)
+    return tf.MixtralForCausalLM(tf.MixtralConfig(**DECODER, **EXPERTS, **options)).eval()
+
+
+def qwen3_moe(seed: int = 0, **options: object) -> nn.Module:
+    torch.manual_seed(seed)
+    config = tf.Qwen3MoeConfig(
+        **DECODER, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=8, **options
+    )
+    return tf.Qwen3MoeForCausalLM(config).eval()
+
+
+def gpt_oss(seed: int = 0, **options: object) -> nn.Module:
+    torch.manual_seed(seed)
+    return tf.GptOssForCausalLM(tf.GptOssConfig(**DECODER, **EXPERTS, head_dim=8, **options)).eval()
+
+
+def llama4(seed: int = 0, **options: object) -> nn.Module:
+    torch.manual_seed(seed)
+    config = tf.Llama4TextConfig(
+        **DECODER, num_local_experts=4, intermediate_size_mlp=40, head_dim=8, attention_chunk_size=32, **options
+    )
+    return tf.Llama4ForCausalLM(config).eval()
+
+
 def vit(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     config = tf.ViTConfig(
@@ -99,6 +128,7 @@ def vit(seed: int = 0) -> nn.Module:
 
 
 ALL = [bert, roberta, deberta, llama, mistral, qwen2, gemma, gpt2, opt, t5]
+WITH_EXPERTS = [mixtral, qwen3_moe, gpt_oss, llama4]
 IDS = torch.tensor([[5, 9, 11, 3, 7, 2], [8, 1, 4, 6, 2, 2], [12, 13, 14, 15, 16, 2]])
 
 

@@ -13,6 +13,7 @@ class LorettaAdpModel(TTHeadModel):
     prefix = "loretta_adp_"
     tuner_layer_cls = LorettaAdpLinear
     target_module_mapping = TARGET_MODULES
+    adapts_feed_forward = True
 
     def _check_merge_allowed(self) -> None:
         raise TTTypeError(

@@ -1,11 +1,12 @@
 """The tuner: puts a method's layers into a model, and back out. Shared by all methods."""
 
+import copy
 import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
@@ -17,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.tuner.config import AdapterConfig
 from ttnet_llm.tuner.layer import BASE, AdapterLayer
+from ttnet_llm.tuner.unmatched import of_experts, warn_of_passed_over, warn_of_unmatched
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
@@ -26,9 +28,10 @@ class AdapterModel(BaseTuner):
 
     tuner_layer_cls: type[AdapterLayer]
     _frozen: Sequence[nn.Module] = ()  # copies of whole modules that were frozen when all was switched off
+    adapts_feed_forward: ClassVar[bool] = False  # whether the default targets are meant to be a decoder's MLPs
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Put an adapter into the model; where no module matches, say which names come near.
+        """Put an adapter into the model; where names match no module, say so, and which come near.
 
         Args:
             model: The model to change.
@@ -39,11 +42,24 @@ class AdapterModel(BaseTuner):
         Raises:
             NoMatchingPeftModuleError: If no module of the model is targeted.
         """
+        asked = copy.copy(self.peft_config[adapter_name])  # the defaults are about to be filled in
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         except NoMatchingPeftModuleError as error:
             hint = near_misses(model, self.peft_config[adapter_name].target_modules)
-            raise NoMatchingPeftModuleError(f"{error} {hint}".strip()) from error
+            raise NoMatchingPeftModuleError(" ".join(filter(None, [str(error), hint, of_experts(model)]))) from error
+        if kwargs.get("state_dict") is None:  # which otherwise says what is adapted
+            self._warn_of_unmatched(model, asked, adapter_name)
+
+    def _warn_of_unmatched(self, model: nn.Module, asked: AdapterConfig, adapter_name: str) -> None:
+        everything = str(asked.target_modules).lower() == "all-linear"
+        if everything or (asked.target_modules is None and self.adapts_feed_forward):
+            warn_of_passed_over(model, asked)
+        default = self.target_module_mapping.get(self.get_model_config(model)["model_type"])
+        if not isinstance(default, str) and asked.target_modules == set(default or ()):
+            asked.target_modules = None  # saved with the adapter; for several variants of the architecture
+        layers = ((n, m) for n, m in model.named_modules() if isinstance(m, AdapterLayer))
+        warn_of_unmatched(model, asked, [name for name, layer in layers if adapter_name in layer.networks])
 
     def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict[str, Any]) -> AdapterConfig:
         if peft_config.target_modules is None and model_config["model_type"] not in self.target_module_mapping:
@@ -68,8 +84,8 @@ class AdapterModel(BaseTuner):
     def enable_adapter_layers(self) -> None:
         """Switch the active adapters on again; unlike PEFT alone, leave frozen what was frozen before."""
         super().enable_adapter_layers()
-        for copy in self._frozen:
-            copy.requires_grad_(False)
+        for duplicate in self._frozen:
+            duplicate.requires_grad_(False)
         self._frozen = ()
 
     def _trained_copies(self) -> Iterator[nn.Module]:
