@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,9 +32,10 @@ from demo.settings import (
     QUICK,
 )
 from ttnet_llm.command_line.cli import one_sentence_errors
+from ttnet_llm.folders import atomic_folder
 from ttnet_llm.training import METHODS, FinetuneResult, FinetuneSettings, finetune, load_finetuned, predict
 from ttnet_llm.training.data import load_files
-from ttnet_llm.training.files import replace_folder, write_text
+from ttnet_llm.training.files import write_text
 from ttnet_llm.training.finetune import LOGITS
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.progress import RichProgress, quiet_libraries
@@ -46,7 +45,7 @@ console = Console()
 
 def main(
     methods: Annotated[list[str] | None, typer.Option("--methods", help="Repeat for several; all by default.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the report; replaced when all is done.")] = Path("runs/demo"),
+    output: Annotated[Path, typer.Option(help="Folder for the report; new, or an earlier one.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of the heads' start, the order of the examples and dropout.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A minute's run, to see that all works.")] = False,
 ) -> None:
@@ -55,13 +54,8 @@ def main(
         chosen = methods or list(LEARNING_RATES)
         for name in chosen:
             find_method(name)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        working = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-        try:
+        with atomic_folder(output, kind="demo") as working:
             _run(chosen, working, output, seed, quick)
-            replace_folder(working, output)
-        finally:
-            shutil.rmtree(working, ignore_errors=True)
         console.print(f"\nReport and pictures: [bold]{output / 'report.md'}[/], [bold]{output / 'curves.png'}[/]")
 
 

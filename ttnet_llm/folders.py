@@ -1,27 +1,100 @@
-"""Folders that are either whole or as they were, whenever the program stops."""
+"""Folders that are whole or as they were, whenever the program stops, and that take the place of our own only."""
 
-import os
+from __future__ import annotations
+
+import json
 import shutil
-from collections.abc import Collection, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ttnet.errors import TTFileError
 
+MARKER = "ttnet_llm.json"  # says which command wrote a folder, and which files
+
+
+def output_folder(path: str | Path, *, kind: str | None = None, reads: Iterable[str | Path | None] = ()) -> Path:
+    """Settle which folder will be written, and refuse one in whose place something would be lost.
+
+    Args:
+        path: The folder, by any path that leads to it.
+        kind: What will be written, such as `"finetune"`: a folder that `mark_folder` marked with the same word may be
+            replaced, if it holds nothing else. `None` takes a new or empty folder only.
+        reads: Files and folders that are read meanwhile; what is not there, such as a hub id, does not count.
+
+    Returns:
+        The folder, absolute and with all links followed.
+
+    Raises:
+        TTFileError: If it must not be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     folder = output_folder(Path(place, "models", "..", "new"))
+        ...     folder == Path(place).resolve() / "new"
+        True
+    """
+    folder = _follow(path)
+    first = next(place for place in (folder, *folder.parents) if place.exists())
+    if not first.is_dir():
+        raise TTFileError(f"{str(path if first == folder else first)!r} is a file; name a folder.")
+    if folder == first:
+        _refuse_to_lose(folder, [*reads, Path.cwd()], path)
+        if folder.is_mount():
+            raise TTFileError(f"The folder {str(path)!r} is where a disk is mounted; name a folder in it.")
+        _refuse_others_files(folder, kind, path)
+    return folder
+
+
+def output_file(path: str | Path, *, reads: Iterable[str | Path | None] = ()) -> None:
+    """Refuse to write a file over what is read.
+
+    Args:
+        path: The file.
+        reads: As for `output_folder`.
+
+    Raises:
+        TTFileError: If it must not be written.
+    """
+    if Path(path).is_dir():
+        raise TTFileError(f"{str(path)!r} is a folder; name a file.")
+    _refuse_to_lose(Path(path), reads, path)
+
+
+def mark_folder(folder: Path, kind: str, *, also: Iterable[str] = ()) -> None:
+    """Mark a folder as one that the next of its kind may replace, with all the files that are in it now.
+
+    Args:
+        folder: The folder.
+        kind: What wrote it, such as `"finetune"`.
+        also: Files that will come, relative to the folder; one that ends in `/` stands for all in that folder.
+    """
+    from ttnet_llm.training.files import write_text  # here, as that package imports the methods
+
+    files = {*_files(folder), *also, MARKER}
+    write_text(folder / MARKER, json.dumps({"kind": kind, "files": sorted(files)}, indent=1) + "\n")
+
 
 @contextmanager
-def atomic_folder(path: str | Path, *, replaces: Collection[str] = ()) -> Iterator[Path]:
+def atomic_folder(
+    path: str | Path, *, kind: str | None = None, reads: Iterable[str | Path | None] = (), also: Iterable[str] = ()
+) -> Iterator[Path]:
     """Give a temporary folder to write to, and put it in place of `path` once the block has ended well.
 
     Args:
         path: The folder to write or replace; the folders above it are created.
-        replaces: Names of files that a folder may hold to be replaced; one that holds anything else is left alone.
+        kind: As for `output_folder`; the new folder is marked with it.
+        reads: As for `output_folder`.
+        also: As for `mark_folder`.
 
     Yields:
-        The temporary folder, a sibling of `path`.
+        The temporary folder.
 
     Raises:
-        TTFileError: If there is something that must not be replaced.
+        TTFileError: If `path` must not be replaced, before the block and, should it have changed, after it.
 
     Example:
         >>> import tempfile
@@ -31,22 +104,87 @@ def atomic_folder(path: str | Path, *, replaces: Collection[str] = ()) -> Iterat
         ...     [str(file.relative_to(place)) for file in Path(place, "new").iterdir()]
         ['new/a.txt']
     """
-    from ttnet_llm.training.files import replace_folder  # here, as that package imports the methods
-
-    path = Path(path).absolute()
-    if path.exists() and not path.is_dir():
-        raise TTFileError(f"{str(path)!r} is a file; name a folder.")
-    foreign = sorted({file.name for file in path.iterdir()} - set(replaces)) if path.exists() else []
-    if foreign:
-        raise TTFileError(
-            f"The folder {str(path)!r} holds {foreign[0]!r}, which would be lost; name a new folder or an empty one."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    target = output_folder(path, kind=kind, reads=reads)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(target) as place:
+        temporary = place / target.name
+        temporary.mkdir()
         yield temporary
-        replace_folder(temporary, path)
+        if kind is not None:
+            mark_folder(temporary, kind, also=also)
+        output_folder(path, kind=kind, reads=reads)
+        replace_folder(temporary, target)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder in the place of another; what was there is removed last.
+
+    Args:
+        new: The finished folder, on the same file system as `target`.
+        target: Where it goes, as `output_folder` gives it; it may exist.
+    """
+    with _beside(target) as place:
+        old = place / target.name
+        try:
+            if target.exists():
+                target.rename(old)
+            new.rename(target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Give a temporary folder on the same file system."""
+    place = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield place
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _follow(path: str | Path) -> Path:
+    try:
+        folder = Path(path).resolve()
+    except (OSError, RuntimeError):  # which of them depends on the version of Python
+        folder = Path(path)
+    if folder.is_symlink():
+        raise TTFileError(f"{str(path)!r} is a link that leads nowhere but to itself; name another folder.")
+    return folder
+
+
+def _refuse_to_lose(target: Path, reads: Iterable[str | Path | None], path: str | Path) -> None:
+    for read in reads:
+        if read is None or not target.exists() or not Path(read).exists():
+            continue
+        real = Path(read).resolve()
+        if any(place.samefile(target) for place in (real, *real.parents)):
+            what = "the current folder" if real == Path.cwd() else f"{str(read)!r}, which is read"
+            raise TTFileError(f"{str(path)!r} would be replaced, and with it {what}; name another.")
+
+
+def _refuse_others_files(folder: Path, kind: str | None, path: str | Path) -> None:
+    try:
+        marker: Any = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marked, listed = str(marker["kind"]), [str(name) for name in marker["files"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        marked, listed = None, []
+    if marked is not None and marked == kind:
+        names, folders = set(listed), tuple(name for name in listed if name.endswith("/"))
+        foreign = [name for name in _files(folder) if name not in names and not name.startswith(folders)]
+    else:
+        foreign = sorted(file.name for file in folder.iterdir())
+    if foreign:
+        whose = f"It was written by {marked!r}." if marked not in (None, kind) else ""
+        raise TTFileError(
+            f"The folder {str(path)!r} holds {foreign[0]!r}, which would be lost; name a new folder or an empty one. "
+            f"{whose}".rstrip()
+        )
+
+
+def _files(folder: Path) -> list[str]:
+    """All files in a folder and the folders in it, and links, which are not followed."""
+    found = (file for file in folder.rglob("*") if file.is_symlink() or not file.is_dir())
+    return sorted(file.relative_to(folder).as_posix() for file in found)

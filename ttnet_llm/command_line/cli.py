@@ -57,7 +57,7 @@ def finetune_command(
     evaluations: Annotated[int, Option(help="Evaluations in an epoch; each leaves a checkpoint.")] = 1,
     early_stopping: Annotated[int | None, Option(help="Stop after so many evaluations without improvement.")] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with an interrupted run.")] = False,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace what is in the output folder.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an earlier run in the output folder.")] = False,
 ) -> None:
     """Fine-tune a classifier, and save the adapter with a report."""
     with one_sentence_errors():
@@ -104,6 +104,7 @@ def evaluate_command(
 ) -> None:
     """Judge a fine-tuned model on a labelled file."""
     with one_sentence_errors():
+        from ttnet_llm.folders import output_file
         from ttnet_llm.training import evaluate
         from ttnet_llm.training.evaluation import write_predictions
         from ttnet_llm.training.progress import quiet_libraries
@@ -111,6 +112,8 @@ def evaluate_command(
         quiet_libraries()
         if batch_size < 1:
             raise TTValueError(f"batch_size is {batch_size}; expected an integer of at least 1.")
+        if predictions:
+            output_file(predictions, reads=(data, adapter, model))
         with Console(stderr=True).status("Predicting"):
             found = evaluate(adapter, data, model=model, batch_size=batch_size)
         if predictions:

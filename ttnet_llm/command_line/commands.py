@@ -178,12 +178,8 @@ def tensorize(
 
         if picture is not None and Path(picture).suffix not in (".png", ".pdf", ".svg"):
             raise TTValueError(f"--picture is {picture!r}; expected a png, pdf or svg file.")
-        if Path(output).is_dir() and Path(model).is_dir() and Path(output).samefile(model):
-            raise TTValueError(
-                f"--output is {output!r}, the folder of --model, which would be replaced; name another folder."
-            )
         quiet_libraries()
-        with model_folder(output) as folder:  # refused before the work is done
+        with model_folder(output, reads=(model, calibration)) as folder:  # refused before the work is done
             with Console(stderr=True).status("Loading"):
                 loaded, tokenizer = load_dense(model)
                 batches = None if calibration is None else text_batches(loaded, tokenizer, calibration, lines=lines)

@@ -22,6 +22,7 @@ from ttnet_llm.folders import atomic_folder
 
 PREFIX = "base_model.model."  # of all keys in a checkpoint
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+EXPORT = "export"  # what marks the folders that `write_lora` writes
 
 _KEY = re.compile(rf"(?:{re.escape(PREFIX)})?(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 
@@ -170,7 +171,7 @@ def write_lora(path: str | Path, checkpoint: LoraCheckpoint) -> LoraConfig:
     """Write a LoRA checkpoint that PEFT loads, with every update scaled by 1.
 
     Args:
-        path: The folder; a checkpoint in it is replaced, once the new one is whole.
+        path: A new folder, or that of an earlier export, which is replaced once the new one is whole.
         checkpoint: What to write. The ranks and alphas of its config are those of its factors.
 
     Returns:
@@ -199,22 +200,23 @@ def write_lora(path: str | Path, checkpoint: LoraCheckpoint) -> LoraConfig:
         part, end = ("lora_embedding", "") if name in checkpoint.embeddings else ("lora", ".weight")
         tensors[f"{PREFIX}{name}.{part}_A{end}"] = left.T
         tensors[f"{PREFIX}{name}.{part}_B{end}"] = right.T
-    write_adapter(path, config, tensors)
+    write_adapter(path, config, tensors, kind=EXPORT)
     return config
 
 
-def write_adapter(path: str | Path, config: PeftConfig, tensors: Mapping[str, Tensor]) -> None:
+def write_adapter(path: str | Path, config: PeftConfig, tensors: Mapping[str, Tensor], *, kind: str) -> None:
     """Write an adapter of any method, so that the folder is whole whenever the program stops.
 
     Args:
-        path: The folder; an adapter in it is replaced.
+        path: A new folder, or an earlier one of its kind, which is replaced.
         config: A PEFT config.
         tensors: The weights by their keys.
+        kind: What wrote it, as for `ttnet_llm.folders.atomic_folder`.
 
     Raises:
-        TTFileError: If the folder holds something else than an adapter.
+        TTFileError: If the folder holds something else.
     """
-    with atomic_folder(path, replaces=(CONFIG, WEIGHTS, "README.md")) as folder:
+    with atomic_folder(path, kind=kind) as folder:
         config.save_pretrained(str(folder))
         # The format knows neither views nor tensors that share memory.
         copies = {key: t.detach().cpu().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}

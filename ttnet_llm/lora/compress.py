@@ -20,6 +20,7 @@ from ttnet import TensorTrain
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.modes import choose_modes, num_parameters
 from ttnet.numerics.truncation import check_eps
+from ttnet_llm.folders import output_folder
 from ttnet_llm.linear import FactorNetwork
 from ttnet_llm.lora.checkpoint import PREFIX, LoraCheckpoint, exactly, read_lora, write_adapter
 from ttnet_llm.matrices.aligned import load_cores
@@ -29,6 +30,7 @@ from ttnet_llm.networks.tt_lora import TTLoraConfig, TTLoraNetwork
 from ttnet_llm.tuner import AdapterConfig
 
 METHODS = ("tt_lora", "loretta_rep")
+_KIND = "compress"  # what marks the folders written here
 
 ROUNDING = 1e-6  # what storing the cores in float32 may cost of an update, relative to it
 
@@ -103,8 +105,8 @@ def compress_lora(
 
     Args:
         path: Folder of a LoRA checkpoint of PEFT's.
-        output: Folder for the new adapter; one in it is replaced, once the new one is whole. `None` writes nothing,
-            to see what an error would cost.
+        output: A new folder, or that of an earlier compression, which is replaced once the new adapter is whole.
+            `None` writes nothing, to see what an error would cost.
         method: `"tt_lora"` or `"loretta_rep"`, which need as many parameters.
         eps: Bound on the relative Frobenius error of every update, at least 0. None or 0 keeps the updates up to the
             rounding of float32, a relative error of 1e-6.
@@ -132,6 +134,8 @@ def compress_lora(
     """
     _check_arguments(method, eps, max_rank, budget)
     checkpoint = read_lora(path)
+    if output is not None:
+        output_folder(output, kind=_KIND, reads=(path,))
     for name, factors in checkpoint.factors.items():
         if not all(bool(torch.isfinite(factor).all()) for factor in factors):
             raise TTValueError(f"The LoRA weights of {name!r} are NaN or infinite; there is nothing to compress.")
@@ -153,7 +157,7 @@ def compress_lora(
         tensors = dict(checkpoint.others)
         for name, network in networks.items():
             tensors |= {f"{PREFIX}{name}.{method}_network.{key}": t for key, t in network.state_dict().items()}
-        write_adapter(output, config, tensors)
+        write_adapter(output, config, tensors, kind=_KIND)
     return CompressReport(None if output is None else Path(output), method, modules)
 
 

@@ -15,8 +15,9 @@ from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.numerics.truncation import check_eps
+from ttnet_llm.folders import output_folder
 from ttnet_llm.linear import LinearAdapterLayer
-from ttnet_llm.lora.checkpoint import PREFIX, LoraCheckpoint, write_lora
+from ttnet_llm.lora.checkpoint import EXPORT, PREFIX, LoraCheckpoint, write_lora
 from ttnet_llm.matrices.thin import thin_svd
 from ttnet_llm.tt_head import TrainDense
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
@@ -81,7 +82,7 @@ def export_lora(
 
     Args:
         model: A `PeftModel`, or a transformers model with an adapter from `add_adapter`.
-        path: The folder; a LoRA checkpoint in it is replaced, once the new one is whole.
+        path: A new folder, or that of an earlier export, which is replaced once the new one is whole.
         adapter_name: The adapter. Of a MetaTT adapter for several tasks, the task in use is exported.
         eps: Bound on every update's relative Frobenius error, at least 0. None or 0 drops only what is rounding
             noise, some ten times the machine epsilon of float32 for the usual adapters.
@@ -118,6 +119,7 @@ def export_lora(
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             choices = 'an integer of at least 1, "uniform" or None' if name == "pad_to" else "an integer of at least 1"
             raise TTValueError(f"{name} is {value!r}; expected {choices}.")
+    output_folder(path, kind=EXPORT)
     layers = dict(linear_layers(model, adapter_name))
     factors, errors = {}, {}
     for name, layer in layers.items():

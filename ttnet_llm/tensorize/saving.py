@@ -41,27 +41,6 @@ from ttnet_llm.training.model import load_config
 
 METHOD = "ttnet"
 _FORMAT = 1
-# What a folder of a saved model holds, and may lose to a new one.
-_FILES = {
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "tensorize.json",
-    "tensorize.png",
-}
-_TOKENIZER_FILES = {
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-}
 
 
 class TrainsConfig(QuantizationConfigMixin):
@@ -241,7 +220,7 @@ def save_tensorized(model: PreTrainedModel, path: str | Path, *, tokenizer: Any 
 
     Args:
         model: The model.
-        path: A new folder, or that of a saved model, which is replaced.
+        path: A new folder, or one that this function or `ttnet-llm tensorize` wrote, which is replaced.
         tokenizer: What is saved with it by its own `save_pretrained`; None for nothing.
         report: A `TensorizeReport` to save with it as `tensorize.json`; None for none.
 
@@ -258,18 +237,17 @@ def save_tensorized(model: PreTrainedModel, path: str | Path, *, tokenizer: Any 
         write_tensorized(model, folder, tokenizer=tokenizer, report=report)
 
 
-def model_folder(path: str | Path) -> AbstractContextManager[Path]:
+def model_folder(path: str | Path, *, reads: Iterable[str | None] = ()) -> AbstractContextManager[Path]:
     """Give a temporary folder for a model, which takes the place of `path` once the block has ended well.
 
     Args:
-        path: A new folder, or that of a saved model, which is replaced.
+        path: A new folder, or that of an earlier model with trains, which is replaced.
+        reads: Files and folders that are read meanwhile, and must not be replaced.
 
     Returns:
         A context manager for the temporary folder; on entering it raises `TTFileError` if `path` holds something else.
     """
-    path = Path(path)
-    shards = {file.name for file in path.glob("model-*-of-*.safetensors")} if path.is_dir() else set()
-    return atomic_folder(path, replaces=_FILES | _TOKENIZER_FILES | shards)
+    return atomic_folder(path, kind="tensorize", reads=reads, also=("tensorize.png",))
 
 
 def write_tensorized(model: PreTrainedModel, folder: Path, *, tokenizer: Any, report: Any) -> None:

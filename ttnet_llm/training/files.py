@@ -55,22 +55,6 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def replace_folder(new: str | Path, target: str | Path) -> None:
-    """Put a finished folder in the place of another; what was there is removed last.
-
-    Args:
-        new: The finished folder, on the same file system as `target`.
-        target: Where it goes; it may exist.
-    """
-    new, target = Path(new), Path(target)
-    old = target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 @contextmanager
 def naming_a_full_disk(folder: str | Path) -> Iterator[None]:
     """Turn what torch says when a disk is full ("unexpected pos 8384 vs 8278") into the system's own error.

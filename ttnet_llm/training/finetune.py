@@ -34,8 +34,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from ttnet.errors import TTFileError, TTValueError
 from ttnet_llm.attach import attach
 from ttnet_llm.budget import ParameterBudget, split_parameters
+from ttnet_llm.folders import mark_folder, output_folder, replace_folder
 from ttnet_llm.training.data import TextTask, load_files, load_glue
-from ttnet_llm.training.files import naming_a_full_disk, replace_folder, write_text
+from ttnet_llm.training.files import naming_a_full_disk, write_text
 from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.metrics import MEASURES, measure
 from ttnet_llm.training.model import Details, load_classifier, predict, save_finetuned, tokenize
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 LOGITS = "logits.npy"  # the trained model's output on the validation data
 WHOLE = "whole"  # an empty file in a checkpoint's folder
+KIND = "finetune"  # what marks the folders written here
+# What a run that is under way may have written.
+UNFINISHED = ("adapter/", "checkpoints/", "curves.png", LOGITS, "model/", "report.md", "results.json", "settings.json")
 PACKAGES = ("ttnet", "torch", "transformers", "peft")
 
 
@@ -178,26 +182,29 @@ def finetune(
     Args:
         settings: What to do.
         resume: Go on with an interrupted run from its last checkpoint.
-        overwrite: Replace a finished run, or start an interrupted one again.
+        overwrite: Replace a finished run, or start an interrupted one again. Nothing but a run is ever replaced.
         callbacks: For the transformers `Trainer`, such as `RichProgress`.
 
     Returns:
         The result.
 
     Raises:
-        TTFileError: If the output folder is not empty, there is nothing to resume, or a file cannot be read.
+        TTFileError: If something in the output folder would be lost, there is nothing to resume, or a file cannot be
+            read.
         TTValueError: If a setting, column or label is wrong.
     """
-    output = Path(settings.output)
     config = make_config(settings.method, settings.method_options)
-    partial = _working_folder(settings, output, resume=resume, overwrite=overwrite)
+    output, partial = _folders(settings, resume=resume, overwrite=overwrite)
     task = _load_task(settings)
     set_seed(settings.seed)
     model, tokenizer = load_classifier(settings.model, task.names)
     # Before anything is written, as targets may not match.
     model = attach(model, config)
 
+    if overwrite and partial.exists():
+        shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
+    mark_folder(partial, KIND, also=UNFINISHED)
     write_text(partial / "settings.json", _json(settings))
     first = task.measures[0]
     train = task.train.take(settings.limit, settings.seed)
@@ -234,7 +241,7 @@ def finetune(
     history = trainer.state.log_history
     result = FinetuneResult(
         settings=settings,
-        adapter=str(output / adapter.name),
+        adapter=str(Path(settings.output, adapter.name)),
         learning_rate=learning_rate,
         parameters=split_parameters(model),
         adapter_bytes=adapter_bytes,
@@ -251,7 +258,9 @@ def finetune(
     )
     write_text(partial / "results.json", _json(result))
     write_report(result, partial)
+    output_folder(output, kind=KIND if resume or overwrite else None)  # as something may have come there meanwhile
     shutil.rmtree(partial / "checkpoints", ignore_errors=True)
+    mark_folder(partial, KIND)
     replace_folder(partial, output)
     return result
 
@@ -270,13 +279,18 @@ def _load_task(settings: FinetuneSettings) -> TextTask:
     )
 
 
-def _working_folder(settings: FinetuneSettings, output: Path, *, resume: bool, overwrite: bool) -> Path:
-    """Settle whether the run may start, and where it works."""
-    partial = output.with_name(f"{output.name}.partial")
+def _folders(settings: FinetuneSettings, *, resume: bool, overwrite: bool) -> tuple[Path, Path]:
+    """Settle whether the run may start, where it goes, and where it works until it is done."""
     if resume and overwrite:
         raise TTValueError("resume and overwrite were both given; resume goes on with a run, overwrite starts again.")
+    reads = (settings.model, settings.train, settings.validation)
+    output = output_folder(settings.output, kind=KIND, reads=reads)
+    partial = output.with_name(f"{output.name}.partial")
+    if partial.is_symlink():
+        raise TTFileError(f"The run would work in {str(partial)!r}, which is a link; name another output folder.")
+    interrupted = (partial / "settings.json").is_file()
     if resume:
-        if not (partial / "settings.json").is_file():
+        if not interrupted:
             raise TTFileError(f"There is no interrupted run in {str(partial)!r} to resume; start one without --resume.")
         then, now = json.loads((partial / "settings.json").read_text("utf-8")), json.loads(_json(settings))
         changed = [name for name in now if then.get(name) != now[name]]
@@ -286,17 +300,18 @@ def _working_folder(settings: FinetuneSettings, output: Path, *, resume: bool, o
                 f"{name} is {now[name]!r} but was {then.get(name)!r} when the run began; resume with the same "
                 "settings, or say --overwrite to start again."
             )
-    elif overwrite:
-        shutil.rmtree(partial, ignore_errors=True)
-    elif partial.exists():
+    elif interrupted and not overwrite:
         raise TTFileError(
             f"An interrupted run is in {str(partial)!r}; say --resume to go on with it, or --overwrite to start again."
         )
-    if output.exists() and not overwrite and not resume and (output.is_file() or any(output.iterdir())):
+    else:
+        output_folder(partial, kind=KIND, reads=reads)
+    if not resume and not overwrite and output.exists() and any(output.iterdir()):
         raise TTFileError(
-            f"The output folder {str(output)!r} is not empty; say --overwrite to replace it, or name another."
+            f"The output folder {settings.output!r} is not empty; say --overwrite to replace the run in it, or name "
+            "another."
         )
-    return partial
+    return output, partial
 
 
 def _arguments(

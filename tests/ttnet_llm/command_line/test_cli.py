@@ -43,6 +43,15 @@ def test_finetune_then_evaluate(place, tmp_path):
     code, output = run("evaluate", "--adapter", tmp_path / "run", "--data", place / "validation.jsonl")
     assert code == 0, output
     assert "accuracy" in output
+    data = (place / "validation.jsonl").read_bytes()
+    evaluate = ("evaluate", "--adapter", tmp_path / "run", "--data", place / "validation.jsonl", "--predictions")
+    code, output = run(*evaluate, place / "validation.jsonl")
+    assert code == 1
+    assert "would be replaced, and with it" in " ".join(output.split())
+    assert (place / "validation.jsonl").read_bytes() == data
+    code, output = run(*evaluate, tmp_path / "predictions.jsonl")
+    assert code == 0, output
+    assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 16
 
 
 def test_params_counts_from_the_configuration_alone(place):
@@ -102,7 +111,7 @@ def test_an_output_that_is_not_empty_is_left_alone(place, tmp_path):
     (tmp_path / "run" / "mine.txt").write_text("keep")
     code, output = finetune(place, tmp_path / "run")
     assert code == 1
-    assert "--overwrite" in output
+    assert "mine.txt" in output
     assert (tmp_path / "run" / "mine.txt").read_text() == "keep"
 
 

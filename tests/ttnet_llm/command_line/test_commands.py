@@ -19,6 +19,7 @@ from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, LortaConfig, MeloraConfig, MetaTTConfig, TTLoraConfig
 from ttnet_llm.command_line.cli import app
 from ttnet_llm.loading import load_adapter
+from ttnet_llm.lora.export import export_lora
 from ttnet_llm.lora.spectra import adapter_spectra, draw_spectra
 
 
@@ -222,6 +223,29 @@ def test_mistakes_get_a_sentence(tmp_path: Path) -> None:
         assert sentence in output
         assert "Traceback" not in output
         assert not (tmp_path / "out").exists()
+
+
+def test_no_command_replaces_what_it_has_not_written(tmp_path: Path) -> None:
+    model = save(tmp_path, models.llama, TTLoraConfig(tt_rank=3))
+    export_lora(model, tmp_path / "lora")
+    lora = get_peft_model(models.llama(), LoraConfig(r=4))
+    lora.save_pretrained(tmp_path / "mine")
+    tokens = save_model(tmp_path / "model")
+    files = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    for command in (
+        ("export", "--adapter", tmp_path / "adapter"),
+        ("merge", "--adapter", tmp_path / "adapter"),
+        ("compress", "--lora", tmp_path / "mine"),
+        ("compress", "--lora", tmp_path / "lora"),
+        ("tensorize", "--model", tokens, "--ratio", 0.5),
+    ):
+        for output in ("base", "adapter", "mine", "model", "lora", "model/../lora"):
+            if (command[0], output[-4:]) != ("export", "lora"):
+                code, printed = run(*command, "--output", tmp_path / output)
+                assert code == 1, (command, output)
+                assert "would be lost" in printed or "would be replaced" in printed
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == files
+    assert run("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "model/../lora")[0] == 0
 
 
 def test_classes_that_cannot_be_told_and_methods_that_are_not_known(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def test_the_command_looks_at_its_output_before_it_does_the_work(
     for name, message in [
         ("other", "holds 'notes.txt', which would be lost"),
         ("file", "is a file; name a folder"),
-        ("model", "the folder of --model, which would be replaced; name another folder"),
-        ("link", "the folder of --model, which would be replaced; name another folder"),
+        ("model", f"would be replaced, and with it '{tmp_path}/model', which is read; name another"),
+        ("link", f"would be replaced, and with it '{tmp_path}/model', which is read; name another"),
     ]:
         code, output = run("tensorize", "--model", tmp_path / "model", "--output", tmp_path / name, "--ratio", 0.5)
         assert code == 1

@@ -13,7 +13,7 @@ from tests.ttnet_llm.tiny import rows, save_model, save_rows
 from ttnet.errors import TTError, TTFileError, TTValueError
 from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune, load_finetuned, make_config
 from ttnet_llm.training.data import load_files
-from ttnet_llm.training.files import atomic, naming_a_full_disk, replace_folder
+from ttnet_llm.training.files import atomic, naming_a_full_disk
 from ttnet_llm.training.model import predict
 
 
@@ -227,12 +227,6 @@ def test_files_are_whole_or_absent(tmp_path):
         raise RuntimeError
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
-    for name in ("new", "target"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "f").write_text(name)
-    replace_folder(tmp_path / "new", tmp_path / "target")
-    assert (tmp_path / "target" / "f").read_text() == "new"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "target"]
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
