@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from peft import PeftConfig, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils.error import NoMatchingPeftModuleError
 from torch import nn
 
 from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm.tuner import AdapterConfig
 from ttnet_llm.tuner.model import linear_names, near_misses
+from ttnet_llm.tuner.targets import INPUTS, STATE_SPACE, default_targets
 
 
 def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
     """Freeze a model but for an adapter and the head; leave all of it trainable without a config.
+
+    Architectures that PEFT's own methods have no default targets for get those that ours adapt.
 
     Args:
         model: A transformers model.
@@ -26,6 +31,10 @@ def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
     """
     if config is None:
         return model
+    if getattr(config, "target_modules", "") is None and not isinstance(config, AdapterConfig):
+        kind = getattr(getattr(model, "config", None), "model_type", None)
+        if kind not in PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type].target_module_mapping:
+            config.target_modules = set(default_targets(model, INPUTS, STATE_SPACE)) or None
     try:
         return get_peft_model(model, config)
     except NoMatchingPeftModuleError as error:

@@ -146,10 +146,12 @@ def params_command(
         config = load_config(model, **({} if classify is None else {"num_labels": classify}))
         task_type = None if classify is None else "SEQ_CLS"
         table = make_table("method", "adapter", "norms", "head", "trainable", "share of all")
-        for name, chosen in {method: options, "lora": options if method == "lora" else {}}.items():
+        # LoRA adapts the same modules where the user named some.
+        targets = {key: value for key, value in options.items() if key in ("target_modules", "exclude_modules")}
+        for name, chosen in {method: options, "lora": options if method == "lora" else targets}.items():
             budget = count_parameters(config, make_config(name, chosen, task_type))
             counts = (budget.adapter, budget.norms, budget.head, budget.trainable)
-            title = f"{METHODS[name].title} r=8" if name == "lora" and not chosen else METHODS[name].title
+            title = f"{METHODS[name].title} r=8" if name == "lora" and "r" not in chosen else METHODS[name].title
             table.add_row(title, *(f"{count:,}" for count in counts), f"{budget.share:.4%}")
         Console().print(table)
 

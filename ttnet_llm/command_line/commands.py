@@ -157,6 +157,9 @@ def tensorize(
         list[str] | None,
         Option(help="Ending of layers' names; repeat for several. By default all linear layers but the output head."),
     ] = None,
+    exclude: Annotated[
+        list[str] | None, Option(help="Ending of the names of layers to leave as they are; repeat for several.")
+    ] = None,
     eps: Annotated[float | None, Option(help="Relative error that a layer may have.")] = None,
     ratio: Annotated[float | None, Option(help="Parameters of all these layers, relative to the dense ones'.")] = None,
     budget: Annotated[int | None, Option(help="Number of parameters of all these layers.")] = None,
@@ -186,6 +189,7 @@ def tensorize(
             report = replace(
                 loaded,
                 targets=target or "all-linear",
+                exclude=exclude or (),
                 eps=eps,
                 ratio=ratio,
                 budget=budget,

@@ -130,15 +130,17 @@ def head_size(config: dict[str, Any]) -> int | None:
         config: The config as a dict.
 
     Returns:
-        The size; `None` where it does not say.
+        The size; `None` where it does not say, or has one for every stage.
 
     Example:
         >>> head_size({"hidden_size": 768, "num_attention_heads": 12})
         64
+        >>> head_size({"hidden_size": 768, "num_heads": [3, 6, 12, 24]})
     """
 
     def first(*names: str) -> Any:
-        return next((config[name] for name in names if config.get(name)), None)
+        value = next((config[name] for name in names if config.get(name)), None)
+        return value if isinstance(value, int) else None  # some have a list, an entry for each stage
 
     size, heads = first("hidden_size", "n_embd", "d_model"), first("num_attention_heads", "n_head", "num_heads")
     return first("head_dim", "d_kv") or (size // heads if size and heads else None)

@@ -5,6 +5,7 @@ from ttnet_llm.loretta_adp.config import TARGET_MODULES, LorettaAdpConfig
 from ttnet_llm.loretta_adp.layer import LorettaAdpLinear
 from ttnet_llm.registry import register
 from ttnet_llm.tt_head import TTHeadModel
+from ttnet_llm.tuner import targets
 
 
 class LorettaAdpModel(TTHeadModel):
@@ -14,6 +15,7 @@ class LorettaAdpModel(TTHeadModel):
     tuner_layer_cls = LorettaAdpLinear
     target_module_mapping = TARGET_MODULES
     adapts_feed_forward = True
+    default_names = (targets.FEED_FORWARD, targets.STATE_SPACE, targets.OUTPUTS)
 
     def _check_merge_allowed(self) -> None:
         raise TTTypeError(

@@ -11,6 +11,7 @@ from ttnet.errors import TTTypeError
 from ttnet_llm.linear import Group, LinearAdapterLayer, LinearModel, SharedConfig, SharedView
 from ttnet_llm.networks.targets import ATTENTION
 from ttnet_llm.registry import register
+from ttnet_llm.tuner import targets
 
 
 @dataclass
@@ -102,6 +103,7 @@ class LortaModel(LinearModel):
     prefix = "lorta_"
     tuner_layer_cls = LortaLinear
     target_module_mapping = ATTENTION
+    default_names = (targets.ATTENTION, targets.STATE_SPACE)
 
 
 register("lorta", LortaConfig, LortaModel)

@@ -90,7 +90,7 @@ class MetaTTTrain(nn.Module):
         if config.init_weights is not True:
             nn.init.uniform_(self.outputs, -(r**-0.5), r**-0.5)
 
-    def cores(self) -> list[Tensor]:
+    def as_train(self) -> list[Tensor]:
         """View the parameters as the cores `(r, n, r')` of a train over (in, layer, projection, task, out)."""
         middle = [core.permute(1, 0, 2) for core in (self.layers, self.projections, self.tasks) if core is not None]
         return [self.inputs[None], *middle, self.outputs[..., None]]
@@ -111,7 +111,7 @@ class MetaTTView(SharedView):
     @classmethod
     def add_up(cls, new: Sequence[Self], given: Sequence[Sequence[Self]], scales: Sequence[float]) -> None:
         """Add the trains up, rounded where there is no room for the ranks of the sum."""
-        set_to_sum(new[0].shared.cores(), [views[0].shared.cores() for views in given], scales)
+        set_to_sum(new[0].shared.as_train(), [views[0].shared.as_train() for views in given], scales)
 
 
 class MetaTTLinear(LinearAdapterLayer, method="metatt", network=MetaTTView):

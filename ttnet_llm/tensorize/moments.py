@@ -89,7 +89,7 @@ def gather_moments(
         if not moment.count and isinstance(moment, RowCounts):
             del found[name]  # it goes by its weight
         elif not moment.count:
-            raise TTValueError(f"calibration reaches {name!r} with no input; leave it out of targets, or give others.")
+            raise TTValueError(f"calibration reaches {name!r} with no input; name it in exclude, or give others.")
     return found
 
 

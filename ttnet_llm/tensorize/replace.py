@@ -29,6 +29,7 @@ def tensorize(
     model: nn.Module,
     *,
     targets: str | Iterable[str],
+    exclude: str | Iterable[str] = (),
     eps: float | None = None,
     ratio: float | None = None,
     budget: int | None = None,
@@ -47,6 +48,7 @@ def tensorize(
         targets: The layers, each an `nn.Linear`, a `Conv1D` or an `nn.Embedding`: names or endings of names in a
             list, a regular expression for whole names, or `"all-linear"` for every linear layer but the output head.
             Layers that share a weight are replaced together, and stay tied.
+        exclude: Layers to leave as they are, named like targets; not all of them need be targets.
         eps: Bound on the relative error of every weight, or of every layer's output on the calibration inputs.
         ratio: Bound on the parameters of all these weights together, relative to those of the dense ones; above 0.
         budget: Bound on their number.
@@ -73,7 +75,7 @@ def tensorize(
     start = time.perf_counter()
     check_layout(layout)
     check_unquantised(model)
-    found = find_targets(model, targets)
+    found = find_targets(model, targets, exclude)
     allowed = _check_size(eps, ratio, budget, sum(target.weight.numel() for target in found))
     batches = _check_calibration(calibration)
     for target in found:
@@ -85,7 +87,8 @@ def tensorize(
         for name in ("max_norm", "scale_grad_by_freq"):
             if getattr(target.module, name, None):
                 raise TTValueError(
-                    f"targets names {target.name!r}, a table with {name}, which only a dense one can do; leave it out."
+                    f"targets names {target.name!r}, a table with {name}, which only a dense one can do; "
+                    "name it in exclude."
                 )
     before = _count(model)
     with _bar(progress) as steps:

@@ -52,13 +52,14 @@ class Target:
         return not isinstance(self.module, nn.Embedding)
 
 
-def find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[Target]:
+def find_targets(model: nn.Module, targets: str | Iterable[str], exclude: str | Iterable[str] = ()) -> list[Target]:
     """Find the layers to decompose.
 
     Args:
         model: The model.
         targets: As PEFT's `target_modules`: names or endings of names, a regular expression for whole names, or
             `"all-linear"` for every linear layer but the output head.
+        exclude: Layers that are not meant after all, named in the same way.
 
     Returns:
         The layers in the model's order; those that share a weight count as one, and layers that share a weight with
@@ -73,11 +74,14 @@ def find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[Target]
     modules = dict(model.named_modules())
     if any(isinstance(module, BaseTunerLayer) for module in modules.values()):
         raise TTTypeError("model has adapters already; tensorise the bare model, and put adapters on top afterwards.")
-    names = _match(model, modules, targets)
+    left_out = _match(model, modules, exclude, "exclude") if exclude else []
+    names = [name for name in _match(model, modules, targets, "targets") if name not in set(left_out)]
+    if not names:
+        raise TTValueError(f"exclude is {exclude!r}, which leaves nothing of targets {targets!r}; leave out fewer.")
     for name in names:
         module = modules[name]
         if isinstance(module, TRAINS):
-            raise TTTypeError(f"targets names {name!r}, which is a {type(module).__name__} already; leave it out.")
+            raise TTTypeError(f"targets names {name!r}, already a {type(module).__name__}; name it in exclude.")
         if not isinstance(module, DENSE):
             raise TTTypeError(
                 f"targets names {name!r}, which is a {type(module).__name__}; expected layers that are nn.Linear, "
@@ -89,7 +93,7 @@ def find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[Target]
         if not _is_plain(module, plain):
             raise TTTypeError(
                 f"targets names {name!r}, a {type(module).__name__} that does more than {plain.__name__}; a train "
-                "would not do that: leave it out."
+                "would not do that: name it in exclude."
             )
         weight = module.weight
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
@@ -112,7 +116,7 @@ def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     return type(module).forward is kind.forward and "forward" not in vars(module)
 
 
-def _match(model: nn.Module, modules: dict[str, nn.Module], targets: str | Iterable[str]) -> list[str]:
+def _match(model: nn.Module, modules: dict[str, nn.Module], targets: str | Iterable[str], argument: str) -> list[str]:
     if isinstance(targets, str):
         if targets == "all-linear":
             head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
@@ -120,21 +124,21 @@ def _match(model: nn.Module, modules: dict[str, nn.Module], targets: str | Itera
         try:
             pattern = re.compile(targets)
         except re.error as error:
-            raise TTValueError(f"targets is {targets!r}, which is no regular expression: {error}.") from error
+            raise TTValueError(f"{argument} is {targets!r}, which is no regular expression: {error}.") from error
         names = [name for name in modules if name and pattern.fullmatch(name)]
         if not names:
-            raise TTValueError(f"targets is {targets!r}, which matches no module. {near_misses(model, targets)}")
+            raise TTValueError(f"{argument} is {targets!r}, which matches no module. {near_misses(model, targets)}")
         return names
     endings = list(targets) if isinstance(targets, Iterable) else None
     if endings is None or not all(isinstance(ending, str) for ending in endings):
-        raise TTTypeError(f"targets is {targets!r}; expected 'all-linear', a regular expression or a list of names.")
+        raise TTTypeError(f"{argument} is {targets!r}; expected 'all-linear', a regular expression or a list of names.")
     if not endings:
-        raise TTValueError("targets is empty; expected at least one name.")
+        raise TTValueError(f"{argument} is empty; expected at least one name.")
     found: dict[str, None] = {}
     for ending in endings:
         names = [name for name in modules if ending and (name == ending or name.endswith(f".{ending}"))]
         if not names:
-            raise TTValueError(f"targets names {ending!r}, which matches no module. {near_misses(model, [ending])}")
+            raise TTValueError(f"{argument} names {ending!r}, which matches no module. {near_misses(model, [ending])}")
         found |= dict.fromkeys(names)
     return [name for name in modules if name in found]
 

@@ -9,15 +9,15 @@ from functools import partial
 from typing import Any, ClassVar
 
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import get_quantization_kwargs, resolve_quantization_backend
+from peft.utils import get_quantization_kwargs
 from peft.utils.error import NoMatchingPeftModuleError
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.tuner.config import AdapterConfig
 from ttnet_llm.tuner.layer import BASE, AdapterLayer
+from ttnet_llm.tuner.targets import INPUTS, STATE_SPACE, all_linear, default_targets, is_linear
 from ttnet_llm.tuner.unmatched import of_experts, warn_of_passed_over, warn_of_unmatched
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
@@ -27,6 +27,7 @@ class AdapterModel(BaseTuner):
     """Base of every method's tuner; a method sets `prefix`, `tuner_layer_cls` and `target_module_mapping`."""
 
     tuner_layer_cls: type[AdapterLayer]
+    default_names: ClassVar[tuple[tuple[str, ...], ...]] = (INPUTS, STATE_SPACE)  # for architectures not in the mapping
     _frozen: Sequence[nn.Module] = ()  # copies of whole modules that were frozen when all was switched off
     adapts_feed_forward: ClassVar[bool] = False  # whether the default targets are meant to be a decoder's MLPs
 
@@ -62,12 +63,19 @@ class AdapterModel(BaseTuner):
         warn_of_unmatched(model, asked, [name for name, layer in layers if adapter_name in layer.networks])
 
     def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict[str, Any]) -> AdapterConfig:
-        if peft_config.target_modules is None and model_config["model_type"] not in self.target_module_mapping:
-            raise TTValueError(
-                f"target_modules is None, and {self.method_name} has no default for the architecture "
-                f"{model_config['model_type']!r}. Please specify `target_modules`: linear layers of this model "
-                f"are {', '.join(linear_names(self.model))}."
-            )
+        kind = model_config["model_type"]
+        if peft_config.target_modules is None and kind not in self.target_module_mapping:
+            # A model that is not one of transformers' may mean anything by the names of its layers.
+            found = [] if kind == "custom" else default_targets(self.model, *self.default_names)
+            if not found:
+                raise TTValueError(
+                    f"target_modules is None, and {self.method_name} has no default for the architecture {kind!r}. "
+                    "Please specify `target_modules`: linear layers of this model are "
+                    f"{', '.join(linear_names(self.model))}."
+                )
+            peft_config.target_modules = set(found)
+        elif str(peft_config.target_modules).lower() == "all-linear":
+            peft_config.target_modules = all_linear(self.model, peft_config)
         peft_config = super()._prepare_adapter_config(peft_config, model_config)
         if peft_config.train_norms:
             # PEFT's own mechanism for whole modules then trains, saves, restores and switches them.
@@ -120,12 +128,17 @@ class AdapterModel(BaseTuner):
             target.update_layer(adapter_name, peft_config)
             return
         base_layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        if not _is_adaptable(base_layer, self.tuner_layer_cls.base_types):
+        if not is_linear(base_layer, self.tuner_layer_cls.base_types):
             kinds = ", ".join(kind.__name__ for kind in self.tuner_layer_cls.base_types)
             raise TTTypeError(
                 f"Target module {current_key} is a {type(base_layer).__name__}, which is not supported; expected one "
                 f"of {kinds}, or a quantised linear layer. Name other target_modules, or put this one into "
                 "exclude_modules."
+            )
+        if "router" in type(base_layer).__name__.lower():
+            raise TTTypeError(
+                f"Target module {current_key} is a {type(base_layer).__name__}, which chooses experts and gives more "
+                "than a product; leave it out of target_modules."
             )
         layer = self.tuner_layer_cls(target, adapter_name, peft_config, **get_quantization_kwargs(self))
         if adapter_name not in self.active_adapters:
@@ -214,7 +227,7 @@ def linear_names(model: nn.Module) -> list[str]:
         >>> linear_names(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)))
         ['0', '2']
     """
-    names = (n.removesuffix(".base_layer") for n, m in model.named_modules() if _is_adaptable(m))
+    names = (n.removesuffix(".base_layer") for n, m in model.named_modules() if is_linear(m))
     return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
 
 
@@ -263,13 +276,6 @@ def lies_inside(name: str, modules: list[str]) -> bool:
 
 def _is_trainable(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def _is_adaptable(module: nn.Module, types: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)) -> bool:
-    if isinstance(module, types):
-        return True
-    backend = resolve_quantization_backend(module)
-    return backend is not None and backend.layer_type == "linear"
 
 
 def _repeats(model: nn.Module, kwargs: dict[str, Any]) -> int:

@@ -247,7 +247,7 @@ def test_other_things_that_are_refused(tmp_path: Path) -> None:
         shrink(get_peft_model(models.llama(), LorettaRepConfig()), ["q_proj"])
     model = models.llama()
     shrink(model, ["q_proj"])
-    with pytest.raises(TTTypeError, match="is a TTLinear already"):
+    with pytest.raises(TTTypeError, match="already a TTLinear"):
         shrink(model, ["q_proj"])
     with pytest.raises(TTTypeError, match="a Scaled that does more than Linear"):
         shrink(nn.Sequential(Scaled(4, 4)), ["0"])
@@ -267,3 +267,20 @@ def test_other_things_that_are_refused(tmp_path: Path) -> None:
         save_tensorized(models.bert(), tmp_path / "x")
     with pytest.raises(TTTypeError, match="model is a Linear"):
         save_tensorized(nn.Linear(2, 2), tmp_path / "x")  # type: ignore[arg-type]
+
+
+def test_layers_are_left_out_by_name():
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
+    report = tensorize(model, targets="all-linear", exclude=["1"], ratio=0.5, progress=False)
+    assert [layer.name for layer in report.layers] == ["0", "2"]
+    assert type(model[1]) is nn.Linear
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
+    report = tensorize(model, targets=["0", "1"], exclude=r"[12]", ratio=0.5, progress=False)
+    assert [layer.name for layer in report.layers] == ["0"]
+    with pytest.raises(TTValueError, match=r"exclude names 'x', which matches no module"):
+        tensorize(model, targets=["1"], exclude=["x"], ratio=0.5, progress=False)
+    with pytest.raises(TTValueError, match=r"exclude is \['1'\], which leaves nothing of targets \['1'\]"):
+        tensorize(model, targets=["1"], exclude=["1"], ratio=0.5, progress=False)
+    with pytest.raises(TTTypeError, match=r"targets names '0', already a TTLinear; name it in exclude"):
+        tensorize(model, targets=r"\d", ratio=0.5, progress=False)
+    tensorize(model, targets=r"\d", exclude=["0"], ratio=0.5, progress=False)  # as the sentence says
