@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ttnet.contraction import plan_chain
 from ttnet_llm import TTLoraConfig, hold_factors
-from ttnet_llm.matrices.aligned import TrainMatrix
+from ttnet_llm.matrices.aligned import AlignedMatrix
 from ttnet_llm.matrices.thin import times_thin
 
 RESULTS = Path(__file__).parent / "results" / "tt_maps.md"
@@ -76,7 +76,7 @@ def update(layer: Any, x: Tensor) -> Tensor:
     return times_thin(x, *layer.factors("default"), SCALE)
 
 
-def ways_of_others(matrix: TrainMatrix) -> dict[str, Run]:
+def ways_of_others(matrix: AlignedMatrix) -> dict[str, Run]:
     cut = matrix.layout.split_core + 1
     whole = plan_chain(matrix.layout.core_shapes)
 

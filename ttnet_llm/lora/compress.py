@@ -23,8 +23,8 @@ from ttnet.numerics.truncation import check_eps
 from ttnet_llm.folders import output_folder
 from ttnet_llm.linear import FactorNetwork
 from ttnet_llm.lora.checkpoint import PREFIX, LoraCheckpoint, exactly, read_lora, write_adapter
-from ttnet_llm.matrices.aligned import load_cores
 from ttnet_llm.matrices.thin import product_error, thin_svd
+from ttnet_llm.matrices.train_matrix import load_cores
 from ttnet_llm.networks.loretta_rep import LorettaRepConfig, LorettaRepNetwork
 from ttnet_llm.networks.tt_lora import TTLoraConfig, TTLoraNetwork
 from ttnet_llm.tuner import AdapterConfig

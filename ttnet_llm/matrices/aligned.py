@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ttnet import tt_svd
 from ttnet.contraction import plan_chain
 from ttnet.errors import TTValueError
 from ttnet.modes import capped_ranks, choose_modes, num_parameters
-from ttnet.numerics.scales import compute_dtype
 from ttnet_llm.matrices.thin import thin_svd
+from ttnet_llm.matrices.train_matrix import TrainMatrix
 
 # The published modes of whole (dimension x bottleneck) matrices, in row-major order (arXiv:2402.11417, appendix).
 PAPER_MODES = {
@@ -44,7 +44,7 @@ _MOST_FEW_TOKENS = 32
 
 
 @dataclass(frozen=True)
-class TrainLayout:
+class AlignedLayout:
     """Modes and ranks of a matrix `(rows, cols)` held as one train, and where its columns begin.
 
     Args:
@@ -57,9 +57,9 @@ class TrainLayout:
         TTValueError: If the boundary between rows and columns does not divide a core's mode.
 
     Example:
-        >>> TrainLayout.choose(768, 64, rank=5, modes="auto").modes
+        >>> AlignedLayout.choose(768, 64, rank=5, modes="auto").modes
         (16, 4, 4, 3, 4, 16)
-        >>> TrainLayout.choose(768, 64, rank=5, modes="paper").modes
+        >>> AlignedLayout.choose(768, 64, rank=5, modes="paper").modes
         (8, 8, 12, 8, 8)
     """
 
@@ -78,7 +78,7 @@ class TrainLayout:
     @classmethod
     def choose(
         cls, rows: int, cols: int, *, rank: int | Sequence[int], modes: str | Sequence[Sequence[int]]
-    ) -> "TrainLayout":
+    ) -> "AlignedLayout":
         """Choose the modes of a `(rows, cols)` matrix.
 
         Args:
@@ -172,23 +172,24 @@ class TrainLayout:
         return num_parameters(self.modes, self.ranks)
 
 
-class TrainMatrix(nn.Module):
-    """A trainable matrix of shape `(rows, cols)` held as the cores of one tensor train.
+class AlignedMatrix(TrainMatrix):
+    """A trainable matrix of shape `(rows, cols)` held as the cores of one tensor train, rows first.
 
     Args:
         layout: Its modes and ranks.
 
     Example:
-        >>> matrix = TrainMatrix(TrainLayout.choose(768, 8, rank=5, modes="auto"))
+        >>> matrix = AlignedMatrix(AlignedLayout.choose(768, 8, rank=5, modes="auto"))
         >>> left, right = matrix.factors()
         >>> tuple(left.shape), tuple(right.shape), sum(p.numel() for p in matrix.parameters())
         ((768, 5), (5, 8), 395)
     """
 
-    def __init__(self, layout: TrainLayout) -> None:
-        super().__init__()
-        self.layout = layout
-        self.cores = nn.ParameterList(torch.empty(shape, dtype=torch.float32) for shape in layout.core_shapes)
+    layout: AlignedLayout
+    layout_class = AlignedLayout
+
+    def __init__(self, layout: AlignedLayout) -> None:
+        super().__init__(layout)
         # Everything that the forward pass needs is settled here, once.
         s, c = layout.split_core, layout.split_columns
         left, right = layout.core_shapes[: s + 1], layout.core_shapes[s + 1 :]
@@ -201,44 +202,22 @@ class TrainMatrix(nn.Module):
         self._right_plan = plan_chain(right) if right else None
         self._left_shape = (layout.rows, c * after)
         self._right_shape = (after, layout.cols // c)
-        self._names = tuple(map(str, range(len(self.cores))))
         self._few, self._few_half = self._count_few_tokens(single=True), self._count_few_tokens(single=False)
 
-    @torch.no_grad()
-    def reset_parameters(self, variance: float, zero: bool = False, gaussian: bool = False) -> None:
-        """Draw the cores so that the entries of the matrix have a given variance.
+    def _isometry(self, k: int) -> Tensor:
+        """Core k as a map away from the cut: if all are isometries, the singular values of the matrix are equal."""
+        core = self.cores[k]
+        if k == self._split and self._split_shape is not None:
+            core = core.view(self._split_shape)
+        return core.flatten(0, 1) if k <= self._split else core.flatten(1)
 
-        Cores drawn independently would make a product whose norm scatters and whose singular values fall off
-        quickly, the more the longer the train. Drawn orthogonal towards the cut they make one whose singular
-        values are equal, as nearly as those of a dense random matrix; one factor, shared by all cores, then sets
-        the variance whatever the ranks and the order.
-
-        Args:
-            variance: Mean square of the entries of the matrix; at least 0.
-            zero: Whether the matrix shall be zero: its first core is then zero and the others drawn as before,
-                so that the gradient of the first core is not.
-            gaussian: Whether to draw every core from a normal distribution instead.
-        """
-        for k, core in enumerate(self.cores):
-            if gaussian:
-                nn.init.normal_(core)
-                continue
-            if k == self._split and self._split_shape is not None:
-                core = core.view(self._split_shape)
-            nn.init.orthogonal_(core.flatten(0, 1) if k <= self._split else core.flatten(1))
+    def _mean_square(self) -> Tensor:
         a, b = self.factors()
-        mean_square = torch.sum((a.T @ a) * (b @ b.T)) / (self.layout.rows * self.layout.cols)
-        for core in self.cores:
-            core.mul_((variance / mean_square) ** (0.5 / len(self.cores)))
-        if zero:
-            nn.init.zeros_(self.cores[0])
+        return torch.sum((a.T @ a) * (b @ b.T)) / (self.layout.rows * self.layout.cols)
 
     def _cut_cores(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The cores on either side of the cut, in single precision at least: so small products are slow in half."""
-        cores: list[Tensor] = [getattr(self.cores, name) for name in self._names]  # iterating takes five times as long
-        wide = compute_dtype(cores[0].dtype)
-        if wide != cores[0].dtype:
-            cores = [core.to(wide) for core in cores]
+        """The cores on either side of the cut, in single precision at least."""
+        cores = self._wide_cores()
         if self._split_shape is not None:
             cores[self._split] = cores[self._split].view(self._split_shape)
         return cores[: self._split + 1], cores[self._split + 1 :]
@@ -301,7 +280,7 @@ class TrainMatrix(nn.Module):
             eq. 5.
 
         Example:
-            >>> matrix = TrainMatrix(TrainLayout.choose(768, 8, rank=5, modes="auto"))
+            >>> matrix = AlignedMatrix(AlignedLayout.choose(768, 8, rank=5, modes="auto"))
             >>> matrix.reset_parameters(1.0)
             >>> x = torch.ones(2, 768)
             >>> left, right = matrix.factors()
@@ -323,43 +302,37 @@ class TrainMatrix(nn.Module):
         """Give the thin matrices whose product is this one; see `factors`."""
         return list(self.factors())
 
-    @torch.no_grad()
-    def fit(
+    def _fitted(
         self,
         left: Tensor,  # (rows, k)
         right: Tensor,  # (k, cols)
-    ) -> None:
-        """Set the cores to the train nearest to a product, by TT-SVD.
+    ) -> list[Tensor]:
+        """The cores of the train nearest to a product, by TT-SVD.
 
         The bond at the cut carries the root of its singular values on either side, so that both sides learn at
         the same pace.
-
-        Args:
-            left: Shape `(rows, k)`.
-            right: Shape `(k, cols)`.
         """
         s, modes, ranks = self._split, self.layout.modes, self.layout.ranks
         if self._split_columns > 1:
             # The cut lies inside a core, so that its two sides are no trains of their own.
             dense = (left.double() @ right.double()).reshape(modes)
-            cores = list(tt_svd(dense, max_rank=list(ranks[1:-1])).cores)
+            return list(tt_svd(dense, max_rank=list(ranks[1:-1])).cores)
+        u, sigma, v = thin_svd(left, right)
+        t = min(ranks[s + 1], len(sigma))
+        u, sigma, v = u[:, :t], sigma[:t], v[:t]
+        root = torch.where(sigma > 0, sigma.rsqrt(), 0.0)
+        cores = _side(u * sigma, modes[: s + 1], ranks[1 : s + 1])
+        if self._right_plan is None:
+            cores[-1] = cores[-1] * v[:, 0]
         else:
-            u, sigma, v = thin_svd(left, right)
-            t = min(ranks[s + 1], len(sigma))
-            u, sigma, v = u[:, :t], sigma[:t], v[:t]
-            root = torch.where(sigma > 0, sigma.rsqrt(), 0.0)
-            cores = _side(u * sigma, modes[: s + 1], ranks[1 : s + 1])
-            if self._right_plan is None:
-                cores[-1] = cores[-1] * v[:, 0]
-            else:
-                # From the outer end to the cut, as the left side is.
-                columns = (sigma[:, None] * v).reshape(t, *modes[s + 1 :])
-                mirrored = _side(
-                    columns.permute(*reversed(range(columns.ndim))).reshape(-1, t), modes[:s:-1], ranks[-2 : s + 1 : -1]
-                )
-                cores[-1], mirrored[-1] = cores[-1] * root, mirrored[-1] * root
-                cores += [core.permute(2, 1, 0) for core in reversed(mirrored)]
-        load_cores(list(self.cores), cores)
+            # From the outer end to the cut, as the left side is.
+            columns = (sigma[:, None] * v).reshape(t, *modes[s + 1 :])
+            mirrored = _side(
+                columns.permute(*reversed(range(columns.ndim))).reshape(-1, t), modes[:s:-1], ranks[-2 : s + 1 : -1]
+            )
+            cores[-1], mirrored[-1] = cores[-1] * root, mirrored[-1] * root
+            cores += [core.permute(2, 1, 0) for core in reversed(mirrored)]
+        return cores
 
 
 def _side(
@@ -372,29 +345,3 @@ def _side(
     *cores, last = tt_svd(matrix.reshape(*modes, t), max_rank=[*ranks, t]).cores
     cores[-1] = torch.tensordot(cores[-1], last[:, :, 0], dims=1)
     return cores
-
-
-def load_cores(parameters: Sequence[nn.Parameter], cores: Sequence[Tensor]) -> None:
-    """Set parameters to the cores of a train whose ranks are at most theirs, with equal norms.
-
-    Where a bond has room to spare, the core before it is filled up at random and the one after it with zeros: the
-    train stays what it is, and can learn to use the room.
-
-    Args:
-        parameters: The cores to set, in place.
-        cores: As many cores, each at most as large in every dimension.
-
-    Example:
-        >>> parameters = nn.ParameterList([nn.Parameter(torch.empty(1, 2, 2)), nn.Parameter(torch.empty(2, 2, 1))])
-        >>> load_cores(parameters, [torch.ones(1, 2, 1), torch.ones(1, 2, 1)])
-        >>> torch.tensordot(*parameters, dims=1).flatten().tolist()
-        [1.0, 1.0, 1.0, 1.0]
-    """
-    norms = [float(torch.linalg.vector_norm(core)) for core in cores]
-    mean = math.exp(sum(map(math.log, norms)) / len(norms)) if all(norms) else 0.0
-    with torch.no_grad():
-        for parameter, core, norm in zip(parameters, cores, norms, strict=True):
-            parameter.normal_(0, (mean or 1.0) / core.numel() ** 0.5)
-            parameter[core.shape[0] :] = 0
-            room = parameter[tuple(slice(size) for size in core.shape)]
-            room.copy_(core * (mean / norm) if mean else core)

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ttnet.errors import TTValueError
-from ttnet_llm.matrices.aligned import TrainLayout, TrainMatrix
-from ttnet_llm.matrices.interleaved import PairedLayout, PairedMatrix
+from ttnet_llm.matrices.aligned import AlignedMatrix
+from ttnet_llm.matrices.interleaved import InterleavedMatrix
+from ttnet_llm.matrices.train_matrix import TrainMatrix
 from ttnet_llm.tuner.config import AdapterConfig
 
-LAYOUTS = ("aligned", "interleaved")
+LAYOUTS: dict[str, type[TrainMatrix]] = {"aligned": AlignedMatrix, "interleaved": InterleavedMatrix}
 
 Rank = int | Sequence[int]  # one for all bonds, or one for each inner bond
 
@@ -58,7 +59,7 @@ class TrainConfig(AdapterConfig):
                 _check_modes(shape, modes)
         else:
             self._check_choice("modes", ("auto", "paper"))
-        self._check_choice("layout", LAYOUTS)
+        self._check_choice("layout", tuple(LAYOUTS))
         if self.modes == "paper" and self.layout != "aligned":
             raise TTValueError(
                 f"layout is {self.layout!r} with modes 'paper', but the published modes are those of aligned trains; "
@@ -70,7 +71,7 @@ class TrainConfig(AdapterConfig):
         """The largest of all ranks in `tt_rank`."""
         return max(_ranks(self.tt_rank), default=1)
 
-    def matrix(self, rows: int, cols: int, rank: Rank | None = None) -> TrainMatrix | PairedMatrix:
+    def matrix(self, rows: int, cols: int, rank: Rank | None = None) -> TrainMatrix:
         """Make a trainable matrix, without setting its entries.
 
         Args:
@@ -82,17 +83,17 @@ class TrainConfig(AdapterConfig):
             The matrix. What was chosen automatically is recorded in the config.
         """
         rank = self.tt_rank if rank is None else rank
-        paired = self.layout == "interleaved"
+        kind = LAYOUTS[self.layout]
         shape = f"{rows}x{cols}"
         modes = self.modes.get(shape, "auto") if isinstance(self.modes, dict) else self.modes
         if modes != "auto":
-            return _matrix(paired, rows, cols, rank, modes)
+            return kind.choose(rows, cols, rank=rank, modes=modes)
         key = f"{shape}@{rank}" if isinstance(rank, int) else f"{shape}@{','.join(map(str, rank))}"
-        matrix = _matrix(paired, rows, cols, rank, self.recorded_modes.get(key, "auto"))
+        matrix = kind.choose(rows, cols, rank=rank, modes=self.recorded_modes.get(key, "auto"))
         self.recorded_modes.setdefault(key, matrix.layout.split_modes)
         return matrix
 
-    def draw(self, matrix: TrainMatrix | PairedMatrix, variance: float, zero: bool = False) -> None:
+    def draw(self, matrix: TrainMatrix, variance: float, zero: bool = False) -> None:
         """Set a matrix's entries as `init_weights` says.
 
         Args:
@@ -155,12 +156,6 @@ def is_pair(rank: Any) -> bool:
         (False, False, True)
     """
     return isinstance(rank, list | tuple) and any(isinstance(inner, list | tuple) for inner in rank)
-
-
-def _matrix(paired: bool, rows: int, cols: int, rank: Rank, modes: Any) -> TrainMatrix | PairedMatrix:
-    if paired:
-        return PairedMatrix(PairedLayout.choose(rows, cols, rank=rank, modes=modes))
-    return TrainMatrix(TrainLayout.choose(rows, cols, rank=rank, modes=modes))
 
 
 def _ranks(rank: Any) -> list[Any]:

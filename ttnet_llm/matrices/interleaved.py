@@ -9,18 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ttnet import TTMatrix, plan
 from ttnet.errors import TTShapeError, TTValueError
 from ttnet.modes import capped_ranks, choose_paired_modes, num_parameters
-from ttnet.numerics.scales import compute_dtype
 from ttnet.trains.chain import check_shape
-from ttnet_llm.matrices.aligned import load_cores
+from ttnet_llm.matrices.train_matrix import TrainMatrix
 
 
 @dataclass(frozen=True)
-class PairedLayout:
+class InterleavedLayout:
     """Modes and ranks of a matrix held as a TT-matrix of cores `(r_{k-1}, m_k, n_k, r_k)`.
 
     Args:
@@ -35,8 +34,8 @@ class PairedLayout:
         TTValueError: If a rank is below 1, or there are not d + 1 of them.
 
     Example:
-        >>> PairedLayout.choose(768, 64, rank=5, modes="auto")
-        PairedLayout(row_modes=(8, 2, 2, 2, 3, 4), col_modes=(2, 2, 2, 2, 1, 4), ranks=(1, 5, 5, 5, 5, 5, 1))
+        >>> InterleavedLayout.choose(768, 64, rank=5, modes="auto")
+        InterleavedLayout(row_modes=(8, 2, 2, 2, 3, 4), col_modes=(2, 2, 2, 2, 1, 4), ranks=(1, 5, 5, 5, 5, 5, 1))
     """
 
     row_modes: tuple[int, ...]
@@ -57,7 +56,7 @@ class PairedLayout:
     @classmethod
     def choose(
         cls, rows: int, cols: int, *, rank: int | Sequence[int], modes: str | Sequence[Sequence[int]]
-    ) -> "PairedLayout":
+    ) -> "InterleavedLayout":
         """Choose the modes of a `(rows, cols)` matrix.
 
         Args:
@@ -77,7 +76,7 @@ class PairedLayout:
             TTShapeError: If there are not as many modes of the rows as of the columns.
 
         Example:
-            >>> PairedLayout.choose(12, 6, rank=2, modes=((3, 4), (2, 3))).core_shapes
+            >>> InterleavedLayout.choose(12, 6, rank=2, modes=((3, 4), (2, 3))).core_shapes
             [(1, 3, 2, 2), (2, 4, 3, 1)]
         """
         if modes == "auto":
@@ -130,24 +129,25 @@ class PairedLayout:
         return num_parameters(self._products, self.ranks)
 
 
-class PairedMatrix(nn.Module):
+class InterleavedMatrix(TrainMatrix):
     """A trainable matrix of shape `(rows, cols)` held as the cores of a TT-matrix.
 
     Args:
         layout: Its modes and ranks.
 
     Example:
-        >>> matrix = PairedMatrix(PairedLayout.choose(768, 8, rank=5, modes="auto"))
+        >>> matrix = InterleavedMatrix(InterleavedLayout.choose(768, 8, rank=5, modes="auto"))
         >>> matrix.reset_parameters(1 / 768)
         >>> (weight,) = matrix.chain()
         >>> tuple(weight.shape), sum(p.numel() for p in matrix.parameters()), int(torch.linalg.matrix_rank(weight))
         ((768, 8), 385, 8)
     """
 
-    def __init__(self, layout: PairedLayout) -> None:
-        super().__init__()
-        self.layout = layout
-        self.cores = nn.ParameterList(torch.empty(shape, dtype=torch.float32) for shape in layout.core_shapes)
+    layout: InterleavedLayout
+    layout_class = InterleavedLayout
+
+    def __init__(self, layout: InterleavedLayout) -> None:
+        super().__init__(layout)
         # Bonds are numbered 0 to d, row modes follow, then column modes. The outer bonds stay, as a sum over them
         # would be work.
         d = len(self.cores)
@@ -155,41 +155,23 @@ class PairedMatrix(nn.Module):
         terms = tuple((k, row[k], col[k], k + 1) for k in range(d))
         self._plan = plan((terms, (0, *row, *col, d)), *layout.core_shapes, optimize="dp")
 
-    @torch.no_grad()
-    def reset_parameters(self, variance: float, zero: bool = False, gaussian: bool = False) -> None:
-        """Draw the cores so that the entries of the matrix have a given variance.
+    def _isometry(self, k: int) -> Tensor:
+        """Core k as a map from its column mode and the bond after it to the bond before it and its row mode.
 
-        A core is a map from its column mode and the bond after it to the bond before it and its row mode, and the
-        matrix is one such map after the other, from the last core to the first, each on its own mode and the bond.
-        If every core keeps lengths, the whole does, and the singular values of the matrix are equal. So the cores
-        are drawn orthogonal as such maps: that makes the singular values exactly equal where every core is at least
-        as tall as it is wide, and elsewhere spreads them about as far as those of a dense random matrix, while
-        independent entries would spread them the more the longer the train. One factor, shared by all cores, then
-        sets the variance whatever the ranks and the order.
-
-        Args:
-            variance: Mean square of the entries of the matrix; at least 0.
-            zero: Whether the matrix shall be zero: its first core is then zero and the others drawn as before,
-                so that the gradient of the first core is not.
-            gaussian: Whether to draw every core from a normal distribution instead.
+        The matrix is one such map after the other, from the last core to the first, each on its own mode and the
+        bond: if every core keeps lengths, the whole does. So its singular values are exactly equal where every core
+        is at least as tall as it is wide, and elsewhere spread about as far as those of a dense random matrix.
         """
-        for core in self.cores:
-            if gaussian:
-                nn.init.normal_(core)
-            else:
-                nn.init.orthogonal_(core.flatten(0, 1).flatten(1))  # (r_{k-1} m_k, n_k r_k)
+        return self.cores[k].flatten(0, 1).flatten(1)
+
+    def _mean_square(self) -> Tensor:
         (weight,) = self.chain()
-        mean_square = weight.square().mean()
-        for core in self.cores:
-            core.mul_((variance / mean_square) ** (0.5 / len(self.cores)))
-        if zero:
-            nn.init.zeros_(self.cores[0])
+        return weight.square().mean()
 
     def chain(self) -> list[Tensor]:
         """Contract the cores to the matrices whose product is this one: the one matrix, of shape `(rows, cols)`."""
-        dtype = self.cores[0].dtype
-        cores = [core.to(compute_dtype(dtype)) for core in self.cores]  # small products are slow in half precision
-        return [self._plan(*cores).reshape(self.layout.rows, self.layout.cols).to(dtype)]
+        weight = self._plan(*self._wide_cores())
+        return [weight.reshape(self.layout.rows, self.layout.cols).to(self.cores[0].dtype)]
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Give the matrix as a product of two, of which the one on the thinner side is an identity.
@@ -202,21 +184,16 @@ class PairedMatrix(nn.Module):
         eye = torch.eye(min(weight.shape), dtype=weight.dtype, device=weight.device)
         return (weight, eye) if self.layout.cols <= self.layout.rows else (eye, weight)
 
-    @torch.no_grad()
-    def fit(
+    def _fitted(
         self,
         left: Tensor,  # (rows, k)
         right: Tensor,  # (k, cols)
-    ) -> None:
-        """Set the cores to a TT-matrix near a product, by TT-SVD, with equal norms.
+    ) -> list[Tensor]:
+        """The cores of a TT-matrix near a product, by TT-SVD.
 
         Its squared error is at most d - 1 times that of the nearest TT-matrix of these ranks.
-
-        Args:
-            left: Shape `(rows, k)`.
-            right: Shape `(k, cols)`.
         """
         layout = self.layout
         weight = left.double() @ right.double()
         fitted = TTMatrix.from_dense(weight, layout.row_modes, layout.col_modes, max_rank=layout.ranks[1:-1])
-        load_cores(list(self.cores), fitted.cores)
+        return list(fitted.cores)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ttnet.errors import TTValueError
 from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearModel
-from ttnet_llm.matrices.aligned import TrainMatrix
+from ttnet_llm.matrices.aligned import AlignedMatrix
 from ttnet_llm.matrices.config import FittedConfig
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
@@ -68,7 +68,7 @@ class TTLoraNetwork(FactorNetwork):
 
     def __init__(self, in_features: int, out_features: int, fan_in: int, config: TTLoraConfig) -> None:
         super().__init__(in_features, out_features, fan_in, config)
-        self.delta = cast(TrainMatrix, config.matrix(in_features, out_features))  # the layout is always aligned
+        self.delta = cast(AlignedMatrix, config.matrix(in_features, out_features))  # the layout is always aligned
         config.draw(self.delta, 1 / (3 * fan_in), zero=True)
 
     def factors(self) -> tuple[Tensor, Tensor]:

@@ -16,12 +16,10 @@ from ttnet.errors import TTTypeError
 from ttnet.modes import capped_ranks
 from ttnet.nn import Layout
 from ttnet_llm.linear.network import Anchored
-from ttnet_llm.matrices.aligned import TrainLayout, TrainMatrix, load_cores
 from ttnet_llm.matrices.config import TrainConfig
-from ttnet_llm.matrices.interleaved import PairedLayout, PairedMatrix
+from ttnet_llm.matrices.train_matrix import TrainMatrix, load_cores
 from ttnet_llm.tuner import AdapterLayer
 
-_MATRICES = (TrainMatrix, PairedMatrix)
 _Ranks = tuple[int, ...]
 
 
@@ -38,10 +36,10 @@ class AdapterTrain:
         self.layer, self.network, self.part = layer, network, part
 
     @property
-    def matrix(self) -> TrainMatrix | PairedMatrix:
+    def matrix(self) -> TrainMatrix:
         """The matrix that there is now; rounding puts another in its place."""
         matrix = getattr(self.network, self.part)
-        assert isinstance(matrix, _MATRICES)
+        assert isinstance(matrix, TrainMatrix)
         return matrix
 
     @property
@@ -77,12 +75,7 @@ class AdapterTrain:
         """
         old = self.matrix
         core, layout = old.cores[0], old.layout
-        sizes, modes = (layout.rows, layout.cols), layout.split_modes
-        new: TrainMatrix | PairedMatrix
-        if isinstance(layout, TrainLayout):
-            new = TrainMatrix(TrainLayout.choose(*sizes, rank=tuple(ranks), modes=modes))
-        else:
-            new = PairedMatrix(PairedLayout.choose(*sizes, rank=tuple(ranks), modes=modes))
+        new = type(old).choose(layout.rows, layout.cols, rank=tuple(ranks), modes=layout.split_modes)
         new = new.to(core.device, core.dtype).requires_grad_(core.requires_grad)
         setattr(self.network, self.part, new)
 
@@ -126,7 +119,7 @@ class Adapter:
 
     def _of(self, layer: AdapterLayer) -> list[AdapterTrain]:
         network = layer.networks[self.name]
-        parts = [part for part, child in network.named_children() if isinstance(child, _MATRICES)]
+        parts = [part for part, child in network.named_children() if isinstance(child, TrainMatrix)]
         return [AdapterTrain(layer, network, part) for part in parts]
 
     def note(self) -> None:
@@ -153,7 +146,7 @@ class Adapter:
 
         def hook(network: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
             for part, matrix in list(network.named_children()):
-                if not isinstance(matrix, _MATRICES):
+                if not isinstance(matrix, TrainMatrix):
                     continue
                 ranks = ranks_to_adopt(matrix.cores, state_dict, f"{prefix}{part}.")
                 if ranks is not None:

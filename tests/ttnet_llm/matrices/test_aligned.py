@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttnet.errors import TTValueError
-from ttnet_llm.matrices.aligned import PAPER_MODES, TrainLayout, TrainMatrix
+from ttnet_llm.matrices.aligned import PAPER_MODES, AlignedLayout, AlignedMatrix
 from ttnet_llm.matrices.thin import thinnest_product
 
 SIZES = st.integers(1, 60)
 RANKS = st.integers(1, 7)
 
 
-def dense(matrix: TrainMatrix) -> torch.Tensor:
+def dense(matrix: AlignedMatrix) -> torch.Tensor:
     """The matrix from its cores alone, in float64: every core after the other, no cut."""
     product = torch.ones(1, 1, dtype=torch.float64)
     for core in matrix.cores:
@@ -26,8 +26,8 @@ def dense(matrix: TrainMatrix) -> torch.Tensor:
     return product.reshape(matrix.layout.rows, matrix.layout.cols)
 
 
-def make(rows: int, cols: int, rank: int, modes: str = "auto", variance: float = 1.0) -> TrainMatrix:
-    matrix = TrainMatrix(TrainLayout.choose(rows, cols, rank=rank, modes=modes))
+def make(rows: int, cols: int, rank: int, modes: str = "auto", variance: float = 1.0) -> AlignedMatrix:
+    matrix = AlignedMatrix(AlignedLayout.choose(rows, cols, rank=rank, modes=modes))
     matrix.reset_parameters(variance)
     return matrix
 
@@ -55,7 +55,7 @@ def test_factors_of_the_published_modes(size: tuple[int, int], modes: tuple[int,
 
 @given(rows=SIZES, cols=SIZES, rank=RANKS)
 def test_never_more_parameters_than_the_dense_matrix(rows: int, cols: int, rank: int) -> None:
-    layout = TrainLayout.choose(rows, cols, rank=rank, modes="auto")
+    layout = AlignedLayout.choose(rows, cols, rank=rank, modes="auto")
     assert math.prod(layout.modes) == rows * cols
     assert layout.num_parameters <= rows * cols
     assert (layout.rows, layout.cols) == (rows, cols)
@@ -97,7 +97,7 @@ def test_singular_values_start_equal(rows: int, cols: int, rank: int) -> None:
 
 
 def test_zero_start_moves_only_the_first_core() -> None:
-    matrix = TrainMatrix(TrainLayout.choose(48, 8, rank=3, modes="auto"))
+    matrix = AlignedMatrix(AlignedLayout.choose(48, 8, rank=3, modes="auto"))
     matrix.reset_parameters(1.0, zero=True)
     left, right = matrix.factors()
     (left @ right * torch.randn(48, 8)).sum().backward()
@@ -166,7 +166,7 @@ def test_half_precision_is_rounded_once(dtype: torch.dtype, rows: int, cols: int
     factors, y = matrix.factors(), matrix.multiply(x)
     sum(factor.float().sum() for factor in factors).backward()
     gradients = [core.grad for core in matrix.cores]
-    wide = TrainMatrix(matrix.layout)
+    wide = AlignedMatrix(matrix.layout)
     wide.load_state_dict(matrix.state_dict())
     expected = wide.factors()
     for factor, reference in zip(factors, expected, strict=True):
@@ -187,12 +187,12 @@ def test_thinnest_product_is_the_product(sizes: list[int]) -> None:
 
 def test_published_modes_of_another_size_are_refused() -> None:
     with pytest.raises(TTValueError, match=re.escape("no modes for a 384 x 8 matrix")):
-        TrainLayout.choose(384, 8, rank=5, modes="paper")
+        AlignedLayout.choose(384, 8, rank=5, modes="paper")
 
 
 def test_a_boundary_that_does_not_divide_a_mode_is_refused() -> None:
     with pytest.raises(TTValueError, match="which no boundary inside the modes"):
-        TrainLayout((4, 6), (1, 2, 1), rows=5)
+        AlignedLayout((4, 6), (1, 2, 1), rows=5)
 
 
 @given(rows=SIZES, cols=SIZES, rank=RANKS, k=RANKS, seed=st.integers(0, 2**16))
@@ -221,7 +221,7 @@ def test_fit_of_the_published_modes_is_exact_where_ranks_suffice(size: tuple[int
 
 
 def test_given_modes_and_ranks() -> None:
-    layout = TrainLayout.choose(12, 6, rank=(2, 3, 4), modes=((4, 3), (3, 2)))
+    layout = AlignedLayout.choose(12, 6, rank=(2, 3, 4), modes=((4, 3), (3, 2)))
     assert (layout.modes, layout.ranks, layout.rows, layout.split_modes) == (
         (4, 3, 3, 2),
         (1, 2, 3, 4, 1),
@@ -229,12 +229,12 @@ def test_given_modes_and_ranks() -> None:
         [[4, 3], [3, 2]],
     )
     with pytest.raises(TTValueError, match=r"has 3 inner bonds; give one rank for each"):
-        TrainLayout.choose(12, 6, rank=(2, 3), modes=((4, 3), (3, 2)))
+        AlignedLayout.choose(12, 6, rank=(2, 3), modes=((4, 3), (3, 2)))
     with pytest.raises(TTValueError, match="give the modes as well"):
-        TrainLayout.choose(12, 6, rank=(2, 3), modes="auto")
+        AlignedLayout.choose(12, 6, rank=(2, 3), modes="auto")
 
 
 def test_recorded_modes_make_the_same_layout() -> None:
     for rows, cols, rank in itertools.product((1, 7, 48, 768), (1, 8, 64), (1, 5)):
-        layout = TrainLayout.choose(rows, cols, rank=rank, modes="auto")
-        assert TrainLayout.choose(rows, cols, rank=rank, modes=layout.split_modes) == layout
+        layout = AlignedLayout.choose(rows, cols, rank=rank, modes="auto")
+        assert AlignedLayout.choose(rows, cols, rank=rank, modes=layout.split_modes) == layout

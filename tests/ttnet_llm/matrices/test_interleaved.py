@@ -11,33 +11,33 @@ from hypothesis import strategies as st
 from ttnet import TTMatrix
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.modes import capped_ranks
-from ttnet_llm.matrices.interleaved import PairedLayout, PairedMatrix
+from ttnet_llm.matrices.interleaved import InterleavedLayout, InterleavedMatrix
 
 SIZES = st.integers(1, 60)
 RANKS = st.integers(1, 7)
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> PairedLayout:
+def layouts(draw: st.DrawFn) -> InterleavedLayout:
     """Layouts of any pairs of modes, among them pairs of ones, and of ranks that no product caps."""
     pairs = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4))
     inner = draw(st.lists(st.integers(1, 4), min_size=len(pairs) - 1, max_size=len(pairs) - 1))
     row_modes, col_modes = zip(*pairs, strict=True)
-    return PairedLayout(row_modes, col_modes, (1, *inner, 1))
+    return InterleavedLayout(row_modes, col_modes, (1, *inner, 1))
 
 
-def dense(matrix: PairedMatrix) -> torch.Tensor:
+def dense(matrix: InterleavedMatrix) -> torch.Tensor:
     """The matrix from its cores alone, in float64."""
     return TTMatrix([core.detach().double() for core in matrix.cores]).full()
 
 
-def make(rows: int, cols: int, rank: int, variance: float = 1.0) -> PairedMatrix:
-    matrix = PairedMatrix(PairedLayout.choose(rows, cols, rank=rank, modes="auto"))
+def make(rows: int, cols: int, rank: int, variance: float = 1.0) -> InterleavedMatrix:
+    matrix = InterleavedMatrix(InterleavedLayout.choose(rows, cols, rank=rank, modes="auto"))
     matrix.reset_parameters(variance)
     return matrix
 
 
-def unfoldings(weight: torch.Tensor, layout: PairedLayout) -> list[torch.Tensor]:
+def unfoldings(weight: torch.Tensor, layout: InterleavedLayout) -> list[torch.Tensor]:
     """The matrix unfolded at every inner bond: pairs before it against pairs after it."""
     d = len(layout.row_modes)
     paired = weight.reshape(*layout.row_modes, *layout.col_modes).permute([a for k in range(d) for a in (k, d + k)])
@@ -47,8 +47,8 @@ def unfoldings(weight: torch.Tensor, layout: PairedLayout) -> list[torch.Tensor]
 
 @given(layout=layouts())
 @settings(deadline=None)
-def test_contraction_of_any_layout(layout: PairedLayout) -> None:
-    matrix = PairedMatrix(layout)
+def test_contraction_of_any_layout(layout: InterleavedLayout) -> None:
+    matrix = InterleavedMatrix(layout)
     matrix.reset_parameters(1.0)
     (weight,) = matrix.chain()
     assert [core.dtype for core in matrix.cores] == [torch.float32] * len(layout.row_modes)
@@ -68,7 +68,7 @@ def test_factors_multiply_to_the_matrix(rows: int, cols: int, rank: int) -> None
 
 
 def test_entry_is_the_product_of_the_core_slices() -> None:
-    matrix = PairedMatrix(PairedLayout.choose(12, 10, rank=3, modes=((3, 2, 2), (2, 1, 5))))
+    matrix = InterleavedMatrix(InterleavedLayout.choose(12, 10, rank=3, modes=((3, 2, 2), (2, 1, 5))))
     matrix.reset_parameters(1.0)
     (weight,) = matrix.chain()
     first, second, third = (core.detach() for core in matrix.cores)
@@ -80,23 +80,23 @@ def test_entry_is_the_product_of_the_core_slices() -> None:
 @given(rows=SIZES, cols=SIZES, rank=RANKS)
 @settings(deadline=None)
 def test_automatic_layout(rows: int, cols: int, rank: int) -> None:
-    layout = PairedLayout.choose(rows, cols, rank=rank, modes="auto")
+    layout = InterleavedLayout.choose(rows, cols, rank=rank, modes="auto")
     assert (layout.rows, layout.cols) == (rows, cols)
     assert layout.num_parameters <= rows * cols
     products = [m * n for m, n in zip(layout.row_modes, layout.col_modes, strict=True)]
     assert layout.ranks == capped_ranks(products, rank)
     # What is recorded gives the same layout again.
-    assert PairedLayout.choose(rows, cols, rank=rank, modes=layout.split_modes) == layout
+    assert InterleavedLayout.choose(rows, cols, rank=rank, modes=layout.split_modes) == layout
 
 
 def test_a_matrix_smaller_than_its_train_is_one_dense_core() -> None:
-    assert PairedLayout.choose(13, 5, rank=5, modes="auto") == PairedLayout((13,), (5,), (1, 1))
+    assert InterleavedLayout.choose(13, 5, rank=5, modes="auto") == InterleavedLayout((13,), (5,), (1, 1))
 
 
 def test_given_modes_and_ranks() -> None:
-    capped = PairedLayout.choose(12, 6, rank=9, modes=[[3, 2, 2], [1, 2, 3]])
-    assert capped == PairedLayout((3, 2, 2), (1, 2, 3), (1, 3, 6, 1))
-    given_ranks = PairedLayout.choose(12, 6, rank=[4, 9], modes=[[3, 2, 2], [1, 2, 3]])
+    capped = InterleavedLayout.choose(12, 6, rank=9, modes=[[3, 2, 2], [1, 2, 3]])
+    assert capped == InterleavedLayout((3, 2, 2), (1, 2, 3), (1, 3, 6, 1))
+    given_ranks = InterleavedLayout.choose(12, 6, rank=[4, 9], modes=[[3, 2, 2], [1, 2, 3]])
     assert given_ranks.ranks == (1, 4, 9, 1)
     assert given_ranks.core_shapes == [(1, 3, 1, 4), (4, 2, 2, 9), (9, 2, 3, 1)]
     assert given_ranks.num_parameters == 12 + 144 + 54
@@ -113,8 +113,8 @@ def test_rank_of_the_matrix_is_above_the_ranks_of_its_bonds(rows: int, cols: int
 
 @given(layout=layouts(), variance=st.floats(1e-4, 10), gaussian=st.booleans())
 @settings(deadline=None)
-def test_mean_square_of_the_entries_is_the_variance(layout: PairedLayout, variance: float, gaussian: bool) -> None:
-    matrix = PairedMatrix(layout)
+def test_mean_square_of_the_entries_is_the_variance(layout: InterleavedLayout, variance: float, gaussian: bool) -> None:
+    matrix = InterleavedMatrix(layout)
     matrix.reset_parameters(variance, gaussian=gaussian)
     assert dense(matrix).square().mean().item() == pytest.approx(variance, rel=1e-3)
 
@@ -123,7 +123,7 @@ def test_mean_square_of_the_entries_is_the_variance(layout: PairedLayout, varian
 def test_entries_are_spread_like_those_of_a_random_matrix(rows: int, cols: int, rank: int) -> None:
     """Every entry has mean 0 and the wanted variance over draws, whatever its place in the matrix."""
     torch.manual_seed(0)
-    matrix = PairedMatrix(PairedLayout.choose(rows, cols, rank=rank, modes="auto"))
+    matrix = InterleavedMatrix(InterleavedLayout.choose(rows, cols, rank=rank, modes="auto"))
     n_draws = 1000
     draws = []
     for _ in range(n_draws):
@@ -149,7 +149,7 @@ def test_entries_are_spread_like_those_of_a_random_matrix(rows: int, cols: int, 
 )
 def test_singular_values_start_equal(row_modes: tuple[int, ...], col_modes: tuple[int, ...], rank: int) -> None:
     rows, cols = math.prod(row_modes), math.prod(col_modes)
-    matrix = PairedMatrix(PairedLayout.choose(rows, cols, rank=rank, modes=(row_modes, col_modes)))
+    matrix = InterleavedMatrix(InterleavedLayout.choose(rows, cols, rank=rank, modes=(row_modes, col_modes)))
     matrix.reset_parameters(1.0)
     values = torch.linalg.svdvals(dense(matrix))
     values = values[: math.prod(map(min, row_modes, col_modes)) if rank == 1 else None]
@@ -157,7 +157,7 @@ def test_singular_values_start_equal(row_modes: tuple[int, ...], col_modes: tupl
 
 
 def test_zero_start_moves_only_the_first_core() -> None:
-    matrix = PairedMatrix(PairedLayout.choose(48, 8, rank=3, modes="auto"))
+    matrix = InterleavedMatrix(InterleavedLayout.choose(48, 8, rank=3, modes="auto"))
     matrix.reset_parameters(1.0, zero=True)
     (weight,) = matrix.chain()
     (weight * torch.randn(48, 8)).sum().backward()
@@ -170,8 +170,8 @@ def test_zero_start_moves_only_the_first_core() -> None:
 
 @given(layout=layouts())
 @settings(deadline=None)
-def test_gradients_reach_every_core(layout: PairedLayout) -> None:
-    matrix = PairedMatrix(layout)
+def test_gradients_reach_every_core(layout: InterleavedLayout) -> None:
+    matrix = InterleavedMatrix(layout)
     matrix.reset_parameters(1.0)
     weights = torch.linspace(-1, 1, layout.rows * layout.cols).reshape(layout.rows, layout.cols) + 0.3
     left, right = matrix.factors()
@@ -184,13 +184,13 @@ def test_gradients_reach_every_core(layout: PairedLayout) -> None:
 
 @given(layout=layouts(), spare=st.integers(0, 2))
 @settings(deadline=None)
-def test_fit_is_exact_where_the_ranks_suffice(layout: PairedLayout, spare: int) -> None:
+def test_fit_is_exact_where_the_ranks_suffice(layout: InterleavedLayout, spare: int) -> None:
     torch.manual_seed(0)
-    source = PairedMatrix(layout)
+    source = InterleavedMatrix(layout)
     source.reset_parameters(1.0)
     target = dense(source)
     inner = [rank + spare for rank in layout.ranks[1:-1]]
-    fitted = PairedMatrix(PairedLayout(layout.row_modes, layout.col_modes, (1, *inner, 1)))
+    fitted = InterleavedMatrix(InterleavedLayout(layout.row_modes, layout.col_modes, (1, *inner, 1)))
     fitted.fit(target, torch.eye(layout.cols))
     torch.testing.assert_close(dense(fitted), target, rtol=1e-5, atol=1e-5)
     cores = [core.detach() for core in fitted.cores]
@@ -207,12 +207,12 @@ def test_fit_is_exact_where_the_ranks_suffice(layout: PairedLayout, spare: int) 
 
 @given(layout=layouts(), k=st.integers(1, 4), seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_fit_is_quasi_optimal(layout: PairedLayout, k: int, seed: int) -> None:
+def test_fit_is_quasi_optimal(layout: InterleavedLayout, k: int, seed: int) -> None:
     """The error lies between the largest of the bonds' tails, which no fit can beat, and the root of their squares."""
     generator = torch.Generator().manual_seed(seed)
     left = torch.randn(layout.rows, k, generator=generator)
     right = torch.randn(k, layout.cols, generator=generator)
-    matrix = PairedMatrix(layout)
+    matrix = InterleavedMatrix(layout)
     matrix.fit(left, right)
     target = left.double() @ right.double()
     error = torch.linalg.vector_norm(dense(matrix) - target).item()
@@ -231,21 +231,25 @@ def test_fit_of_zero_is_zero() -> None:
     assert torch.count_nonzero(matrix.chain()[0]) == 0
 
 
-def choose(modes: object, rank: object = 2) -> PairedLayout:
-    return PairedLayout.choose(12, 6, rank=rank, modes=modes)
+def choose(modes: object, rank: object = 2) -> InterleavedLayout:
+    return InterleavedLayout.choose(12, 6, rank=rank, modes=modes)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: PairedLayout((4, 0), (2, 2), (1, 2, 1)), TTShapeError, "row_modes is (4, 0); every mode must"),
-        (lambda: PairedLayout((4, 2), (2, "2"), (1, 2, 1)), TTTypeError, "col_modes holds '2'; expected ints"),
-        (lambda: PairedLayout((4, 3), (6,), (1, 2, 1)), TTShapeError, "row_modes is (4, 3) and col_modes is (6,)"),
-        (lambda: PairedLayout((), (), (1,)), TTShapeError, "expected as many modes of the columns as of the rows"),
-        (lambda: PairedLayout((4, 3), (2, 3), (1, 1)), TTValueError, "expected length 3 for 2 modes"),
-        (lambda: PairedLayout((4, 3), (2, 3), (1, 0, 1)), TTValueError, "ranks[1] is 0; expected an integer"),
-        (lambda: PairedLayout((4, 3), (2, 3), (1, 2.5, 1)), TTTypeError, "ranks[1] is 2.5; expected an integer"),
-        (lambda: PairedLayout((4, 3), (2, 3), (2, 2, 1)), TTShapeError, "ranks is (2, 2, 1); expected the first and"),
+        (lambda: InterleavedLayout((4, 0), (2, 2), (1, 2, 1)), TTShapeError, "row_modes is (4, 0); every mode must"),
+        (lambda: InterleavedLayout((4, 2), (2, "2"), (1, 2, 1)), TTTypeError, "col_modes holds '2'; expected ints"),
+        (lambda: InterleavedLayout((4, 3), (6,), (1, 2, 1)), TTShapeError, "row_modes is (4, 3) and col_modes is (6,)"),
+        (lambda: InterleavedLayout((), (), (1,)), TTShapeError, "expected as many modes of the columns as of the rows"),
+        (lambda: InterleavedLayout((4, 3), (2, 3), (1, 1)), TTValueError, "expected length 3 for 2 modes"),
+        (lambda: InterleavedLayout((4, 3), (2, 3), (1, 0, 1)), TTValueError, "ranks[1] is 0; expected an integer"),
+        (lambda: InterleavedLayout((4, 3), (2, 3), (1, 2.5, 1)), TTTypeError, "ranks[1] is 2.5; expected an integer"),
+        (
+            lambda: InterleavedLayout((4, 3), (2, 3), (2, 2, 1)),
+            TTShapeError,
+            "ranks is (2, 2, 1); expected the first and",
+        ),
         (lambda: choose("auto", [2]), TTValueError, "rank is [2] with modes 'auto'; give the modes as well"),
         (lambda: choose("paper"), TTValueError, "modes is 'paper'; expected 'auto', or two sequences"),
         (lambda: choose([[4, 3]]), TTValueError, "modes is [[4, 3]]; expected 'auto', or two sequences"),
@@ -261,8 +265,8 @@ def test_bad_input_is_named(call: object, error: type[Exception], message: str) 
 
 
 @given(layout=layouts())
-def test_half_precision_is_rounded_once(layout: PairedLayout) -> None:
-    matrix = PairedMatrix(layout)
+def test_half_precision_is_rounded_once(layout: InterleavedLayout) -> None:
+    matrix = InterleavedMatrix(layout)
     matrix.reset_parameters(1.0)
     (weight,) = matrix.to(torch.bfloat16).chain()
     (expected,) = matrix.float().chain()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.ttnet_llm.methods import Method, each
 from ttnet_llm import LorettaAdpConfig, TTLoraConfig, hold_factors
-from ttnet_llm.matrices.aligned import TrainMatrix
+from ttnet_llm.matrices.aligned import AlignedMatrix
 from ttnet_llm.matrices.thin import along, pays_along, times_thin
 
 TOKENS = [0, 1, 31, 32, 127, 128]  # both sides of every border
@@ -92,13 +92,13 @@ def test_tt_lora_goes_core_by_core_up_to_the_border(
     calls: list[str] = []
 
     def spy(name: str) -> None:
-        run = getattr(TrainMatrix, name)
+        run = getattr(AlignedMatrix, name)
 
         def call(*args: Tensor) -> object:
             calls.append(name)
             return run(*args)
 
-        monkeypatch.setattr(TrainMatrix, name, call)
+        monkeypatch.setattr(AlignedMatrix, name, call)
 
     spy("factors"), spy("multiply")
     for tokens, way in ((few, "multiply"), (few + 1, "factors")):

@@ -14,9 +14,9 @@ from tests.ttnet_llm.methods import Method, each
 from tests.ttnet_llm.models import logits, perturb
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, MeloraConfig, TTLoraConfig, hold_factors
-from ttnet_llm.matrices import config as trains_module
-from ttnet_llm.matrices.aligned import TrainLayout
+from ttnet_llm.matrices.aligned import AlignedLayout
 from ttnet_llm.matrices.thin import leading_factors, thin_svd
+from ttnet_llm.matrices.train_matrix import TrainMatrix
 
 FITTING = [LorettaRepConfig, TTLoraConfig]
 
@@ -183,13 +183,13 @@ def test_a_checkpoint_outlives_the_automatic_choice_of_modes(
     saved = json.loads((tmp_path / "adapter_config.json").read_text())
     assert saved["ttnet_version"]
     assert saved["recorded_modes"]
-    choose = trains_module._matrix
+    choose = TrainMatrix.choose.__func__
 
-    def later(paired: bool, rows: int, cols: int, rank: object, modes: object) -> object:
+    def later(cls: type, rows: int, cols: int, *, rank: object, modes: object) -> object:
         """A version that prefers one core for every side."""
-        return choose(paired, rows, cols, rank, [[rows], [cols]] if modes == "auto" else modes)
+        return choose(cls, rows, cols, rank=rank, modes=[[rows], [cols]] if modes == "auto" else modes)
 
-    monkeypatch.setattr(trains_module, "_matrix", later)
+    monkeypatch.setattr(TrainMatrix, "choose", classmethod(later))
     other = get_peft_model(models.bert(), config_cls())
     assert other.get_nb_trainable_parameters() != model.get_nb_trainable_parameters()
     loaded = PeftModel.from_pretrained(models.bert(), tmp_path).eval()
@@ -273,4 +273,4 @@ def test_layout_of_an_interleaved_adapter_reaches_full_rank() -> None:
         left, right = network.down.factors()
         ranks[layout] = int(torch.linalg.matrix_rank(left @ right))
     assert ranks == {"aligned": 5, "interleaved": 64}
-    assert TrainLayout.choose(768, 64, rank=5, modes="auto").cut_rank == 5
+    assert AlignedLayout.choose(768, 64, rank=5, modes="auto").cut_rank == 5
