@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from ttnet.errors import TTIndexError, TTShapeError, TTTypeError
 from ttnet.nn.kernels import lookup, merged, product, rows, sweep, take
 from ttnet.nn.layout import Layout
+from ttnet.nn.offload import bring_back
 from ttnet.nn.orders import CoreShape, Order, cheapest_order, order_table, whole
 from ttnet.numerics.scales import compute_dtype
 from ttnet.trains.tensor_train import TensorTrain
@@ -115,7 +116,8 @@ class TTWeight(nn.Module):
     @property
     def value(self) -> TensorTrain | TTMatrix:
         """The train (aligned) or TT-matrix (interleaved), hidden rows included, whose cores are the parameters."""
-        return TensorTrain(self.cores) if self.layout.kind == "aligned" else TTMatrix(self.cores)
+        cores = self._resident()
+        return TensorTrain(cores) if self.layout.kind == "aligned" else TTMatrix(cores)
 
     @torch.no_grad()
     def set_value(self, value: TensorTrain | TTMatrix) -> None:
@@ -326,8 +328,14 @@ class TTWeight(nn.Module):
 
     def _pairs(self, transposed: bool) -> list[Tensor]:
         """View the cores as those of a TT-matrix `(r, m, n, r')` whose m is contracted."""
-        pairs = [core.view(shape) for core, shape in self._with_shapes(list(self.cores))]
+        pairs = [core.view(shape) for core, shape in self._with_shapes(self._resident())]
         return [core.transpose(1, 2) for core in pairs] if transposed else pairs
+
+    def _resident(self) -> list[nn.Parameter]:
+        """The cores, with their entries."""
+        if self.cores[0].is_meta:
+            bring_back(self)
+        return list(self.cores)
 
     # --- orders -------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import align_module_device
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -146,7 +147,8 @@ class LinearAdapterLayer(AdapterLayer):
 
     def base_matrix(self) -> Tensor:
         """Give the base layer's weight as a matrix of shape `(in_features, out_features)`, dequantised."""
-        weight = self.get_base_weight()
+        with align_module_device(self.get_base_layer()):  # where it is offloaded
+            weight = self.get_base_weight()
         return weight if isinstance(self.get_base_layer(), Conv1D | nn.Embedding | TTEmbedding) else weight.T
 
     @torch.no_grad()

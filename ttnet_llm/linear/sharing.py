@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial
 
+from ttnet.nn.offload import bring_back
 from ttnet_llm.linear.network import FactorNetwork
 
 
@@ -85,6 +86,9 @@ class SharedView(FactorNetwork):
             The parameter, whole.
         """
         parameter = getattr(self.shared, name)
+        if parameter.is_meta:
+            bring_back(self.shared)
+            parameter = getattr(self.shared, name)
         if isinstance(parameter, DTensor):
             return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)
         return parameter

@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from ttnet.nn.offload import bring_back
 from ttnet.numerics.scales import compute_dtype
 
 
@@ -119,6 +120,9 @@ class TrainMatrix(nn.Module):
         """The cores in single precision at least, as small products are slow in half."""
         held = self.cores
         cores: list[Tensor] = [getattr(held, str(k)) for k in range(len(held))]  # iterating takes five times as long
+        if cores[0].is_meta:
+            bring_back(held)
+            cores = list(held)
         wide = compute_dtype(cores[0].dtype)
         return cores if wide == cores[0].dtype else [core.to(wide) for core in cores]
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from ttnet.nn.offload import bring_back
 from ttnet_llm.linear import Group, LinearAdapterLayer, LinearModel, SharedConfig, SharedView
 from ttnet_llm.matrices.sums import set_to_sum
 from ttnet_llm.networks.targets import QUERY_VALUE
@@ -77,6 +78,8 @@ class LotrView(SharedView):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return U, of shape `(in_features, r)`, and `G @ V`, of shape `(r, out_features)`."""
+        if self.core.is_meta:
+            bring_back(self)
         right = self.part("V")
         return self.part("U"), self.core.to(right.device) @ right
 

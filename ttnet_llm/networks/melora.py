@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttnet.nn.offload import bring_back
 from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, LinearModel
 from ttnet_llm.matrices.thin import thin_svd
 from ttnet_llm.networks.targets import QUERY_VALUE
@@ -69,6 +70,8 @@ class MeloraNetwork(FactorNetwork):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the two block-diagonal factors, of shapes `(in_features, n r)` and `(n r, out_features)`."""
+        if self.A.is_meta:
+            bring_back(self)
         left = torch.block_diag(*torch.tensor_split(self.A, self.n, dim=0))
         right = torch.block_diag(*torch.tensor_split(self.B, self.n, dim=1))
         return left, right

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn import TTEmbedding, TTLinear
+from ttnet.nn.offload import bring_back
 from ttnet_llm.tuner.config import AdapterConfig
 
 BASE = "__base__"  # PEFT's name, in a mixed batch, for a row without an adapter
@@ -147,9 +148,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
         if isinstance(base_layer, TTLinear | TTEmbedding):
+            bring_back(base_layer.tt)
             return base_layer.cores[0].device, base_layer.cores[0].dtype  # its `weight` would be formed
-        found: tuple[torch.device | None, torch.dtype | None] = super()._get_base_layer_device_and_dtype(base_layer)
-        return found
+        device, dtype = super()._get_base_layer_device_and_dtype(base_layer)
+        # Where an offloaded layer is computed, as its weight is nowhere in the meantime.
+        hook = base_layer.__dict__.get("_hf_hook")
+        return getattr(hook, "execution_device", None) or device, dtype
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         if adapter_name not in self.networks:  # PEFT asks every layer, also those that the adapter leaves alone
@@ -182,6 +186,14 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 and not any(parameter.requires_grad for parameter in self.networks[adapter].parameters())
             }
         super().enable_adapters(False)
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        bring_back(self.networks)  # what is offloaded would be saved without its entries
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        bring_back(self.networks)
+        super()._load_from_state_dict(*args, **kwargs)
 
     def cast_to_base_dtype(self, adapter_name: str) -> None:
         """Give an adapter's weights the dtype of the base layer.

@@ -479,3 +479,17 @@ def test_few_tokens_are_contracted_through_and_many_multiply_the_dense_weight():
 def test_orders_are_found_once():
     shapes = TTLinear(60, 60, ranks=3).tt.layout.pair_shapes
     assert cheapest_order(shapes, 1000) is cheapest_order(shapes, 1024)
+
+
+@pytest.mark.parametrize("layout", ["aligned", "interleaved"])
+def test_what_accelerate_offloads_is_taken_back(layout):
+    from accelerate import cpu_offload
+
+    layers = torch.nn.Sequential(TTEmbedding(60, 16, ranks=3, layout=layout), TTLinear(16, 12, ranks=3, layout=layout))
+    ids = torch.arange(20).reshape(4, 5)
+    expected, dense = layers(ids), layers[1].to_dense()
+    cpu_offload(layers, execution_device="cpu", offload_buffers=True)
+    assert layers[0].cores[0].is_meta
+    assert torch.equal(layers(ids), expected)
+    assert torch.equal(layers[1].to_dense().weight, dense.weight)
+    assert not any(core.is_meta for core in layers[1].cores)

@@ -1,0 +1,29 @@
+"""Weights that a library has offloaded, taken back by the modules that are never called and so never given them."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def bring_back(module: nn.Module) -> None:
+    """Load the weights of a module that are offloaded, and keep them where they are used from then on.
+
+    accelerate offloads weights to the CPU or the disk, leaves tensors without entries in their place, and loads them in
+    a hook around the call of the module that holds them. The cores of a train are held by a list, which nobody calls:
+    they are few, so they are loaded once and stay. A module that has no such hook is left alone.
+
+    Args:
+        module: The module, with those inside of it.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> bring_back(layer)
+    """
+    for part in module.modules():
+        hook = part.__dict__.get("_hf_hook")
+        if hook is None:
+            continue
+        hook.pre_forward(part)
+        del part._hf_hook
+        if part.__dict__.pop("_old_forward", None) is not None:
+            part.__dict__.pop("forward", None)  # the class's own again
