@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,16 +16,13 @@ from torch import Tensor
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.numerics.truncation import check_eps
 from ttnet_llm.linear.config import LinearConfig
-from ttnet_llm.linear.layer import LinearAdapterLayer
+from ttnet_llm.linear.layer import LinearAdapterLayer, layers_with
 from ttnet_llm.linear.network import FactorNetwork
 from ttnet_llm.linear.sharing import SharedView
 from ttnet_llm.lora.checkpoint import exactly
 from ttnet_llm.matrices.config import FittedConfig
 from ttnet_llm.matrices.thin import product_error
-from ttnet_llm.tuner import AdapterConfig
-
-if TYPE_CHECKING:
-    from ttnet_llm.linear.model import LinearModel
+from ttnet_llm.tuner import AdapterConfig, AdapterModel
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +59,7 @@ class CombineReport:
 
 @torch.no_grad()
 def combine(
-    model: LinearModel,
+    model: AdapterModel,
     adapters: Sequence[str],
     weights: Sequence[float],
     adapter_name: str,
@@ -72,7 +69,7 @@ def combine(
 ) -> CombineReport:
     """Add adapters up to a new one; `LinearModel.add_weighted_adapter` says what the arguments are."""
     _check(model, adapters, weights, adapter_name, combination_type, eps, max_rank)
-    parts = [dict(model.layers_with(adapter)) for adapter in adapters]
+    parts = [dict(layers_with(model.model, adapter)) for adapter in adapters]
     names = list(dict.fromkeys(name for part in parts for name in part))
     target = {name: _weighted_sum(name, parts, adapters, weights) for name in names}
     try:
@@ -83,7 +80,7 @@ def combine(
         raise
     errors: dict[str, float] = {}
     parameters: dict[int, int] = {}  # by tensor, as modules may share them
-    for name, layer in model.layers_with(adapter_name):
+    for name, layer in layers_with(model.model, adapter_name):
         left, right = layer.factors(adapter_name)
         errors[name] = product_error(*target[name], left, right * layer.scalings[adapter_name])
         parameters |= {id(p): p.numel() for p in layer.networks[adapter_name].parameters()}
@@ -98,7 +95,7 @@ def combine(
 
 
 def _add(
-    model: LinearModel,
+    model: AdapterModel,
     adapters: Sequence[str],
     weights: Sequence[float],
     adapter_name: str,
@@ -116,7 +113,7 @@ def _add(
             max_rank = configs[0].largest_rank
         _add_trains(model, adapter_name, fields, target, eps, max_rank)
         return
-    if issubclass(model.tuner_layer_cls.network_cls, SharedView):
+    if issubclass(cast(type[LinearAdapterLayer], model.tuner_layer_cls).network_cls, SharedView):
         _check_shared(adapters, parts)
     ranks = {name: _ranks_of(name, configs, parts) for name in target}
     new_ranks = {name: (max_rank or own[0]) if rounds else sum(own) for name, own in ranks.items()}
@@ -152,7 +149,7 @@ def _kept_fields(config: AdapterConfig, parts: Sequence[_Layers]) -> dict[str, A
 
 
 def _add_trains(
-    model: LinearModel,
+    model: AdapterModel,
     adapter_name: str,
     fields: dict[str, Any],
     target: dict[str, tuple[Tensor, Tensor]],
@@ -164,7 +161,7 @@ def _add_trains(
 
     config, networks = as_trains(target, model.method_name, eps=eps, max_rank=max_rank, **fields)
     _inject(model, adapter_name, config)
-    for name, layer in model.layers_with(adapter_name):
+    for name, layer in layers_with(model.model, adapter_name):
         layer.networks[adapter_name].load_state_dict(networks[name].state_dict())
 
 
@@ -177,7 +174,7 @@ def _with_ranks(config: AdapterConfig, fields: dict[str, Any], ranks: dict[str, 
 
 
 def _add_sums(
-    model: LinearModel,
+    model: AdapterModel,
     adapter_name: str,
     config: AdapterConfig,
     adapters: Sequence[str],
@@ -187,10 +184,10 @@ def _add_sums(
     """Add an adapter whose networks add up those of the others by themselves."""
     _inject(model, adapter_name, config)
     together: dict[int, list[str]] = {}
-    for name, layer in model.layers_with(adapter_name):
+    for name, layer in layers_with(model.model, adapter_name):
         network = layer.networks[adapter_name]
         together.setdefault(id(network.shared if isinstance(network, SharedView) else network), []).append(name)
-    layers = dict(model.layers_with(adapter_name))
+    layers = dict(layers_with(model.model, adapter_name))
     for names in together.values():
         given, scales = [], []
         for part, adapter, weight in zip(parts, adapters, weights, strict=True):
@@ -201,7 +198,7 @@ def _add_sums(
         type(new[0]).add_up(new, given, scales)
 
 
-def _inject(model: LinearModel, adapter_name: str, config: AdapterConfig) -> None:
+def _inject(model: AdapterModel, adapter_name: str, config: AdapterConfig) -> None:
     model.peft_config[adapter_name] = config
     model.inject_adapter(model.model, adapter_name)
 
@@ -222,7 +219,7 @@ def _check_shared(adapters: Sequence[str], parts: Sequence[_Layers]) -> None:
 
 
 def _check(
-    model: LinearModel,
+    model: AdapterModel,
     adapters: Sequence[str],
     weights: Sequence[float],
     adapter_name: str,

@@ -4,6 +4,7 @@ The two thin factors come from the method's network; nothing else about the meth
 update is formed only where the user asks for it, to merge.
 """
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -207,6 +208,28 @@ class LinearAdapterLayer(AdapterLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Tell PEFT that the update is additive, so that it can be converted to LoRA."""
         return True
+
+
+def layers_with(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, LinearAdapterLayer]]:
+    """List the layers that have an adapter of a linear method, with the full names of their modules.
+
+    Args:
+        model: The model that they are in.
+        adapter_name: Name of the adapter.
+
+    Yields:
+        Names and layers.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from ttnet_llm import LorettaRepConfig
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(8, 8)), LorettaRepConfig(target_modules=["0"]))
+        >>> [name for name, _ in layers_with(model.base_model.model, "default")]
+        ['0']
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, LinearAdapterLayer) and adapter_name in module.networks:
+            yield name, module
 
 
 def hold_factors(model: nn.Module, hold: bool = True) -> None:

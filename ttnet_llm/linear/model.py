@@ -11,7 +11,7 @@ from torch import nn
 
 from ttnet.errors import TTValueError
 from ttnet_llm.linear.combining import CombineReport, combine
-from ttnet_llm.linear.layer import LinearAdapterLayer
+from ttnet_llm.linear.layer import LinearAdapterLayer, layers_with
 from ttnet_llm.linear.network import FactorNetwork
 from ttnet_llm.linear.sharing import Group, SharedView, head_size, place
 from ttnet_llm.lora.checkpoint import lora_factors
@@ -56,17 +56,15 @@ class LinearModel(AdapterModel):
             self._start_from_lora(adapter_name, config)
 
     def layers_with(self, adapter_name: str) -> Iterator[tuple[str, LinearAdapterLayer]]:
-        """List the layers that have an adapter, with the full names of their modules.
+        """List the layers that have an adapter, with the full names of their modules; see `layers_with`.
 
         Args:
             adapter_name: Name of the adapter.
 
-        Yields:
-            Names, as the base model has them, and layers.
+        Returns:
+            The names, as the base model has them, and layers.
         """
-        for name, module in self.model.named_modules():
-            if isinstance(module, self.tuner_layer_cls) and adapter_name in module.networks:
-                yield name, module
+        return layers_with(self.model, adapter_name)
 
     def add_weighted_adapter(
         self,

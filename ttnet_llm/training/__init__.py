@@ -2,9 +2,10 @@
 
 from ttnet_llm.training.data import TextTask, load_files, load_glue
 from ttnet_llm.training.evaluation import Evaluation, evaluate
-from ttnet_llm.training.finetune import FinetuneResult, FinetuneSettings, finetune
+from ttnet_llm.training.finetune import finetune
 from ttnet_llm.training.methods import METHODS, make_config
 from ttnet_llm.training.model import load_finetuned, predict
+from ttnet_llm.training.settings import FinetuneResult, FinetuneSettings
 
 __all__ = [
     "METHODS",

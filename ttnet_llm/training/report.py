@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ttnet_llm.training.files import write_text
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.pictures import Curve, draw_curves
-
-if TYPE_CHECKING:
-    from ttnet_llm.training.finetune import FinetuneResult
+from ttnet_llm.training.settings import FinetuneResult
 
 
 def size(count: int) -> str:
