@@ -13,7 +13,6 @@ from .errors import (
 )
 from .io import load
 from .plotting import plot_compression, plot_ranks, plot_singular_values
-from .rounding import round, round_sum
 from .trains import pytree
 from .trains.construct import arange, eye, meshgrid, ones, random, zeros
 from .trains.evaluation import evaluate
@@ -22,6 +21,7 @@ from .trains.orthogonal import entropies, orthogonalise, singular_values
 from .trains.permuting import permute
 from .trains.quantized import dequantize, quantize
 from .trains.reshaping import reshape
+from .trains.rounding import round, round_sum
 from .trains.tensor_train import TensorTrain
 from .trains.tt_matrix import TTMatrix
 

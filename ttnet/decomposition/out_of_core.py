@@ -36,6 +36,7 @@ from ttnet.decomposition.array_source import (
     slab_size,
     slab_triangle,
 )
+from ttnet.decomposition.in_memory import dense_cores
 from ttnet.decomposition.passes_file import PassesFile
 from ttnet.decomposition.plan import Step
 from ttnet.decomposition.spectrum import Spectrum, of_gram, of_triangle
@@ -193,10 +194,8 @@ class ArraySweep:
         rest = self._source.read()
         budget = self._budget
         if budget is None:  # the whole array
-            from ttnet.decomposition.tt_svd import tt_svd  # which imports this module
-
             ranks = [self._source.numel if rank is None else rank for rank in self._max_ranks]
-            return list(tt_svd(rest[0, ..., 0], eps=self._eps, max_rank=ranks, method=self._method).cores)
+            return dense_cores(rest[0, ..., 0], eps=self._eps, max_rank=ranks, method=self._method)
         method = "qr" if self._kernel == "qr" else "auto"
         done = {"left": self._left, "right": self._right}
         return Sweep(rest.to(self._dtype), self._dtype, self._pending, self._norm, budget, method, **done).run()

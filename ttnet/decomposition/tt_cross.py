@@ -17,10 +17,10 @@ from ttnet.errors import TTTypeError, TTValueError
 from ttnet.numerics.scales import max_exponent, times_power_of_two
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.numerics.truncation import check_eps, check_max_rank
-from ttnet.rounding import round
 from ttnet.trains.chain import check_shape
 from ttnet.trains.evaluation import scaled_entries, scaled_slices
 from ttnet.trains.reshaping import reshape
+from ttnet.trains.rounding import round
 from ttnet.trains.sweeps import balance
 from ttnet.trains.tensor_train import TensorTrain
 

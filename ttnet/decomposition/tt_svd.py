@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,20 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ttnet.decomposition import plan
 from ttnet.decomposition.array_source import ArrayLike, check_array, entry_dtype, read
+from ttnet.decomposition.in_memory import METHODS, dense_cores, finish, zero_cores
 from ttnet.decomposition.out_of_core import ArraySweep, PassProgress, check_memory_limit
-from ttnet.decomposition.spectrum import OutOfRange, check_range
-from ttnet.decomposition.sweep import Sweep
-from ttnet.decomposition.unfolding_kernels import Unfolding, double, sum_of_squares
-from ttnet.errors import TTShapeError, TTValueError
 from ttnet.numerics.dense import as_dense
-from ttnet.numerics.scales import compute_dtype, count_nonfinite, max_exponent, times_power_of_two
-from ttnet.numerics.train_scales import join_scale
-from ttnet.numerics.truncation import ErrorBudget, check_eps, check_max_rank, check_method, check_readable
+from ttnet.numerics.truncation import check_eps, check_max_rank, check_method
 from ttnet.trains.tensor_train import TensorTrain
-
-METHODS = ("auto", "svd", "qr", "gram", "randomized")
 
 
 def tt_svd(
@@ -85,63 +76,34 @@ def tt_svd(
         >>> tt.ranks, bool((tt.full() - x).norm() <= 1e-5 * x.norm())
         ((1, 2, 2, 1), True)
     """
-    check_method(method, METHODS)
-    bound = check_eps(eps)
     in_slabs = memory is not None or not isinstance(x, Tensor | np.ndarray) or isinstance(x, np.memmap)
     if in_slabs or checkpoint is not None or callback is not None:
-        return _in_slabs(x, bound, max_rank, method, memory, checkpoint, callback)
-    x = as_dense(x)
-    max_ranks = check_max_rank(max_rank, max(0, x.ndim - 1))
-    if 0 in x.shape:
-        raise TTShapeError(f"x has shape {tuple(x.shape)}; every mode must have size at least 1.")
-    check_readable(x, "x")
-    differentiable = x.requires_grad and torch.is_grad_enabled()
-    is_small = method == "auto" and x.numel() <= plan.SMALL_NUMEL and not differentiable
-    exact = method == "svd" or differentiable or is_small or x.ndim < 2
-    kept = compute_dtype(x.dtype)
-    dtype = double(kept) if is_small else kept  # which costs nothing there
-    arithmetic = dtype if exact else double(dtype)
-    budget = ErrorBudget(norm=1.0, eps=bound, max_ranks=max_ranks, dtype=x.dtype, arithmetic=arithmetic)
-    if not exact:
-        with contextlib.suppress(OutOfRange):
-            cores = Sweep(x.detach(), dtype, 0, None, budget, method).run()
-            return _train(cores, 0, x.dtype)
-    exponent, norm = _measure(x.detach())
-    if x.ndim < 2:
-        return TensorTrain([x.reshape(1, *x.shape, 1).clone()])
-    if norm == 0 and not differentiable:
-        return TensorTrain([_unit(size, x) for size in x.shape[:-1]] + [x.new_zeros(1, x.shape[-1], 1)])
-    if exact:
-        cores = _exact(times_power_of_two(x.to(dtype), -exponent), budget.for_norm(norm))
-    else:
-        cores = Sweep(x.detach(), dtype, exponent, norm, budget.for_norm(norm), method).run()
-    return _train(cores, exponent, x.dtype)
-
-
-def _train(cores: Sequence[Tensor], exponent: int, dtype: torch.dtype) -> TensorTrain:
-    return TensorTrain([core.contiguous() for core in join_scale(cores, exponent, dtype)])
+        return TensorTrain(_in_slabs(x, eps, max_rank, method, memory, checkpoint, callback))
+    return TensorTrain(dense_cores(as_dense(x), eps=eps, max_rank=max_rank, method=method))
 
 
 def _in_slabs(
     x: ArrayLike,
-    eps: float,
+    eps: float | None,
     max_rank: int | Sequence[int] | None,
     method: str,
     memory: int | None,
     checkpoint: str | os.PathLike[str] | None,
     callback: Callable[[PassProgress], object] | None,
-) -> TensorTrain:
+) -> list[Tensor]:
     """Decompose an array that need not fit into memory."""
+    check_method(method, METHODS)
+    bound = check_eps(eps)
     dtype = entry_dtype(x)
     shape = tuple(map(int, x.shape))
     max_ranks = check_max_rank(max_rank, max(0, len(shape) - 1))
     memory = check_memory_limit(memory)
     check_array(x)
     if len(shape) < 2:
-        return tt_svd(read(x, (slice(None),) * len(shape)), eps=eps)
+        return dense_cores(read(x, (slice(None),) * len(shape)), eps=bound)
     sweep = ArraySweep(
         x.detach() if isinstance(x, Tensor) else x,
-        eps=eps,
+        eps=bound,
         max_ranks=max_ranks,
         method=method,
         memory=memory,
@@ -150,45 +112,5 @@ def _in_slabs(
     )
     cores, exponent = sweep.run()
     if not cores:
-        like = torch.empty(0, dtype=dtype)
-        return TensorTrain([_unit(size, like) for size in shape[:-1]] + [like.new_zeros(1, shape[-1], 1)])
-    return _train(cores, exponent, dtype)
-
-
-def _exact(
-    rest: Tensor,  # (n_1, ..., n_d)
-    budget: ErrorBudget,
-) -> list[Tensor]:
-    """Cut bond by bond from the left, differentiably."""
-    *sizes, last = rest.shape
-    cores = []
-    rank = 1
-    for size in sizes:
-        u, rest = budget.cut(rest.reshape(rank * size, -1))  # (r n, r'), (r', remaining modes)
-        cores.append(u.reshape(rank, size, -1))
-        rank = u.shape[1]
-    return [*cores, rest.reshape(rank, last, 1)]
-
-
-def _measure(
-    x: Tensor,  # (n_1, ..., n_d), without gradients
-) -> tuple[int, float]:
-    """Give an exponent and the Frobenius norm of x times 2**-exponent, which no square or product of it overflows."""
-    if x.ndim == 0:
-        x = x[None]
-    dtype = compute_dtype(x.dtype)
-    squares = sum_of_squares(Unfolding(x, 1, dtype))
-    with contextlib.suppress(OutOfRange):
-        check_range(squares, x.numel())
-        return 0, squares**0.5
-    if count := count_nonfinite(x):
-        raise TTValueError(f"x holds NaN or infinite entries, {count} of {x.numel()}; expected finite numbers.")
-    exponent = int(max_exponent(x))
-    return exponent, sum_of_squares(Unfolding(x, 1, dtype, exponent=exponent)) ** 0.5
-
-
-def _unit(size: int, like: Tensor) -> Tensor:
-    """Give a core (1, size, 1) of norm 1."""
-    core = like.new_zeros(1, size, 1)
-    core[0, 0, 0] = 1
-    return core
+        return zero_cores(shape, torch.empty(0, dtype=dtype))
+    return finish(cores, exponent, dtype)

@@ -1,6 +1,5 @@
-"""Rank truncation of trains and of sums of trains; orthogonal forms, which keep the ranks, are in `ttnet.trains`."""
+"""How sums of trains, given by their cores, are brought to smaller ranks; `ttnet.round` is in `ttnet.trains`."""
 
-from ttnet.rounding.methods import round, round_sum
-from ttnet.trains.orthogonal import right_orthogonalise
+from ttnet.rounding.methods import round_cores
 
-__all__ = ["right_orthogonalise", "round", "round_sum"]
+__all__ = ["round_cores"]

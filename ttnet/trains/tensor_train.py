@@ -174,7 +174,7 @@ class TensorTrain(CoreChain):
             >>> (x + x).round().ranks
             (1, 1, 1, 1)
         """
-        from ttnet import rounding  # here, since that room builds trains
+        from ttnet.trains import rounding  # here, since that module builds trains
 
         return rounding.round(self, eps=eps, max_rank=max_rank, method=method)
 

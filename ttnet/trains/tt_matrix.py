@@ -86,7 +86,7 @@ class TTMatrix(CoreChain):
             raise TTShapeError(
                 f"row_shape has {len(rows)} modes and col_shape has {len(cols)}; expected as many, and at least 1."
             )
-        from ttnet.decomposition import tt_svd  # here, since that room builds trains
+        from ttnet.decomposition.in_memory import dense_cores  # here, since that room also builds trains
 
         w = as_dense(w, "w")
         if tuple(w.shape) != (math.prod(rows), math.prod(cols)):
@@ -97,8 +97,9 @@ class TTMatrix(CoreChain):
         order = len(rows)
         pairs = [axis for k in range(order) for axis in (k, order + k)]  # m_1, n_1, m_2, n_2, ...
         sizes = [m * n for m, n in zip(rows, cols, strict=True)]
-        train = tt_svd(w.reshape(*rows, *cols).permute(pairs).reshape(sizes), eps=eps, max_rank=max_rank, method=method)
-        return cls.from_train(train, rows, cols)
+        paired = w.reshape(*rows, *cols).permute(pairs).reshape(sizes)
+        cores = dense_cores(paired, eps=eps, max_rank=max_rank, method=method)
+        return cls([core.unflatten(1, (m, n)) for core, m, n in zip(cores, rows, cols, strict=True)])
 
     @classmethod
     def from_train(cls, train: TensorTrain, row_shape: Sequence[int], col_shape: Sequence[int]) -> Self:
