@@ -94,13 +94,14 @@ class LinearAdapterLayer(AdapterLayer):
         super().update_layer(adapter_name, config)
 
     @property
-    def _is_embedding(self) -> bool:
+    def is_embedding(self) -> bool:
+        """Whether the base layer is an embedding, dense or a train."""
         return isinstance(self.get_base_layer(), nn.Embedding | TTEmbedding)
 
     @property
     def fan_in(self) -> int:
         """How many inputs an output adds up: all of them, but one row only of an embedding."""
-        return 1 if self._is_embedding else self.in_features
+        return 1 if self.is_embedding else self.in_features
 
     def adapt_output(self, adapter: str, x: Tensor, result: Tensor) -> Tensor:
         """Add the update's contribution, as two skinny products; that of few tokens in the network's cheaper way.
@@ -115,7 +116,7 @@ class LinearAdapterLayer(AdapterLayer):
         """
         scaling, dropout = self.scalings[adapter], self.dropouts[adapter]
         network = cast(FactorNetwork, self.networks[adapter])
-        few_tokens = 0 if self._is_embedding or adapter in self._held else network.few_tokens
+        few_tokens = 0 if self.is_embedding or adapter in self._held else network.few_tokens
         if 0 < x.numel() // self.in_features <= few_tokens:
             x = dropout(self._cast_input_dtype(x, next(network.parameters()).dtype))
             update = network.multiply(x.reshape(-1, self.in_features)).view(result.shape)
@@ -123,7 +124,7 @@ class LinearAdapterLayer(AdapterLayer):
         left, right = self.factors(adapter)
         if left.device != x.device:  # a network that modules on several devices share lies on one of them
             left, right = left.to(x.device), right.to(x.device)
-        if self._is_embedding:
+        if self.is_embedding:
             update = F.embedding(x, left) @ (right * scaling)
             scale = self._get_embed_scale()
             return (result + (update if scale is None else update * scale)).to(result.dtype)

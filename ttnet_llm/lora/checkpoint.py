@@ -29,7 +29,8 @@ _KEY = re.compile(rf"(?:{re.escape(PREFIX)})?(.+)\.lora_(embedding_)?([AB])(?:\.
 # Fields that say nothing of the update, or of which `lora_factors` takes account; others must have their defaults.
 _UNDERSTOOD = {entry.name for entry in dataclasses.fields(PeftConfig)} | {
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "lora_dropout"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "bias", "modules_to_save"),
+    *("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("bias", "modules_to_save"),
     *("init_lora_weights", "eva_config", "loftq_config", "corda_config", "lora_ga_config", "velora_config"),
     *("megatron_config", "megatron_core", "qalora_group_size", "runtime_config"),
 }
@@ -118,6 +119,9 @@ def read_lora(path: str | Path) -> LoraCheckpoint:
             others[key] = tensor
     if not sides:
         raise TTFileError(f"The adapter in {str(folder)!r} holds no LoRA weights; save it again.")
+    # The weight of a linear layer may as well be targeted as a parameter; others hold more than one matrix.
+    if stacks := set(config.target_parameters or ()) - {f"{name}.weight" for name in sides}:
+        raise _not_plain(folder, "target_parameters", sorted(stacks))
     factors = {name: _factors(name, pair, config, folder) for name, pair in sides.items()}
     return LoraCheckpoint(config, factors, frozenset(embeddings), others)
 
@@ -188,20 +192,38 @@ def write_lora(path: str | Path, checkpoint: LoraCheckpoint) -> LoraConfig:
         ...     config.r, config.lora_alpha, bool(torch.equal(lora_factors(folder)["0"][1], factors["0"][1]))
         (2, 2, True)
     """
+    config, tensors = as_peft(checkpoint)
+    write_adapter(path, config, tensors, kind=EXPORT)
+    return config
+
+
+def as_peft(checkpoint: LoraCheckpoint) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """Write a checkpoint in PEFT's terms, with every update scaled by 1.
+
+    Args:
+        checkpoint: The checkpoint.
+
+    Returns:
+        The config, and the tensors by their keys in the file.
+
+    Example:
+        >>> config, tensors = as_peft(LoraCheckpoint(LoraConfig(), {"0": (torch.ones(6, 2), torch.ones(2, 4))}))
+        >>> config.r, {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        (2, {'base_model.model.0.lora_A.weight': (2, 6), 'base_model.model.0.lora_B.weight': (4, 2)})
+    """
     ranks = {name: left.shape[1] for name, (left, _) in checkpoint.factors.items()}
     config = copy.deepcopy(checkpoint.config)
     counts = Counter(ranks.values())
     config.r = config.lora_alpha = max(counts, key=lambda rank: (counts[rank], rank))
     config.use_rslora = False
-    config.rank_pattern = {exactly(name): rank for name, rank in ranks.items() if rank != config.r}
+    config.rank_pattern = {exactly(_target(n, config)): rank for n, rank in ranks.items() if rank != config.r}
     config.alpha_pattern = dict(config.rank_pattern)
     tensors = dict(checkpoint.others)
     for name, (left, right) in checkpoint.factors.items():
         part, end = ("lora_embedding", "") if name in checkpoint.embeddings else ("lora", ".weight")
         tensors[f"{PREFIX}{name}.{part}_A{end}"] = left.T
         tensors[f"{PREFIX}{name}.{part}_B{end}"] = right.T
-    write_adapter(path, config, tensors, kind=EXPORT)
-    return config
+    return config, tensors
 
 
 def write_adapter(path: str | Path, config: PeftConfig, tensors: Mapping[str, Tensor], *, kind: str) -> None:
@@ -240,22 +262,32 @@ def exactly(name: str) -> str:
     return "^" + re.escape(name)
 
 
+def _target(name: str, config: LoraConfig) -> str:
+    """Give what PEFT calls a module in patterns: its weight, where that is targeted as a parameter."""
+    weight = f"{name}.weight"
+    return weight if weight in (config.target_parameters or ()) else name
+
+
 def _check_plain(config: LoraConfig, folder: Path) -> None:
     for entry in dataclasses.fields(config):
         factory = entry.default_factory
         default = entry.default if factory is dataclasses.MISSING else factory()
         value = getattr(config, entry.name)
         if value and value != default and entry.name not in _UNDERSTOOD:
-            raise TTTypeError(
-                f"The LoRA adapter in {str(folder)!r} was made with {entry.name}={value!r}, so that its update is not "
-                "a plain product of two matrices; only plain LoRA is understood."
-            )
+            raise _not_plain(folder, entry.name, value)
     if config.init_lora_weights not in _PLAIN_STARTS:
         raise TTTypeError(
             f"The LoRA adapter in {str(folder)!r} was started with init_lora_weights={config.init_lora_weights!r}, "
             "which changes the base model's weights; save it with `path_initial_model_for_weight_conversion`, as "
             "PEFT's documentation says, so that it counts from the weights as they are."
         )
+
+
+def _not_plain(folder: Path, field: str, value: object) -> TTTypeError:
+    return TTTypeError(
+        f"The LoRA adapter in {str(folder)!r} was made with {field}={value!r}, so that its update is not a plain "
+        "product of two matrices; only plain LoRA is understood."
+    )
 
 
 def _factors(name: str, pair: dict[str, Tensor], config: LoraConfig, folder: Path) -> tuple[Tensor, Tensor]:
@@ -265,8 +297,9 @@ def _factors(name: str, pair: dict[str, Tensor], config: LoraConfig, folder: Pat
             f"The adapter in {str(folder)!r} holds lora_{there} of {name!r}, but no lora_{missing}; save it again."
         )
     ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
-    rank = ranks.get(get_pattern_key(ranks, name), config.r)
-    alpha = alphas.get(get_pattern_key(alphas, name), config.lora_alpha)
+    target = _target(name, config)
+    rank = ranks.get(get_pattern_key(ranks, target), config.r)
+    alpha = alphas.get(get_pattern_key(alphas, target), config.lora_alpha)
     down, up = pair["A"], pair["B"]
     if down.ndim != 2 or up.ndim != 2:
         raise TTTypeError(

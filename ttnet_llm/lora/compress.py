@@ -354,7 +354,7 @@ def _kept(checkpoint: LoraCheckpoint, method: str) -> dict[str, Any]:
     )
     return {
         **{field: getattr(old, field) for field in fields.split()},
-        "target_modules": old.target_modules or sorted(checkpoint.factors),
+        "target_modules": (None if old.target_parameters else old.target_modules) or sorted(checkpoint.factors),
         "bias": f"{method}_only" if old.bias == "lora_only" else old.bias,
         "dropout": old.lora_dropout,
     }

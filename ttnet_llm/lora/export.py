@@ -3,23 +3,21 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel
-from peft.utils import get_peft_model_state_dict
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.numerics.truncation import check_eps
 from ttnet_llm.folders import output_folder
 from ttnet_llm.linear import LinearAdapterLayer
 from ttnet_llm.lora.checkpoint import EXPORT, PREFIX, LoraCheckpoint, write_lora
+from ttnet_llm.lora.contents import base_model, find_targets, lora_config, trained_whole
+from ttnet_llm.lora.verify import loading_faults, skeleton
 from ttnet_llm.matrices.thin import thin_svd
-from ttnet_llm.tt_head import TrainDense
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
 
 
@@ -73,6 +71,7 @@ def export_lora(
     pad_to: int | Literal["uniform"] | None = None,
     dtype: torch.dtype | None = None,
     save_embedding_layers: bool | Literal["auto"] = "auto",
+    verify: bool = True,
 ) -> ExportReport:
     """Write an adapter of any linear method as a LoRA checkpoint of PEFT's, which needs this package no more.
 
@@ -92,12 +91,15 @@ def export_lora(
         dtype: The dtype of the LoRA weights in the file; `None` keeps the adapter's, float32 at least.
         save_embedding_layers: Whether the base model's embeddings go along, as in PEFT's `save_pretrained`; `"auto"`
             takes them where the vocabulary was resized, and leaves out those that the adapter adapts.
+        verify: Whether to try out first, on the model without its weights, that plain PEFT gives every module its
+            update, and no other module one.
 
     Returns:
         The folder and the ranks.
 
     Raises:
-        TTTypeError: If the adapter is of another method, or is not linear in its input.
+        TTTypeError: If the adapter is of another method, or is not linear in its input, or PEFT would not load what is
+            written as it is meant.
         TTValueError: If there is no adapter of that name, an argument is out of range, a module's rank is above
             `pad_to`, or a weight is not finite.
         TTFileError: If the folder holds something else.
@@ -105,7 +107,7 @@ def export_lora(
     Example:
         >>> import tempfile
         >>> import ttnet_llm
-        >>> from peft import get_peft_model
+        >>> from peft import PeftModel, get_peft_model
         >>> config = ttnet_llm.TTLoraConfig(tt_rank=3, target_modules=["0"], init_weights=False)
         >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 48)), config)
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -120,6 +122,7 @@ def export_lora(
             choices = 'an integer of at least 1, "uniform" or None' if name == "pad_to" else "an integer of at least 1"
             raise TTValueError(f"{name} is {value!r}; expected {choices}.")
     output_folder(path, kind=EXPORT)
+    model = getattr(model, "_orig_mod", model)  # of a compiled one
     layers = dict(linear_layers(model, adapter_name))
     factors, errors = {}, {}
     for name, layer in layers.items():
@@ -133,10 +136,20 @@ def export_lora(
         factors = {name: _padded(name, left, right, width) for name, (left, right) in factors.items()}
     if dtype is not None:
         factors = {name: (left.to(dtype), right.to(dtype)) for name, (left, right) in factors.items()}
-    embeddings = frozenset(n for n, layer in layers.items() if isinstance(layer.get_base_layer(), nn.Embedding))
-    config = _config(model, adapter_name, layers)
-    others = _others(model, adapter_name, layers, save_embedding_layers)
-    written = write_lora(path, LoraCheckpoint(config, factors, embeddings, others))
+    config = _configs(model)[adapter_name]
+    checkpoint = LoraCheckpoint(
+        lora_config(model, config, layers, find_targets(model, config, layers)),
+        factors,
+        frozenset(name for name, layer in layers.items() if layer.is_embedding),
+        trained_whole(model, adapter_name, layers, save_embedding_layers),
+    )
+    if verify and (faults := loading_faults(skeleton(base_model(model)), checkpoint)):
+        raise TTTypeError(
+            f"PEFT {version('peft')} does not load this export as it is meant: {'; '.join(faults)}. Merge the adapter "
+            "(`ttnet-llm merge`), keep it and load it with this package, or adapt other modules; `verify=False` writes "
+            "the export all the same."
+        )
+    written = write_lora(path, checkpoint)
     modules = (
         ExportedModule(
             name,
@@ -273,64 +286,3 @@ def _padded(name: str, left: Tensor, right: Tensor, width: int) -> tuple[Tensor,
         )
     zeros = nn.functional.pad
     return zeros(left, (0, missing)), zeros(right, (0, 0, 0, missing))
-
-
-def _config(model: nn.Module, adapter_name: str, layers: dict[str, LinearAdapterLayer]) -> LoraConfig:
-    """Say in LoRA's terms what the adapter's config says, but for the ranks."""
-    config = _configs(model)[adapter_name]
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    auto_mapping = config.auto_mapping
-    if config.task_type is None and auto_mapping is None:
-        # As `save_pretrained` has it, so that PEFT's auto classes find the model's class.
-        auto_mapping = {"base_model_class": type(base).__name__, "parent_library": type(base).__module__}
-    return LoraConfig(
-        task_type=config.task_type,
-        auto_mapping=auto_mapping,
-        base_model_name_or_path=config.base_model_name_or_path or getattr(base, "name_or_path", None) or None,
-        revision=config.revision,
-        inference_mode=True,
-        lora_dropout=config.dropout,
-        bias="lora_only" if config.bias.endswith("_only") else config.bias,
-        fan_in_fan_out=any(isinstance(layer.get_base_layer(), Conv1D) for layer in layers.values()),
-        modules_to_save=config.modules_to_save,
-        **_targets(model, config, layers),
-    )
-
-
-def _targets(model: nn.Module, config: AdapterConfig, layers: dict[str, LinearAdapterLayer]) -> dict[str, Any]:
-    """Name the modules by their last names where that names just them, which is what all engines understand."""
-    ends = {name.rpartition(".")[2] for name in layers}
-    inside = tuple(f"{name}." for name in layers)
-    named = {
-        name
-        for name, _ in model.named_modules()
-        if name.rpartition(".")[2] in ends and not name.removeprefix(PREFIX).startswith(inside)
-    }
-    if len(named) == len(layers):
-        return {"target_modules": sorted(ends)}
-    fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
-    return {field: getattr(config, field) for field in fields}
-
-
-def _others(
-    model: nn.Module,
-    adapter_name: str,
-    layers: dict[str, LinearAdapterLayer],
-    save_embedding_layers: bool | Literal["auto"],
-) -> dict[str, Tensor]:
-    """Collect what else belongs to the adapter, under the keys that PEFT saves it by."""
-    if save_embedding_layers == "auto" and any(
-        isinstance(layer.get_base_layer(), nn.Embedding) for layer in layers.values()
-    ):
-        save_embedding_layers = False  # PEFT would take every adapted embedding for a resized one
-    tensors = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=save_embedding_layers)
-    networks = tuple(f"{name}.{layer.method}_network." for name, layer in layers.items())
-    others = {key: tensor for key, tensor in tensors.items() if not key.removeprefix(PREFIX).startswith(networks)}
-    for name, wrapper in model.named_modules():
-        if isinstance(wrapper, AuxiliaryTrainingWrapper) and adapter_name in wrapper._adapters:
-            for inner, module in wrapper.modules_to_save[adapter_name].named_modules():
-                if isinstance(module, TrainDense):
-                    prefix = f"{name}.{inner}." if inner else f"{name}."
-                    others = {key: tensor for key, tensor in others.items() if not key.startswith(prefix)}
-                    others |= {prefix + key: tensor for key, tensor in module.to_dense().state_dict().items()}
-    return {PREFIX + key.removeprefix(PREFIX): tensor for key, tensor in others.items()}
