@@ -1,5 +1,9 @@
 """Small models from configs, of every architecture that the tests adapt."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 import transformers as tf
 from torch import nn
@@ -149,3 +153,18 @@ def perturb(model: nn.Module, seed: int = 0, spread: float = 0.3) -> nn.Module:
                 noise = torch.randn(parameter.shape, generator=generator) * spread
                 parameter.add_(noise.to(parameter.device, parameter.dtype))
     return model
+
+
+def logits_without_this_package(adapter: Path) -> torch.Tensor:
+    """Let a process that only knows PEFT load a causal LM's adapter, which names its base model, and call it."""
+    program = f"""
+import sys, torch
+from peft import AutoPeftModelForCausalLM
+model = AutoPeftModelForCausalLM.from_pretrained({str(adapter)!r}).eval()
+with torch.no_grad():
+    logits = model(input_ids=torch.tensor({IDS.tolist()})).logits
+assert not [name for name in sys.modules if name.partition(".")[0] in ("ttnet", "ttnet_llm")]
+torch.save(logits, {str(adapter / "logits.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    return torch.load(adapter / "logits.pt")

@@ -124,4 +124,8 @@ def trained_whole(
                     prefix = f"{name}.{inner}." if inner else f"{name}."
                     others = {key: tensor for key, tensor in others.items() if not key.startswith(prefix)}
                     others |= {prefix + key: tensor for key, tensor in module.to_dense().state_dict().items()}
-    return {PREFIX + key.removeprefix(PREFIX): tensor for key, tensor in others.items()}
+    # With bias="all", PEFT also takes the biases of these modules by the names that they have inside its wrappers.
+    inside = {"modules_to_save", "original_module"}
+    return {
+        PREFIX + key.removeprefix(PREFIX): tensor for key, tensor in others.items() if inside.isdisjoint(key.split("."))
+    }

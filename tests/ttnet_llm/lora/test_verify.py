@@ -1,7 +1,5 @@
 """Exports that plain PEFT would not load as they are meant: written in a form that it does, or else refused."""
 
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from transformers import conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
 from tests.ttnet_llm import models
-from tests.ttnet_llm.models import logits, perturb
+from tests.ttnet_llm.models import logits, logits_without_this_package, perturb
 from ttnet.errors import TTTypeError
 from ttnet.nn import TTEmbedding, TTLinear
 from ttnet_llm import LotrConfig, TTLoraConfig, export_lora
@@ -104,17 +102,8 @@ def test_a_process_without_this_package_computes_the_same(tmp_path: Path) -> Non
     base.name_or_path = str(tmp_path / "base")
     trained = logits(model := adapted(base))
     export_lora(model, tmp_path / "lora")
-    program = f"""
-import sys, torch
-from peft import AutoPeftModelForCausalLM
-model = AutoPeftModelForCausalLM.from_pretrained({str(tmp_path / "lora")!r}).eval()
-with torch.no_grad():
-    logits = model(input_ids=torch.tensor({models.IDS.tolist()})).logits
-assert not [name for name in sys.modules if name.partition(".")[0] in ("ttnet", "ttnet_llm")]
-torch.save(logits, {str(tmp_path / "logits.pt")!r})
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), trained, rtol=1e-5, atol=1e-5)
+    found = logits_without_this_package(tmp_path / "lora")
+    torch.testing.assert_close(found, trained, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_targeted_as_parameters_are_read_and_compressed(tmp_path: Path) -> None:
