@@ -8,7 +8,19 @@ from pathlib import Path
 
 import lazy_loader
 
+from ttnet.moved import keep_old_names
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+keep_old_names(
+    {
+        "ttnet.tensor_train.TensorTrain": "ttnet.trains.tensor_train.TensorTrain",
+        "ttnet.tt_matrix.TTMatrix": "ttnet.trains.tt_matrix.TTMatrix",
+        "ttnet._steps.Arrangement": "ttnet.contraction.steps.Arrangement",
+        "ttnet._steps.Reduction": "ttnet.contraction.steps.Reduction",
+        "ttnet._steps.Step": "ttnet.contraction.steps.Step",
+    }
+)
 
 # torch knows trains from here on, as trees of tensors and in its files. The commands alone do without until they run.
 if Path("".join(sys.argv[:1])).stem not in ("ttnet", "ttnet-llm"):

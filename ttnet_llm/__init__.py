@@ -9,7 +9,23 @@ from pathlib import Path
 
 import lazy_loader
 
+from ttnet.moved import keep_old_names
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+keep_old_names(
+    {
+        "ttnet_llm.train_matrix.TrainLayout": "ttnet_llm.matrices.aligned.AlignedLayout",
+        "ttnet_llm.train_matrix.TrainMatrix": "ttnet_llm.matrices.aligned.AlignedMatrix",
+        "ttnet_llm.paired_matrix.PairedLayout": "ttnet_llm.matrices.interleaved.InterleavedLayout",
+        "ttnet_llm.paired_matrix.PairedMatrix": "ttnet_llm.matrices.interleaved.InterleavedMatrix",
+        "ttnet_llm.compress.CompressReport": "ttnet_llm.lora.compress.CompressReport",
+        "ttnet_llm.compress.CompressedModule": "ttnet_llm.lora.compress.CompressedModule",
+        "ttnet_llm.export.ExportReport": "ttnet_llm.lora.export.ExportReport",
+        "ttnet_llm.export.ExportedModule": "ttnet_llm.lora.export.ExportedModule",
+        "ttnet_llm.spectra.ModuleSpectrum": "ttnet_llm.lora.spectra.ModuleSpectrum",
+    }
+)
 
 # The command answers to --help without PEFT, and makes the methods known when it runs.
 if Path("".join(sys.argv[:1])).stem != "ttnet-llm":

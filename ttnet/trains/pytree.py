@@ -39,5 +39,12 @@ for _kind in (TensorTrain, TTMatrix):
         serialized_type_name=f"ttnet.{_kind.__name__}",
         flatten_with_keys_fn=_flatten_with_keys,
     )
-# What `torch.load` may build without being told to trust the file.
-torch.serialization.add_safe_globals([TensorTrain, TTMatrix])
+# What `torch.load` may build without being told to trust the file, also under the names of earlier versions.
+torch.serialization.add_safe_globals(
+    [
+        TensorTrain,
+        TTMatrix,
+        (TensorTrain, "ttnet.tensor_train.TensorTrain"),
+        (TTMatrix, "ttnet.tt_matrix.TTMatrix"),
+    ]
+)
