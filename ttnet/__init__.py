@@ -1,4 +1,4 @@
-"""Tensor trains on PyTorch.
+"""Tensor trains on PyTorch: mathematics, layers and files; nothing here knows of language models.
 
 The public names are those of `__init__.pyi`; each is imported when it is first used.
 """

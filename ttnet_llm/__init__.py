@@ -1,4 +1,4 @@
-"""Ultra-small tensor-network adapters for Hugging Face models.
+"""Ultra-small tensor-network adapters for Hugging Face models; the mathematics that they are made of is in `ttnet`.
 
 Importing this package makes its methods known to PEFT, and tensorised models to transformers; from then on their
 ordinary names work with them. The public names are those of `__init__.pyi`; each is imported when it is first used.

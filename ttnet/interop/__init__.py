@@ -1,4 +1,4 @@
-"""To and from the trains of other libraries: numpy, tensorly, torchTT and quimb.
+"""To and from the trains of other libraries: numpy, tensorly, torchTT and quimb; our own files are `ttnet.io`'s.
 
 What comes in is known by its shape, so no library is imported for it; what goes out is made by the library it is for.
 """

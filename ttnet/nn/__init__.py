@@ -1,4 +1,4 @@
-"""Layers whose weights are tensor trains, from scratch or from dense layers."""
+"""Layers whose weights are trains, from scratch or from dense layers; trains as values are in `ttnet.trains`."""
 
 from ttnet.nn.calibration import RowCounts, SecondMoment
 from ttnet.nn.decompose import Decomposition, candidate_layouts

@@ -1,4 +1,4 @@
-"""Numbers of any size, dense factorisations that hold at any scale, truncation, and the limits of a machine.
+"""Numbers of any size, factorisations that hold at any scale, truncation, and the limits of a machine; no trains.
 
-Nothing here knows of a train as a value: `train_scales` takes lists of cores.
+What concerns all cores of a train, in `train_scales`, takes them as a list.
 """

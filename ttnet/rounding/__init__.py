@@ -1,4 +1,4 @@
-"""How sums of trains, given by their cores, are brought to smaller ranks; `ttnet.round` is in `ttnet.trains`."""
+"""Rank truncation of trains and sums of trains, given by their cores; `ttnet.round` itself is in `ttnet.trains`."""
 
 from ttnet.rounding.methods import round_cores
 

@@ -1,7 +1,6 @@
-"""The values `TensorTrain` and `TTMatrix`, and what one does with them on their cores.
+"""The values `TensorTrain` and `TTMatrix`, and what one does with them; how they are found is in `ttnet.decomposition`.
 
-How trains are found, from tensors and functions, is in `ttnet.decomposition`; how their ranks are truncated, in
-`ttnet.rounding`. Importing this room makes trains known to torch.
+What rounding does to their cores is in `ttnet.rounding`. Importing this room makes trains known to torch.
 """
 
 from ttnet.trains import pytree

@@ -1,4 +1,4 @@
-"""The one layer and tuner of every method whose update is `scaling * L @ R`."""
+"""The layer and tuner of every method whose update is `scaling * L @ R`; what gives L and R is in `networks`."""
 
 from ttnet_llm.linear.config import LinearConfig, SharedConfig
 from ttnet_llm.linear.layer import LinearAdapterLayer, hold_factors

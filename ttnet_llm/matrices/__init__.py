@@ -1,1 +1,1 @@
-"""Trainable matrices held as trains, in both layouts, with their config fields; the layers on them are elsewhere."""
+"""Trainable matrices held as trains, in both layouts, their config fields, and products of thin matrices; no layers."""

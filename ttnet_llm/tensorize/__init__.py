@@ -1,6 +1,7 @@
-"""Pretrained models whose dense layers become tensor trains: made, saved, loaded, healed and thinned out.
+"""Whole models whose dense layers become trains: made, saved, loaded, healed; one layer alone is made in `ttnet.nn`.
 
-Importing it makes saved models known to transformers, so that `AutoModel...from_pretrained` loads them.
+`RankSchedule` also lowers the ranks of adapters in training. Importing this room makes saved models known to
+transformers, so that `AutoModel...from_pretrained` loads them.
 """
 
 from ttnet_llm.tensorize.healing import train_trains_only

@@ -1,4 +1,4 @@
-"""Fine-tuning from settings to a report: what the command line and the demo are made of."""
+"""Fine-tuning a classifier, from settings to a report, and using it; its adapters are made in the other rooms."""
 
 from ttnet_llm.training.data import TextTask, load_files, load_glue
 from ttnet_llm.training.evaluation import Evaluation, evaluate

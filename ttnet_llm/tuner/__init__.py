@@ -1,4 +1,4 @@
-"""What every method shares, linear or not: config fields, the adapter layer and the tuner."""
+"""What every method shares: config fields, adapter layer, tuner; what only linear methods share is in `linear`."""
 
 from ttnet_llm.tuner.config import AdapterConfig
 from ttnet_llm.tuner.layer import AdapterLayer
