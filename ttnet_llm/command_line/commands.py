@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,9 @@ def export(
     adapter: Annotated[str, Option(help="Folder of an adapter of any linear method.")],
     output: Annotated[str, Option(help="Folder for the LoRA checkpoint.")],
     model: Base = None,
-    pad_to: Annotated[str | None, Option(help="One rank for all modules: a number, or uniform.")] = None,
+    pad_to: Annotated[
+        str, Option(help="One rank for all modules: a number, or uniform for the largest; none keeps each at its own.")
+    ] = "uniform",
     eps: Annotated[float | None, Option(help="Relative error that an update may have.")] = None,
     rank: Annotated[int | None, Option(help="Largest rank of a module.")] = None,
 ) -> None:
@@ -37,8 +40,9 @@ def export(
         from ttnet_llm.training.progress import quiet_libraries
 
         quiet_libraries()
-        width: Any = int(pad_to) if pad_to is not None and pad_to.isdecimal() else pad_to
-        with Console(stderr=True).status("Exporting"):
+        width: Any = int(pad_to) if pad_to.isdecimal() else None if pad_to == "none" else pad_to
+        with Console(stderr=True).status("Exporting"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what there is to say is in the report
             report = export_lora(
                 load_adapter(adapter, model=model, weights=False), output, eps=eps, rank=rank, pad_to=width
             )
@@ -53,6 +57,8 @@ def export(
         Console(soft_wrap=True).print(
             f"Saved in {plain(output)}: LoRA of rank {report.rank}, {report.parameters:,} parameters."
         )
+        if report.caution:
+            Console(stderr=True, soft_wrap=True).print(f"[yellow]Note:[/] {plain(report.caution)}", highlight=False)
 
 
 def compress(

@@ -1,6 +1,7 @@
 """Any linear method's adapter as an ordinary LoRA checkpoint, exactly, which every serving engine loads."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from ttnet_llm.folders import output_folder
 from ttnet_llm.linear import LinearAdapterLayer
 from ttnet_llm.lora.checkpoint import EXPORT, PREFIX, LoraCheckpoint, write_lora
 from ttnet_llm.lora.contents import base_model, find_targets, lora_config, trained_whole
+from ttnet_llm.lora.engines import beyond_lora
 from ttnet_llm.lora.verify import loading_faults, skeleton
 from ttnet_llm.matrices.thin import thin_svd
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
@@ -48,11 +50,13 @@ class ExportReport:
         path: The folder.
         rank: The rank that the config names.
         modules: The modules, in the order of the model.
+        caution: What is in the file besides LoRA, and which engines do without it; empty if there is nothing.
     """
 
     path: Path
     rank: int
     modules: tuple[ExportedModule, ...]
+    caution: str = ""
 
     @property
     def parameters(self) -> int:
@@ -68,7 +72,7 @@ def export_lora(
     adapter_name: str = "default",
     eps: float | None = None,
     rank: int | None = None,
-    pad_to: int | Literal["uniform"] | None = None,
+    pad_to: int | Literal["uniform"] | None = "uniform",
     dtype: torch.dtype | None = None,
     save_embedding_layers: bool | Literal["auto"] = "auto",
     verify: bool = True,
@@ -77,7 +81,8 @@ def export_lora(
 
     Every module's update `scaling * L @ R` is written at the smallest rank that holds it, found from its thin
     factors, the scaling folded in, so that `lora_alpha` is the rank. What was trained with the adapter (heads, norms,
-    biases) goes along, and trains in a head become ordinary layers. Whether the adapter is merged does not matter.
+    biases) goes along, with a warning of the engines that do without it, and trains in a head become ordinary layers.
+    Whether the adapter is merged does not matter.
 
     Args:
         model: A `PeftModel`, or a transformers model with an adapter from `add_adapter`.
@@ -87,7 +92,8 @@ def export_lora(
             noise, some ten times the machine epsilon of float32 for the usual adapters.
         rank: Largest rank of a module, at least 1; it goes before `eps`.
         pad_to: `"uniform"` pads all modules with zeros to the largest rank among them, an integer to that rank, as
-            engines need it that know one rank for all modules; `None` writes every module at its own.
+            vLLM, SGLang, TGI and llama.cpp need it, which know one rank for all modules and misread others without a
+            word; `None` writes every module at its own, for PEFT and transformers.
         dtype: The dtype of the LoRA weights in the file; `None` keeps the adapter's, float32 at least.
         save_embedding_layers: Whether the base model's embeddings go along, as in PEFT's `save_pretrained`; `"auto"`
             takes them where the vocabulary was resized, and leaves out those that the adapter adapts.
@@ -143,7 +149,8 @@ def export_lora(
         frozenset(name for name, layer in layers.items() if layer.is_embedding),
         trained_whole(model, adapter_name, layers, save_embedding_layers),
     )
-    if verify and (faults := loading_faults(skeleton(base_model(model)), checkpoint)):
+    base = base_model(model)
+    if verify and (faults := loading_faults(skeleton(base), checkpoint)):
         raise TTTypeError(
             f"PEFT {version('peft')} does not load this export as it is meant: {'; '.join(faults)}. Merge the adapter "
             "(`ttnet-llm merge`), keep it and load it with this package, or adapt other modules; `verify=False` writes "
@@ -160,7 +167,10 @@ def export_lora(
         )
         for name, layer in layers.items()
     )
-    return ExportReport(Path(path), written.r, tuple(modules))
+    caution = beyond_lora(skeleton(base), checkpoint.others)
+    if caution:
+        warnings.warn(caution, stacklevel=3)  # that of the caller, past the decorator
+    return ExportReport(Path(path), written.r, tuple(modules), caution)
 
 
 def linear_layers(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, LinearAdapterLayer]]:

@@ -104,7 +104,26 @@ def loading_faults(base: nn.Module, checkpoint: LoraCheckpoint) -> list[str]:
             {n for n, layer in loaded.items() if n in checkpoint.factors and not _holds(layer, checkpoint.factors[n])},
         ),
     ]
-    return [f"it {does} {_some(names)}" for does, names in faults if names]
+    return [f"it {does} {some_of(names)}" for does, names in faults if names]
+
+
+def some_of(names: Iterable[str], most: int = 3) -> str:
+    """Name the first of many names, in their order as text, and say how many more there are.
+
+    Args:
+        names: The names.
+        most: How many to name.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> some_of(["b", "a", "c"], most=2)
+        "'a', 'b' and 1 more"
+    """
+    names = sorted(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
 
 
 def _adapted(base: nn.Module, config: LoraConfig) -> nn.Module:
@@ -133,12 +152,6 @@ def _holds(layer: LoraLayer, factors: tuple[Tensor, Tensor]) -> bool:
     return layer.scaling[_ADAPTER] == 1 and all(
         not found.is_meta and torch.equal(found.T.double(), meant.double().cpu()) for found, meant in pairs
     )
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
 
 
 @contextmanager

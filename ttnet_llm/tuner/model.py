@@ -251,10 +251,14 @@ def norm_names(model: nn.Module, skip: list[str]) -> list[str]:
             continue
         # An earlier adapter may have wrapped the layer to train a copy of it.
         module = getattr(module, "original_module", module)
-        is_norm = isinstance(module, NORMS) or type(module).__name__.lower().endswith("norm")
-        if name and is_norm and any(True for _ in module.parameters(recurse=False)):
+        if name and is_norm(module) and any(True for _ in module.parameters(recurse=False)):
             names.append(name)
     return names
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Tell by its type, or what it is called, whether a module is a normalisation layer."""
+    return isinstance(module, NORMS) or type(module).__name__.lower().endswith("norm")
 
 
 def lies_inside(name: str, modules: list[str]) -> bool:

@@ -50,11 +50,10 @@ def save(folder: Path, make: Callable[[], nn.Module], config: object) -> nn.Modu
 def test_export_needs_no_base_weights(make: Callable[[], nn.Module], config: object, tmp_path: Path) -> None:
     model = save(tmp_path, make, config)
     (tmp_path / "base" / "model.safetensors").rename(tmp_path / "weights")
-    code, output = run(
-        "export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "lora", "--pad-to", "uniform"
-    )
+    code, output = run("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "lora")
     assert code == 0, output
     assert "LoRA of rank" in output
+    assert ("Note: The export holds more than LoRA: norms (" in output) == config.train_norms
     (tmp_path / "weights").rename(tmp_path / "base" / "model.safetensors")
     base = type(make()).from_pretrained(tmp_path / "base")
     loaded = PeftModel.from_pretrained(base, tmp_path / "lora").eval()
@@ -74,12 +73,18 @@ def test_the_number_of_classes_is_read_off_the_weights(with_head: bool, tmp_path
     assert logits(loaded).shape == (3, 5)
 
 
-def test_export_pads_to_a_number(tmp_path: Path) -> None:
-    save(tmp_path, models.llama, MeloraConfig(r=2, n=2))
-    code, output = run("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "lora", "--pad-to", 8)
+@pytest.mark.parametrize(("options", "ranks"), [((), {4}), (("--pad-to", 8), {8}), (("--pad-to", "none"), {2, 4})])
+def test_export_pads_as_it_is_told(options: tuple[object, ...], ranks: set[int], tmp_path: Path) -> None:
+    save(tmp_path, models.llama, MeloraConfig(r=2, n=2, rank_pattern={"v_proj": 1}))
+    code, output = run("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "lora", *options)
     assert code == 0, output
-    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["r"] == 8
-    code, output = run("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "lora", "--rank", 1)
+    saved = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    assert {saved["r"], *saved["rank_pattern"].values()} == ranks
+
+
+def test_export_keeps_to_a_rank(tmp_path: Path) -> None:
+    save(tmp_path, models.llama, MeloraConfig(r=2, n=2))
+    _, output = run("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "lora", "--rank", 1)
     assert "LoRA of rank 1" in output
 
 
