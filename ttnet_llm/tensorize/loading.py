@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ttnet.errors import TTFileError, TTTypeError, TTValueError
 from ttnet_llm.tensorize.saving import is_tensorized
 from ttnet_llm.training.model import find_tokenizer, load_config
+from ttnet_llm.training.tables import read_text
 
 _BATCH, _MAX_LENGTH = 16, 128
 
@@ -47,14 +48,14 @@ def text_batches(model: PreTrainedModel, tokenizer: Any, path: str | Path, *, li
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        path: The file, in UTF-8.
+        path: The file, in UTF-8 or what a byte-order mark says.
         lines: How many lines to take at most; empty ones do not count.
 
     Returns:
         The batches.
 
     Raises:
-        TTFileError: If there is no such file, or nothing in it.
+        TTFileError: If there is no such file, nothing in it, or it is of another codec.
         TTTypeError: If the model has no tokenizer, or takes more than one text.
         TTValueError: If `lines` is below 1.
     """
@@ -66,11 +67,7 @@ def text_batches(model: PreTrainedModel, tokenizer: Any, path: str | Path, *, li
         raise TTTypeError("The model is an encoder and a decoder; calibrate in Python, with batches for both.")
     if not Path(path).is_file():
         raise TTFileError(f"There is no file {str(path)!r}; check the path.")
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise TTFileError(f"{str(path)!r} is no text in UTF-8.") from error
-    rows = [line for line in text.splitlines() if line.strip()][:lines]
+    rows = [line for line in read_text(path).splitlines() if line.strip()][:lines]
     if not rows:
         raise TTFileError(f"{str(path)!r} holds no text.")
     if tokenizer.pad_token is None:
