@@ -31,6 +31,8 @@ app = typer.Typer(
 
 Option = typer.Option
 METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, lora, head or full."
+KIND_HELP = "classify, or regress for a regression on numbers; by default guessed from the labels, and said."
+ENCODING_HELP = "Codec of csv and jsonl files, such as cp1252; by default utf-8, or what a byte-order mark says."
 MethodOption = Annotated[
     list[str] | None, Option("--method-option", help="A field of the method's config, KEY=VALUE; repeat for several.")
 ]
@@ -45,6 +47,8 @@ def finetune_command(
     validation: Annotated[str | None, Option(help="A csv, jsonl or parquet file, with --train.")] = None,
     text_column: Annotated[list[str] | None, Option(help="Column of text; give two for sentence pairs.")] = None,
     label_column: Annotated[str | None, Option(help="Column of the label.")] = None,
+    kind: Annotated[str | None, Option(help=KIND_HELP)] = None,
+    encoding: Annotated[str | None, Option(help=ENCODING_HELP)] = None,
     method: Annotated[str, Option(help=METHOD_HELP)] = "loretta-rep",
     method_option: MethodOption = None,
     epochs: Annotated[float, Option(help="Passes over the training data.")] = 3.0,
@@ -62,7 +66,6 @@ def finetune_command(
     """Fine-tune a classifier, and save the adapter with a report."""
     with one_sentence_errors():
         from ttnet_llm.training import METHODS, FinetuneSettings, finetune
-        from ttnet_llm.training.data import GLUE_MEASURES
         from ttnet_llm.training.progress import RichProgress, quiet_libraries
 
         quiet_libraries()
@@ -76,6 +79,8 @@ def finetune_command(
             validation=validation,
             text_columns=tuple(text_column) if text_column else None,
             label_column=label_column,
+            kind=kind,
+            encoding=encoding,
             epochs=epochs,
             learning_rate=lr,
             head_learning_rate=head_lr,
@@ -86,7 +91,7 @@ def finetune_command(
             evaluations=evaluations,
             early_stopping=early_stopping,
         )
-        progress = RichProgress(METHODS[method].title, GLUE_MEASURES.get(task or "", ("accuracy",))[0])
+        progress = RichProgress(METHODS[method].title)
         try:
             result = finetune(settings, resume=resume, overwrite=overwrite, callbacks=[progress])
         finally:
@@ -99,6 +104,7 @@ def evaluate_command(
     adapter: Annotated[str, Option(help="Output folder of a run, or the adapter in it.")],
     data: Annotated[str, Option(help="A labelled csv, jsonl or parquet file.")],
     model: Annotated[str | None, Option(help="The base model; by default the one that the adapter names.")] = None,
+    encoding: Annotated[str | None, Option(help=ENCODING_HELP)] = None,
     batch_size: Annotated[int, Option(help="Texts in a batch.")] = 32,
     predictions: Annotated[str | None, Option(help="A jsonl file for predictions and logits.")] = None,
 ) -> None:
@@ -115,7 +121,7 @@ def evaluate_command(
         if predictions:
             output_file(predictions, reads=(data, adapter, model))
         with Console(stderr=True).status("Predicting"):
-            found = evaluate(adapter, data, model=model, batch_size=batch_size)
+            found = evaluate(adapter, data, model=model, encoding=encoding, batch_size=batch_size)
         if predictions:
             write_predictions(found, predictions)
         table = make_table("measure", "value")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,12 @@ def one_sentence_errors(resumable: bool = True) -> Iterator[None]:
     from ttnet_llm import loretta_adp, networks, tensorize  # noqa: F401
 
     advice = "say --resume to go on from the last checkpoint." if resumable else "run the command again."
+    notes = _Notes(logging.INFO)
+    package = logging.getLogger("ttnet_llm")
+    level = package.level
     try:
+        package.addHandler(notes)
+        package.setLevel(logging.INFO)
         yield
     except (TTError, NoMatchingPeftModuleError) as error:
         sentence = str(error)
@@ -47,8 +53,18 @@ def one_sentence_errors(resumable: bool = True) -> Iterator[None]:
             raise
     else:
         return
+    finally:
+        package.removeHandler(notes)
+        package.setLevel(level)
     Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/] {plain(sentence)}", highlight=False)
     raise typer.Exit(1)
+
+
+class _Notes(logging.Handler):
+    """Shows what the package says of its work, such as how it takes the data."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        Console(stderr=True, soft_wrap=True).print(plain(record.getMessage()), highlight=False)
 
 
 def make_table(*columns: str) -> Any:

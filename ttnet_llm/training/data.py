@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ttnet.errors import TTError, TTFileError, TTValueError, import_extra
+from ttnet.errors import TTError, TTValueError, import_extra
+from ttnet_llm.training.labels import Meaning, describe, encode, is_number, settle
+from ttnet_llm.training.tables import Table, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ GLUE_MEASURES = {
 
 _PAIRS = [*(c for c in GLUE_TASKS.values() if len(c) == 2), ("text", "text_pair"), ("text1", "text2")]
 _SINGLES = ("text", "sentence", "content", "document", "review", "question")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LABELS = ("label", "labels", "class", "target", "category", "score")
 
 
@@ -68,13 +73,17 @@ class Split:
 
 @dataclass(frozen=True)
 class TextTask:
-    """A task to fine-tune on; `names` holds the classes in the order of their indices, `None` for a regression."""
+    """A task to fine-tune on; `names` holds the classes in the order of their indices, `None` for a regression.
+
+    `taken_as` says in words what the labels are, and why.
+    """
 
     train: Split
     validation: Split
     names: tuple[str, ...] | None
     columns: Columns
     measures: tuple[str, ...]
+    taken_as: str
 
 
 def load_files(
@@ -83,29 +92,37 @@ def load_files(
     *,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
+    kind: str | None = None,
+    encoding: str | None = None,
     measures: tuple[str, ...] | None = None,
 ) -> TextTask:
     """Read a task from two files.
 
-    Integer labels are class indices, strings are classes in alphabetical order, and fractions make a regression.
+    The integers 0, 1, ... and words are classes, and decimal numbers make a regression, unless `kind` says otherwise.
 
     Args:
         train: A csv, jsonl or parquet file.
         validation: Another, with the same columns.
         text_columns: One or two columns; `None` guesses.
         label_column: The label's column; `None` guesses.
+        kind: `"classify"`, `"regress"`, or `None` for a guess.
+        encoding: Codec of csv and jsonl files; `None` takes UTF-8, or what a byte-order mark says.
         measures: Keys of `MEASURES`; `None` takes the accuracy, or the correlation of a regression.
 
     Returns:
         The task.
 
     Raises:
-        TTFileError: If a file is missing, of another kind or malformed.
-        TTValueError: If a column is missing or cannot be guessed, or a label is missing or out of range.
+        TTFileError: If a file is missing, of another kind or codec, or malformed.
+        TTValueError: If a column is missing or cannot be guessed, a label is missing or out of range, what the labels
+            are is unclear, or the measures are none for them.
     """
-    table = read_table(train)
-    columns = find_columns(table, train, text_columns, label_column)
-    return _task(table, read_table(validation), columns, (str(train), str(validation)), measures=measures)
+    tables = (read_table(train, encoding=encoding), read_table(validation, encoding=encoding))
+    columns = find_columns(tables[0], text_columns, label_column)
+    labels = tables[0].cells(columns.label)
+    meaning = settle(labels, tables[0].path, kind=kind, typed=tables[0].typed)
+    logger.info("The labels of %r are taken as %s.", tables[0].path, meaning.reason)
+    return _task(*tables, columns, meaning, measures)
 
 
 def load_glue(task: str) -> TextTask:
@@ -133,54 +150,19 @@ def load_glue(task: str) -> TextTask:
         ) from error
     validation = loaded["validation_matched" if task == "mnli" else "validation"]
     feature = validation.features["label"]
-    tables = [import_extra("pandas", extra="llm").DataFrame(split[:]) for split in (loaded["train"], validation)]
-    names = tuple(feature.names) if hasattr(feature, "names") else None
+    tables = [Table(name, split[:]) for name, split in (("train", loaded["train"]), ("validation", validation))]
     columns = Columns(GLUE_TASKS[task], "label")
-    return _task(tables[0], tables[1], columns, ("train", "validation"), names=names, measures=GLUE_MEASURES.get(task))
+    names = tuple(feature.names) if hasattr(feature, "names") else None
+    kind = "numbers for a regression" if names is None else f"{len(names)} classes ({', '.join(names)})"
+    meaning = Meaning(names, f"{kind}, as the task says")
+    return _task(tables[0], tables[1], columns, meaning, GLUE_MEASURES.get(task))
 
 
-def read_table(path: str | Path) -> Any:
-    """Read a csv, jsonl or parquet file, told apart by the suffix.
-
-    Args:
-        path: The file.
-
-    Returns:
-        A pandas data frame; empty cells of a csv are empty strings where the column holds text.
-
-    Raises:
-        TTFileError: If the file is missing, of another kind, malformed or empty.
-    """
-    pandas = import_extra("pandas", extra="llm")
-    path = Path(path)
-    readers = {
-        # Only empty cells are missing: "NA" and "null" are words in a text.
-        ".csv": lambda: pandas.read_csv(path, keep_default_na=False, na_values=[""]),
-        ".jsonl": lambda: pandas.read_json(path, lines=True, dtype=False),
-        ".parquet": lambda: pandas.read_parquet(path),
-    }
-    if path.suffix.lower() not in readers:
-        raise TTFileError(f"{str(path)!r} is of no known kind; expected a file ending in {', '.join(readers)}.")
-    if not path.is_file():
-        raise TTFileError(f"There is no file {str(path)!r}; check the path.")
-    try:
-        table = readers[path.suffix.lower()]()
-    except (ValueError, import_extra("pyarrow", extra="llm").ArrowException) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise TTFileError(f"{str(path)!r} is not a well-formed {path.suffix[1:]} file: {reason}") from error
-    if not len(table):
-        raise TTFileError(f"{str(path)!r} holds no rows; expected at least one labelled text.")
-    return table
-
-
-def find_columns(
-    table: Any, path: str | Path, text_columns: Sequence[str] | None = None, label_column: str | None = None
-) -> Columns:
+def find_columns(table: Table, text_columns: Sequence[str] | None = None, label_column: str | None = None) -> Columns:
     """Settle which columns hold the text and the label.
 
     Args:
-        table: A data frame.
-        path: Where it is from, for messages.
+        table: The table.
         text_columns: One or two names; `None` guesses.
         label_column: A name; `None` guesses.
 
@@ -191,121 +173,82 @@ def find_columns(
         TTValueError: If a named column is missing, or none can be guessed.
 
     Example:
-        >>> import pandas
-        >>> find_columns(pandas.DataFrame({"sentence": ["Fine."], "label": [1]}), "train.csv")
+        >>> find_columns(Table("train.csv", {"sentence": ["Fine."], "label": [1]}))
         Columns(text=('sentence',), label='label')
     """
-    present = [str(name) for name in table.columns]
+    present = list(table.columns)
     if text_columns is not None and len(text_columns) not in (1, 2):
         raise TTValueError(f"text_columns names {len(text_columns)} columns; expected one, or two for sentence pairs.")
     for name in [*(text_columns or ()), *([label_column] if label_column else [])]:
         if name not in present:
-            raise TTValueError(f"{str(path)!r} has no column {name!r}; its columns are {', '.join(present)}.")
+            raise TTValueError(f"{table.path!r} has no column {name!r}; its columns are {', '.join(present)}.")
     label = label_column or next((name for name in _LABELS if name in present), None)
     if label is None:
         raise TTValueError(
-            f"{str(path)!r} has no column named {', '.join(_LABELS[:-1])} or {_LABELS[-1]}; say --label-column, "
+            f"{table.path!r} has no column named {', '.join(_LABELS[:-1])} or {_LABELS[-1]}; say --label-column, "
             f"one of {', '.join(present)}."
         )
-    text = tuple(text_columns) if text_columns else _guess_text(table, present, label)
+    text = tuple(text_columns) if text_columns else _guess_text(table, label)
     if not text:
         raise TTValueError(
-            f"Which column of {str(path)!r} holds the text is unclear; say --text-column, one of {', '.join(present)}."
+            f"Which column of {table.path!r} holds the text is unclear; say --text-column, one of {', '.join(present)}."
         )
     return Columns(text, label)
 
 
-def to_split(table: Any, columns: Columns, path: str | Path, names: tuple[str, ...] | None) -> Split:
+def to_split(table: Table, columns: Columns, names: tuple[str, ...] | None) -> Split:
     """Take the texts and encode the labels.
 
     Args:
-        table: A data frame.
+        table: The table.
         columns: Its columns.
-        path: Where it is from, for messages.
         names: The classes, `None` for a regression.
 
     Returns:
         The split.
 
     Raises:
-        TTValueError: If a column is missing, a text or label is missing, or a label is not among the classes.
+        TTValueError: If a column is missing, a text or label is missing or none, or a label is not among the classes.
     """
-    find_columns(table, path, columns.text, columns.label)
-    for name in columns.text:
-        if missing := int(table[name].isna().sum()):
-            raise TTValueError(f"{missing} rows of {str(path)!r} have no text in the column {name!r}; remove them.")
-    parts = [table[name].astype(str).tolist() for name in columns.text]
+    find_columns(table, columns.text, columns.label)
+    parts = [_texts(table, name) for name in columns.text]
     texts: Any = parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
-    return Split(texts, _encode(table[columns.label], path, names))
+    return Split(texts, encode(table.cells(columns.label), table.path, names))
 
 
 def _task(
-    train: Any,
-    validation: Any,
-    columns: Columns,
-    paths: tuple[str, str],
-    names: tuple[str, ...] | None = None,
-    measures: tuple[str, ...] | None = None,
+    train: Table, validation: Table, columns: Columns, meaning: Meaning, measures: tuple[str, ...] | None
 ) -> TextTask:
-    if names is None:
-        names = _classes(train[columns.label], paths[0])
-    splits = (to_split(train, columns, paths[0], names), to_split(validation, columns, paths[1], names))
-    return TextTask(*splits, names, columns, measures or (("accuracy",) if names else ("pearson",)))
+    measures = measures or (("pearson",) if meaning.names is None else ("accuracy",))
+    if unfit := [name for name in measures if (name == "pearson") != (meaning.names is None)]:
+        raise TTValueError(f"measures names {unfit[0]!r}, but the labels are {meaning.reason}; name another.")
+    splits = (to_split(train, columns, meaning.names), to_split(validation, columns, meaning.names))
+    return TextTask(*splits, meaning.names, columns, measures, meaning.reason)
 
 
-def _guess_text(table: Any, present: list[str], label: str) -> tuple[str, ...]:
+def _texts(table: Table, name: str) -> list[str]:
+    cells = table.cells(name)
+    if missing := sum(cell is None for cell in cells):
+        raise TTValueError(f"{missing} rows of {table.path!r} have no text in the column {name!r}; remove them.")
+    for row, cell in enumerate(cells, 1):
+        if not isinstance(cell, str | Number):
+            raise TTValueError(
+                f"Row {row} of {table.path!r} holds {describe(cell)} in the column {name!r}; expected a text."
+            )
+        if isinstance(cell, str) and _SURROGATE.search(cell):
+            raise TTValueError(f"Row {row} of {table.path!r} holds half a character in the column {name!r}; mend it.")
+    return [str(cell) for cell in cells]
+
+
+def _guess_text(table: Table, label: str) -> tuple[str, ...]:
     for pair in _PAIRS:
-        if set(pair) <= set(present):
+        if set(pair) <= set(table.columns):
             return pair
     for name in _SINGLES:
-        if name in present:
+        if name in table.columns:
             return (name,)
-    textual = tuple(name for name in present if name != label and isinstance(table[name].iloc[0], str))
+    firsts = {name: table.cells(name, 1)[0] for name in table.columns if name != label}
+    textual = tuple(
+        name for name, cell in firsts.items() if isinstance(cell, str) and (table.typed or not is_number(cell))
+    )
     return textual if len(textual) == 1 else ()  # with two, it is anyone's guess whether they are a pair
-
-
-def _classes(labels: Any, path: str) -> tuple[str, ...] | None:
-    """The classes that training labels show; None where they are fractions."""
-    _refuse_unlabelled(labels, path)
-    values = sorted(set(labels.tolist()), key=lambda value: (isinstance(value, str), value))
-    if any(isinstance(value, str) for value in values):
-        return tuple(str(value) for value in values)
-    if any(float(value) != int(value) for value in values):
-        return None
-    if values != list(range(len(values))) or len(values) < 2:
-        raise TTValueError(
-            f"The labels of {path!r} are {_some(values)}; expected two or more integers 0, 1, ... without a gap; "
-            "renumber them, or write them as words."
-        )
-    return tuple(str(int(value)) for value in values)
-
-
-def _encode(labels: Any, path: str | Path, names: tuple[str, ...] | None) -> np.ndarray[Any, np.dtype[Any]]:
-    if names is None:
-        _refuse_unlabelled(labels, path, below_zero=False)
-        return np.asarray(labels, dtype=np.float32)
-    _refuse_unlabelled(labels, path)
-    # A file holds either the classes' names or their indices.
-    index: dict[Any, int] = {name: k for k, name in enumerate(names)} | {k: k for k in range(len(names))}
-    unknown = sorted({str(value) for value in labels.tolist() if value not in index})
-    if unknown:
-        raise TTValueError(
-            f"{str(path)!r} has the label {_some(unknown)}, which is outside the range of the training labels "
-            f"({_some(names)}); correct it, or add examples of it to the training file."
-        )
-    return np.asarray([index[value] for value in labels.tolist()], dtype=np.int64)
-
-
-def _refuse_unlabelled(labels: Any, path: str | Path, *, below_zero: bool = True) -> None:
-    missing = labels.isna() | (labels.astype(str) == "")
-    if below_zero and labels.dtype.kind in "if" and not (labels.dropna() % 1).any():
-        missing |= labels == -1  # GLUE's mark in its test splits
-    if count := int(missing.sum()):
-        raise TTValueError(
-            f"{count} of {len(labels)} rows of {str(path)!r} have no label (empty or -1); use a labelled file."
-        )
-
-
-def _some(values: Sequence[Any]) -> str:
-    shown = ", ".join(str(value) for value in values[:8])
-    return f"{shown}, ..." if len(values) > 8 else shown

@@ -10,10 +10,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ttnet_llm.training.data import find_columns, read_table, to_split
+from ttnet_llm.training.data import to_split
 from ttnet_llm.training.files import write_text
 from ttnet_llm.training.metrics import measure
 from ttnet_llm.training.model import load_finetuned, predict
+from ttnet_llm.training.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def evaluate(
     data: str | Path,
     *,
     model: str | None = None,
+    encoding: str | None = None,
     batch_size: int = 32,
     on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -47,6 +49,7 @@ def evaluate(
         adapter: A run's output folder, or the adapter in it.
         data: A csv, jsonl or parquet file with the columns of the training data.
         model: The base model; `None` takes the one that the adapter names.
+        encoding: Codec of a csv or jsonl file; `None` takes UTF-8, or what a byte-order mark says.
         batch_size: Texts in a batch, at least 1.
         on_batch: Called with the number of texts done.
 
@@ -54,15 +57,14 @@ def evaluate(
         Measures and predictions.
 
     Raises:
-        TTFileError: If the adapter, its base model or the file is not to be found.
-        TTValueError: If a column is missing, or a label is missing or unknown.
+        TTFileError: If the adapter, its base model or the file is not to be found, or the file cannot be read.
+        TTValueError: If a column is missing, or a label is missing, unknown, or could be either of two classes.
     """
-    table = read_table(data)
+    table = read_table(data, encoding=encoding)
     classifier, tokenizer, details = load_finetuned(adapter, model)
     config: Any = classifier.config
     names = None if config.num_labels == 1 else tuple(config.id2label[k] for k in range(config.num_labels))
-    columns = find_columns(table, data, details.columns.text, details.columns.label)
-    split = to_split(table, columns, data, names)
+    split = to_split(table, details.columns, names)
     logits = predict(
         classifier, tokenizer, split, max_length=details.max_length, batch_size=batch_size, on_batch=on_batch
     )

@@ -136,6 +136,7 @@ def finetune(
         losses=[(row["step"], row["loss"]) for row in history if "loss" in row],
         scores=[(0, before[first])] + [(r["step"], r[f"eval_{first}"]) for r in history if f"eval_{first}" in r],
         examples=(len(train), len(task.validation)),
+        labels=task.taken_as,
         threads=torch.get_num_threads(),
         versions={name: version(name) for name in PACKAGES},
     )
@@ -158,6 +159,8 @@ def _load_task(settings: FinetuneSettings) -> TextTask:
         settings.validation,
         text_columns=settings.text_columns,
         label_column=settings.label_column,
+        kind=settings.kind,
+        encoding=settings.encoding,
         measures=settings.measures,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ttnet.errors import import_extra
+from ttnet_llm.training.metrics import MEASURES
 
 
 def quiet_libraries() -> None:
@@ -21,15 +22,14 @@ def quiet_libraries() -> None:
 
 
 class RichProgress(TrainerCallback):
-    """Shows steps, loss, the last score and the time left on one line.
+    """Shows steps, loss, the last score by the first measure, and the time left on one line.
 
     Args:
         title: What the line begins with.
-        measure: Name of the measure to show, such as `"accuracy"`.
         console: A rich console; `None` makes one.
     """
 
-    def __init__(self, title: str, measure: str = "accuracy", console: Any = None) -> None:
+    def __init__(self, title: str, console: Any = None) -> None:
         progress = import_extra("rich.progress", extra="cli")
         self._bar = progress.Progress(
             progress.TextColumn("[bold]{task.description:<14}"),
@@ -43,8 +43,7 @@ class RichProgress(TrainerCallback):
             progress.TimeRemainingColumn(),
             console=console,
         )
-        self._measure = measure
-        self._line = self._bar.add_task(title, total=None, loss="  -  ", score="  -  ", measure=measure)
+        self._line = self._bar.add_task(title, total=None, loss="  -  ", score="  -  ", measure="score")
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -69,8 +68,10 @@ class RichProgress(TrainerCallback):
         logs = logs or {}
         if "loss" in logs:
             self._bar.update(self._line, loss=f"{float(logs['loss']):.3f}")
-        if (score := logs.get(f"eval_{self._measure}")) is not None:
-            self._bar.update(self._line, score=f"{score:.3f}")
+        names = (key.removeprefix("eval_") for key in logs if key.startswith("eval_"))
+        measure = next((name for name in names if name in MEASURES), None)
+        if measure is not None:
+            self._bar.update(self._line, measure=measure, score=f"{logs[f'eval_{measure}']:.3f}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

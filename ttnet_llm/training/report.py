@@ -66,6 +66,7 @@ def write_report(result: FinetuneResult, folder: Path) -> None:
         ],
         ["time per step, median", seconds(result.seconds_per_step)],
         ["training with evaluations", f"{result.seconds:.0f} s, {result.steps} steps, {result.threads} CPU threads"],
+        ["labels", " ".join(result.labels.split()).replace("|", "\\|")],
         ["examples, training and validation", f"{result.examples[0]:,} and {result.examples[1]:,}"],
         [
             "learning rate / of the head",

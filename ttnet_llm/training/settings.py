@@ -8,6 +8,7 @@ from typing import Any
 
 from ttnet.errors import TTValueError
 from ttnet_llm.budget import ParameterBudget
+from ttnet_llm.training.labels import check_kind
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.metrics import MEASURES
 
@@ -24,8 +25,10 @@ class FinetuneSettings:
         task: A GLUE task, or `None` for files.
         train: A csv, jsonl or parquet file, with `validation`.
         validation: Another.
-        text_columns: One or two columns of text; `None` guesses.
+        text_columns: One or two columns of text in the files; `None` guesses.
         label_column: The label's column; `None` guesses.
+        kind: `"classify"` or `"regress"`; `None` guesses from the labels.
+        encoding: Codec of csv and jsonl files; `None` takes UTF-8, or what a byte-order mark says.
         measures: Keys of `MEASURES`, the one that counts first; `None` takes the task's own.
         epochs: Passes over the training data, above 0.
         learning_rate: Peak learning rate, above 0; `None` takes the method's own.
@@ -52,6 +55,8 @@ class FinetuneSettings:
     validation: str | None = None
     text_columns: tuple[str, ...] | None = None
     label_column: str | None = None
+    kind: str | None = None
+    encoding: str | None = None
     measures: tuple[str, ...] | None = None
     epochs: float = 3.0
     learning_rate: float | None = None
@@ -66,6 +71,7 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         find_method(self.method)
+        check_kind(self.kind)
         for name in ("epochs", "learning_rate", "head_learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -86,6 +92,11 @@ class FinetuneSettings:
                 "Say either a task, or both a training and a validation file; "
                 f"task is {self.task!r}, train is {self.train!r}, validation is {self.validation!r}."
             )
+        for name in ("text_columns", "label_column", "kind", "encoding"):
+            if self.task is not None and getattr(self, name) is not None:
+                raise TTValueError(
+                    f"{name} is {getattr(self, name)!r}, but the task {self.task!r} settles that; leave it out."
+                )
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,7 @@ class FinetuneResult:
         losses: `(step, training loss)`.
         scores: `(step, first measure)` on the validation data.
         examples: Numbers of training and validation examples.
+        labels: What the labels were taken as, and why.
         threads: CPU threads.
         versions: Of the packages that matter.
     """
@@ -123,5 +135,6 @@ class FinetuneResult:
     losses: list[tuple[int, float]]
     scores: list[tuple[int, float]]
     examples: tuple[int, int]
+    labels: str
     threads: int
     versions: dict[str, str]

@@ -1,6 +1,7 @@
 """The command `ttnet-llm`, and the parameter budgets behind it."""
 
 import errno
+import logging
 
 import pytest
 import typer
@@ -54,6 +55,33 @@ def test_finetune_then_evaluate(place, tmp_path):
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 16
 
 
+def test_what_the_data_are_taken_as_is_said(place, tmp_path):
+    (tmp_path / "rows.csv").write_text("text;stars\n" + "schön;3\nfine, good;1\n" * 4, encoding="cp1252")
+    data = ("--train", tmp_path / "rows.csv", "--validation", tmp_path / "rows.csv", "--label-column", "stars")
+    code, output = finetune(place, tmp_path / "run", *data)
+    assert code == 1
+    assert "is not UTF-8, as files without a mark should be: byte 0xf6 in line 2; say" in " ".join(output.split())
+    code, output = finetune(place, tmp_path / "run", *data, "--encoding", "cp1252", "--kind", "regress")
+    assert code == 0, output
+    output = " ".join(output.split())
+    assert "rows.csv' are separated by semicolons." in output
+    assert "rows.csv' is read as CP1252, as encoding says." in output
+    assert "are taken as numbers from 1 to 3 for a regression, as kind says." in output
+    assert "pearson" in output
+    level = logging.getLogger("ttnet_llm").level
+    assert (level, logging.getLogger("ttnet_llm").handlers) == (logging.NOTSET, [])
+    code, output = run("evaluate", "--adapter", tmp_path / "run", "--data", data[1], "--encoding", "cp1252")
+    assert code == 0, output
+
+
+def test_labels_that_are_lists_are_one_sentence(place, tmp_path):
+    records = [{"text": "the film was good", "labels": ["a", "c"]}, {"text": "the film was bad", "labels": ["b"]}]
+    code, output = finetune(place, tmp_path / "run", "--train", save_rows(tmp_path / "rows.jsonl", records))
+    assert code == 1
+    assert "the list ['a', 'c']; expected a word or a finite number; texts with several" in " ".join(output.split())
+    assert "Traceback" not in output
+
+
 def test_params_counts_from_the_configuration_alone(place):
     code, output = run("params", "--model", place / "model" / "config.json", "--method", "loretta-adp")
     assert code == 0, output
@@ -77,6 +105,9 @@ def test_budgets_are_the_published_counts():
         (["--label-column", "mark"], "mark"),
         (["--method-option", "target_modules=['qeury']"], "did you mean 'query'"),
         (["--model", "no/such-model"], "no/such-model"),
+        (["--kind", "rank"], "kind is 'rank'; expected 'classify', 'regress'"),
+        (["--kind", "regress"], "no number as a regression needs it"),
+        (["--encoding", "utf-9"], "encoding is 'utf-9'; expected the name of a codec"),
     ],
 )
 def test_mistakes_get_a_sentence(place, tmp_path, changes, sentence):

@@ -6,7 +6,8 @@ import pytest
 
 from ttnet.errors import TTError, TTFileError, TTValueError
 from ttnet_llm.training import metrics
-from ttnet_llm.training.data import find_columns, load_files, load_glue, read_table
+from ttnet_llm.training.data import find_columns, load_files, load_glue
+from ttnet_llm.training.tables import Table, read_table
 
 FRAME = pd.DataFrame({"sentence": ["NA", "two", "three"], "label": [0, 1, 0]})
 
@@ -47,7 +48,7 @@ def test_pairs_strings_and_fractions(tmp_path):
 
 def test_named_columns_win_over_guesses(tmp_path):
     frame = FRAME.assign(title=["x", "y", "z"], stars=["low", "high", "low"])
-    columns = find_columns(frame, "f", ["title"], "stars")
+    columns = find_columns(Table("f", frame.to_dict("list")), ["title"], "stars")
     assert (columns.text, columns.label) == (("title",), "stars")
 
 
@@ -70,7 +71,11 @@ def test_take_draws_by_seed(tmp_path):
         (FRAME.rename(columns={"sentence": "x"}).assign(y="b"), {}, "say --text-column, one of x, label, y"),
         (FRAME.assign(label=[0, -1, 1]), {}, "1 of 3 rows .* have no label"),
         (FRAME.assign(label=["a", None, "b"]), {}, "1 of 3 rows .* have no label"),
-        (FRAME.assign(label=[0, 2, 0]), {}, "labels of .* are 0, 2; expected .* without a gap"),
+        (
+            FRAME.assign(label=[0, 2, 0]),
+            {},
+            r"labels of .* are 0, 2: integers, but not 0, 1, \.\.\. without a gap; say with kind",
+        ),
         (FRAME.assign(label=[0, 0, 0]), {}, "labels of .* are 0; expected two or more"),
         (FRAME.assign(sentence=["a", None, "b"]), {}, "1 rows of .* have no text in the column 'sentence'"),
     ],
@@ -97,7 +102,7 @@ def test_label_outside_the_training_range(tmp_path, labels):
         ("a.jsonl", "{broken", "not a well-formed jsonl file"),
         ("a.parquet", "not parquet", "not a well-formed parquet file"),
         ("a.csv", "text,label\n", "holds no rows"),
-        ("b.csv", "", "not a well-formed csv file"),
+        ("b.csv", "", "holds no rows"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, message):

@@ -9,7 +9,7 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
-from tests.ttnet_llm.tiny import rows, save_model, save_rows
+from tests.ttnet_llm.tiny import WORDS, rows, save_model, save_rows
 from ttnet.errors import TTError, TTFileError, TTValueError
 from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune, load_finetuned, make_config
 from ttnet_llm.training.data import load_files
@@ -153,6 +153,43 @@ def test_regression_reports_the_correlation(place, tmp_path):
     assert isinstance(found.predictions[0], float)
 
 
+def test_whole_ratings_are_a_regression_where_that_is_asked_for(place, tmp_path):
+    records = [{**row, "label": 5 if row["label"] == "good" else 1} for row in rows(32)]
+    file = save_rows(tmp_path / "r.jsonl", records)
+    with pytest.raises(TTValueError, match=r"labels of .* are 1, 5: integers, but not .* say with kind \(--kind\)"):
+        finetune(make(place, tmp_path / "run", train=file, validation=file))
+    result = finetune(make(place, tmp_path / "run", train=file, validation=file, kind="regress", epochs=1))
+    assert result.after.keys() == {"pearson"}
+    reason = "numbers from 1 to 5 for a regression, as kind says"
+    assert f"| labels | {reason} |" in (tmp_path / "run" / "report.md").read_text()
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["labels"] == reason
+    assert isinstance(evaluate(tmp_path / "run", file).predictions[0], float)
+    result = finetune(make(place, tmp_path / "classes", train=file, validation=file, kind="classify", epochs=1))
+    assert result.labels == "2 classes (1, 5), as kind says"
+    assert set(evaluate(tmp_path / "classes", file).predictions) <= {"1", "5"}
+
+
+def test_classes_named_by_numbers_are_found_again_in_a_csv(place, tmp_path):
+    numbers = [str(k) for k in range(11)]
+    records = [{"text": f"the {WORDS[k % 11]} was", "label": numbers[k % 11]} for k in range(44)]
+    file = save_rows(tmp_path / "rows.jsonl", records)
+    lines = ["label;text", *(f"{row['label']};{row['text']}" for row in records)]
+    (tmp_path / "rows.csv").write_text("\n".join(lines), encoding="utf-16")
+    (tmp_path / "wide.csv").write_text("\n".join(lines), encoding="utf-16-le")
+    result = finetune(make(place, tmp_path / "run", method="full", train=file, validation=file, epochs=15))
+    assert result.after["accuracy"] > 0.9
+    assert evaluate(tmp_path / "run", tmp_path / "rows.csv").measures == result.after
+    assert evaluate(tmp_path / "run", tmp_path / "wide.csv", encoding="utf-16-le").measures == result.after
+    # Runs from elsewhere may have the names in alphabetical order.
+    for file in (tmp_path / "run" / "model").glob("config.json"):
+        config = json.loads(file.read_text())
+        order = sorted(numbers)
+        changed = {"id2label": dict(enumerate(order)), "label2id": {name: k for k, name in enumerate(order)}}
+        file.write_text(json.dumps(config | changed))
+    labels = evaluate(tmp_path / "run", tmp_path / "rows.csv").labels
+    assert [order[k] for k in labels] == [row["label"] for row in records]
+
+
 def test_sentence_pairs_and_limit(place, tmp_path):
     records = [{"premise": row["text"], "hypothesis": "the film", "label": row["label"]} for row in rows(40)]
     file = save_rows(tmp_path / "p.jsonl", records)
@@ -174,6 +211,11 @@ def test_sentence_pairs_and_limit(place, tmp_path):
         ({"task": "sst2"}, "either a task, or both"),
         ({"validation": None}, "either a task, or both"),
         ({"measures": ("auc",)}, r"measures is \('auc',\)"),
+        ({"kind": "rank"}, "kind is 'rank'; expected 'classify', 'regress', or None for a guess"),
+        (
+            {"task": "sst2", "train": None, "validation": None, "kind": "regress"},
+            "kind is 'regress', but the task 'sst2' settles that; leave it out",
+        ),
     ],
 )
 def test_settings_out_of_range(place, tmp_path, changes, message):
