@@ -26,9 +26,9 @@ from rich.console import Console
 
 from ttnet.errors import TTFileError, TTValueError
 from ttnet_llm.command_line.cli import one_sentence_errors, parse_options
+from ttnet_llm.files import write_text
 from ttnet_llm.training import METHODS, FinetuneSettings, finetune
 from ttnet_llm.training.data import GLUE_MEASURES, GLUE_TASKS
-from ttnet_llm.training.files import write_text
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.progress import RichProgress, quiet_libraries
 from ttnet_llm.training.report import markdown_table

@@ -23,7 +23,7 @@ from ttnet_llm import (
     TTLoraConfig,
 )
 from ttnet_llm.budget import count_parameters
-from ttnet_llm.training.files import write_text
+from ttnet_llm.files import write_text
 from ttnet_llm.training.report import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "published.md"

@@ -34,12 +34,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ttnet.nn import TTEmbedding, TTLinear
+from ttnet_llm.files import write_text
 from ttnet_llm.tensorize import TensorizeReport, tensorize, train_trains_only
 from ttnet_llm.tensorize.moments import gather_moments
 from ttnet_llm.tensorize.report import draw_report
 from ttnet_llm.tensorize.structure import set_module
 from ttnet_llm.tensorize.targets import find_targets
-from ttnet_llm.training.files import write_text
 from ttnet_llm.training.progress import quiet_libraries
 from ttnet_llm.training.report import markdown_table
 

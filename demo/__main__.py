@@ -32,10 +32,10 @@ from demo.settings import (
     QUICK,
 )
 from ttnet_llm.command_line.cli import one_sentence_errors
+from ttnet_llm.files import write_text
 from ttnet_llm.folders import atomic_folder
 from ttnet_llm.training import METHODS, FinetuneResult, FinetuneSettings, finetune, load_finetuned, predict
 from ttnet_llm.training.data import load_files
-from ttnet_llm.training.files import write_text
 from ttnet_llm.training.finetune import LOGITS
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.progress import RichProgress, quiet_libraries

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.table import Table
 
 from demo.settings import BATCH_SIZE, HEAD_LEARNING_RATE, MAX_LENGTH, TUNING
+from ttnet_llm.files import write_text
 from ttnet_llm.training import METHODS, FinetuneResult
-from ttnet_llm.training.files import write_text
 from ttnet_llm.training.pictures import draw_curves
 from ttnet_llm.training.report import curve_of, markdown_table, seconds, size
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ttnet.errors import TTFileError
+from ttnet_llm.files import write_text
 
 MARKER = "ttnet_llm.json"  # says which command wrote a folder, and which files
 
@@ -72,8 +73,6 @@ def mark_folder(folder: Path, kind: str, *, also: Iterable[str] = ()) -> None:
         kind: What wrote it, such as `"finetune"`.
         also: Files that will come, relative to the folder; one that ends in `/` stands for all in that folder.
     """
-    from ttnet_llm.training.files import write_text  # here, as that package imports the methods
-
     files = {*_files(folder), *also, MARKER}
     write_text(folder / MARKER, json.dumps({"kind": kind, "files": sorted(files)}, indent=1) + "\n")
 

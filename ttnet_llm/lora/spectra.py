@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError, TTValueError, import_extra
 from ttnet.plotting import DEPTHS, STYLE
+from ttnet_llm.files import atomic
 from ttnet_llm.linear import LinearAdapterLayer
 from ttnet_llm.loading import find_adapter, load_adapter
 from ttnet_llm.lora.checkpoint import PREFIX, read_config, read_lora
@@ -132,8 +133,6 @@ def draw_spectra(spectra: Sequence[ModuleSpectrum], path: str | Path, *, title: 
     Raises:
         TTValueError: If no module has singular values.
     """
-    from ttnet_llm.training.files import atomic
-
     kinds: dict[str, list[ModuleSpectrum]] = {}
     for spectrum in spectra:
         if spectrum.singular_values:

@@ -11,6 +11,7 @@ from typing import Any
 from ttnet.errors import TTValueError, import_extra
 from ttnet.nn import Layout
 from ttnet.plotting import COLOURS, STYLE
+from ttnet_llm.files import atomic
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,6 @@ def draw_report(layers: Sequence[LayerReport], path: str | Path, *, title: str, 
     Raises:
         TTValueError: If there is no layer.
     """
-    from ttnet_llm.training.files import atomic
-
     if not layers:
         raise TTValueError("The report has no layers; there is nothing to draw.")
     matplotlib = import_extra("matplotlib", extra="plot")

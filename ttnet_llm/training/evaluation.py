@@ -10,8 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ttnet_llm.files import write_text
 from ttnet_llm.training.data import to_split
-from ttnet_llm.training.files import write_text
 from ttnet_llm.training.metrics import measure
 from ttnet_llm.training.model import load_finetuned, predict
 from ttnet_llm.training.tables import read_table

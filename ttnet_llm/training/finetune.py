@@ -33,9 +33,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from ttnet.errors import TTFileError, TTValueError
 from ttnet_llm.attach import attach
 from ttnet_llm.budget import split_parameters
+from ttnet_llm.files import naming_a_full_disk, write_text
 from ttnet_llm.folders import mark_folder, output_folder, replace_folder
 from ttnet_llm.training.data import TextTask, load_files, load_glue
-from ttnet_llm.training.files import naming_a_full_disk, write_text
 from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.metrics import measure
 from ttnet_llm.training.model import Details, load_classifier, predict, save_finetuned, tokenize

@@ -23,8 +23,8 @@ from transformers import (
 from transformers.utils import cached_file
 
 from ttnet.errors import TTFileError
+from ttnet_llm.files import write_text
 from ttnet_llm.training.data import Columns, Split
-from ttnet_llm.training.files import write_text
 
 # Read for tokenizers of any class.
 _VOCABULARIES = {"tokenizer.json", "tokenizer.model", "tekken.json"}

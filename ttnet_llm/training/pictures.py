@@ -11,7 +11,7 @@ import numpy as np
 
 from ttnet.errors import import_extra
 from ttnet.plotting import COLOURS, STYLE
-from ttnet_llm.training.files import atomic
+from ttnet_llm.files import atomic
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ttnet_llm.training.files import write_text
+from ttnet_llm.files import write_text
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.pictures import Curve, draw_curves
 from ttnet_llm.training.settings import FinetuneResult

@@ -1,6 +1,5 @@
 """Fine-tuning end to end on a tiny model: every method, resuming, stopping early, and what is refused."""
 
-import errno
 import json
 import shutil
 
@@ -13,7 +12,6 @@ from tests.ttnet_llm.tiny import WORDS, rows, save_model, save_rows
 from ttnet.errors import TTError, TTFileError, TTValueError
 from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune, load_finetuned, make_config
 from ttnet_llm.training.data import load_files
-from ttnet_llm.training.files import atomic, naming_a_full_disk
 from ttnet_llm.training.model import predict
 
 
@@ -260,25 +258,3 @@ def test_resume_and_load_need_something_to_work_on(place, tmp_path):
 def test_options_of_another_kind_are_one_sentence():
     with pytest.raises(TTValueError, match="do not go together"):
         make_config("lora", {"layers_pattern": "layer"})
-
-
-def test_files_are_whole_or_absent(tmp_path):
-    (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(RuntimeError), atomic(tmp_path / "a.txt") as file:  # noqa: PT012
-        file.write_text("half")
-        raise RuntimeError
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "old"
-
-
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    def fail():
-        with naming_a_full_disk(tmp_path):
-            raise RuntimeError("unexpected pos 8384 vs 8278")
-
-    with pytest.raises(RuntimeError, match="unexpected pos"):  # there is space, so something else went wrong
-        fail()
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 100, 0))
-    with pytest.raises(OSError, match="No space left") as caught:
-        fail()
-    assert caught.value.errno == errno.ENOSPC
