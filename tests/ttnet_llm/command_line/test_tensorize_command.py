@@ -45,11 +45,13 @@ def test_the_command(tmp_path: Path) -> None:
         code, output = run(*arguments, "--budget", 2000, "--target", "query")
     assert code == 0, output
     assert "Not drawn: This needs the package 'matplotlib'" in output
+    (tmp_path / "latin.txt").write_text("schön\n", encoding="latin-1")
     for options, message in [
         ((), "none of them given"),
         (("--ratio", 0.5, "--target", "qery"), "did you mean 'query'"),
         (("--ratio", 0.5, "--picture", "a.txt"), "expected a png"),
         (("--ratio", 0.5, "--calibration", tmp_path / "none.txt"), "There is no file"),
+        (("--ratio", 0.5, "--calibration", tmp_path / "latin.txt"), "is not UTF-8, as files without a mark should be"),
         (("--ratio", 0.5, "--calibration", tmp_path / "text.txt", "--lines", 0), "lines is 0"),
         (("--ratio", 0.5, "--model", tmp_path / "small", "--output", tmp_path / "new"), "has trains already"),
     ]:
