@@ -32,6 +32,7 @@ def export(
     ] = "uniform",
     eps: Annotated[float | None, Option(help="Relative error that an update may have.")] = None,
     rank: Annotated[int | None, Option(help="Largest rank of a module.")] = None,
+    format: Annotated[str, Option(help="peft, which serving engines read, or mlx, for mlx-lm.")] = "peft",
 ) -> None:
     """Write an adapter as an ordinary LoRA checkpoint, exactly, for serving engines; needs no base weights."""
     with one_sentence_errors(resumable=False):
@@ -43,9 +44,9 @@ def export(
         width: Any = int(pad_to) if pad_to.isdecimal() else None if pad_to == "none" else pad_to
         with Console(stderr=True).status("Exporting"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what there is to say is in the report
-            report = export_lora(
-                load_adapter(adapter, model=model, weights=False), output, eps=eps, rank=rank, pad_to=width
-            )
+            loaded = load_adapter(adapter, model=model, weights=False)
+            layout: Any = format
+            report = export_lora(loaded, output, eps=eps, rank=rank, pad_to=width, format=layout)
         table = make_table("module", "shape", "rank", "parameters", "error")
         names = short_names([module.name for module in report.modules])
         for module in report.modules:

@@ -240,9 +240,18 @@ def write_adapter(path: str | Path, config: PeftConfig, tensors: Mapping[str, Te
     """
     with atomic_folder(path, kind=kind) as folder:
         config.save_pretrained(str(folder))
-        # The format knows neither views nor tensors that share memory.
-        copies = {key: t.detach().cpu().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
-        save_file(copies, folder / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(tensors, folder / WEIGHTS)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write tensors as safetensors, also views and those that share memory, which the format does not know.
+
+    Args:
+        tensors: The tensors by their keys.
+        file: The file.
+    """
+    copies = {key: t.detach().cpu().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
+    save_file(copies, file, metadata={"format": "pt"})
 
 
 def exactly(name: str) -> str:

@@ -18,6 +18,7 @@ from ttnet_llm.linear import LinearAdapterLayer
 from ttnet_llm.lora.checkpoint import EXPORT, PREFIX, LoraCheckpoint, write_lora
 from ttnet_llm.lora.contents import base_model, find_targets, lora_config, trained_whole
 from ttnet_llm.lora.engines import beyond_lora
+from ttnet_llm.lora.mlx import write_mlx
 from ttnet_llm.lora.verify import loading_faults, skeleton
 from ttnet_llm.matrices.thin import thin_svd
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
@@ -76,8 +77,9 @@ def export_lora(
     dtype: torch.dtype | None = None,
     save_embedding_layers: bool | Literal["auto"] = "auto",
     verify: bool = True,
+    format: Literal["peft", "mlx"] = "peft",
 ) -> ExportReport:
-    """Write an adapter of any linear method as a LoRA checkpoint of PEFT's, which needs this package no more.
+    """Write an adapter of any linear method as a LoRA checkpoint, which needs this package no more.
 
     Every module's update `scaling * L @ R` is written at the smallest rank that holds it, found from its thin
     factors, the scaling folded in, so that `lora_alpha` is the rank. What was trained with the adapter (heads, norms,
@@ -98,14 +100,16 @@ def export_lora(
         save_embedding_layers: Whether the base model's embeddings go along, as in PEFT's `save_pretrained`; `"auto"`
             takes them where the vocabulary was resized, and leaves out those that the adapter adapts.
         verify: Whether to try out first, on the model without its weights, that plain PEFT gives every module its
-            update, and no other module one.
+            update, and no other module one. Only for PEFT's own format.
+        format: `"mlx"` writes the adapter folder of mlx-lm instead, for models whose modules it calls as transformers
+            does (it refuses others), and without what is no LoRA.
 
     Returns:
         The folder and the ranks.
 
     Raises:
-        TTTypeError: If the adapter is of another method, or is not linear in its input, or PEFT would not load what is
-            written as it is meant.
+        TTTypeError: If the adapter is of another method, or is not linear in its input, or PEFT or mlx-lm would not
+            load what is written as it is meant.
         TTValueError: If there is no adapter of that name, an argument is out of range, a module's rank is above
             `pad_to`, or a weight is not finite.
         TTFileError: If the folder holds something else.
@@ -127,6 +131,8 @@ def export_lora(
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             choices = 'an integer of at least 1, "uniform" or None' if name == "pad_to" else "an integer of at least 1"
             raise TTValueError(f"{name} is {value!r}; expected {choices}.")
+    if format not in ("peft", "mlx"):
+        raise TTValueError(f"format is {format!r}; expected 'peft' or 'mlx'.")
     output_folder(path, kind=EXPORT)
     model = getattr(model, "_orig_mod", model)  # of a compiled one
     layers = dict(linear_layers(model, adapter_name))
@@ -150,13 +156,18 @@ def export_lora(
         trained_whole(model, adapter_name, layers, save_embedding_layers),
     )
     base = base_model(model)
-    if verify and (faults := loading_faults(skeleton(base), checkpoint)):
-        raise TTTypeError(
-            f"PEFT {version('peft')} does not load this export as it is meant: {'; '.join(faults)}. Merge the adapter "
-            "(`ttnet-llm merge`), keep it and load it with this package, or adapt other modules; `verify=False` writes "
-            "the export all the same."
-        )
-    written = write_lora(path, checkpoint)
+    if format == "mlx":
+        common_rank, caution = write_mlx(path, checkpoint, tied=_is_tied(base)), ""
+    else:
+        if verify and (faults := loading_faults(skeleton(base), checkpoint)):
+            raise TTTypeError(
+                f"PEFT {version('peft')} does not load this export as it is meant: {'; '.join(faults)}. Merge the "
+                "adapter (`ttnet-llm merge`), keep it and load it with this package, or adapt other modules; "
+                "`verify=False` writes the export all the same."
+            )
+        common_rank, caution = write_lora(path, checkpoint).r, beyond_lora(skeleton(base), checkpoint.others)
+    if caution:
+        warnings.warn(caution, stacklevel=3)  # that of the caller, past the decorator
     modules = (
         ExportedModule(
             name,
@@ -167,10 +178,7 @@ def export_lora(
         )
         for name, layer in layers.items()
     )
-    caution = beyond_lora(skeleton(base), checkpoint.others)
-    if caution:
-        warnings.warn(caution, stacklevel=3)  # that of the caller, past the decorator
-    return ExportReport(Path(path), written.r, tuple(modules), caution)
+    return ExportReport(Path(path), common_rank, tuple(modules), caution)
 
 
 def linear_layers(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, LinearAdapterLayer]]:
@@ -278,6 +286,13 @@ def needed_rank(
 
 def _configs(model: nn.Module) -> dict[str, Any]:
     return getattr(model, "peft_config", {})
+
+
+def _is_tied(base: nn.Module) -> bool:
+    """Tell whether the output layer is the embedding, by the configs of the model and of its text part."""
+    config: Any = getattr(base, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else None
+    return any(getattr(part, "tie_word_embeddings", False) for part in (config, text))
 
 
 def _check_finite(name: str, *factors: Tensor) -> None:

@@ -82,10 +82,12 @@ def test_export_pads_as_it_is_told(options: tuple[object, ...], ranks: set[int],
     assert {saved["r"], *saved["rank_pattern"].values()} == ranks
 
 
-def test_export_keeps_to_a_rank(tmp_path: Path) -> None:
+def test_export_keeps_to_a_rank_and_a_format(tmp_path: Path) -> None:
     save(tmp_path, models.llama, MeloraConfig(r=2, n=2))
-    _, output = run("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "lora", "--rank", 1)
-    assert "LoRA of rank 1" in output
+    arguments = ("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "lora", "--rank", 1)
+    assert "LoRA of rank 1" in run(*arguments)[1]
+    assert "LoRA of rank 1" in run(*arguments, "--format", "mlx")[1]
+    assert (tmp_path / "lora" / "adapters.safetensors").exists()
 
 
 @pytest.mark.parametrize("method", ["tt-lora", "loretta-rep"])
