@@ -91,6 +91,7 @@ def test_vast_trains(run):
         ("decompose none.npy -o y", "There is no file 'none.npy'; check the path."),
         ("decompose text.npy -o y", "'text.npy' is not a whole .npy file of numbers"),
         ("decompose short.npy -o y", "'short.npy' is not a whole .npy file of numbers"),
+        ("decompose masked.npy -o y", "'masked.npy' is not a whole .npy file of numbers"),
         ("decompose object.npy -o y", "'object.npy' is not a whole .npy file of numbers"),
         ("decompose many.npz -o y", "'many.npz' is an archive of arrays"),
         ("decompose nan.npy -o y", "NaN or infinite entries, 1 of 2"),
@@ -122,6 +123,8 @@ def test_errors_are_one_sentence(run, tmp_path, arguments, message):
     np.save("object.npy", np.array([{}], dtype=object))
     np.save("strings.npy", np.array(["a"]))
     np.savez("many.npz", x=sine())
+    with pytest.raises(NotImplementedError):  # and leaves the file without its entries
+        np.save("masked.npy", np.ma.masked_array(sine()))
     ttnet.ones((3,)).save("one")
     ttnet.zeros((3, 3)).save("zeros")
     (tmp_path / "text.npy").write_text("Not numbers.")
@@ -180,6 +183,15 @@ def test_extras(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         import_extra("broken_package", extra="plot")
+
+
+@pytest.mark.parametrize("memory", [[], ["--memory", "0.001"]])
+def test_decompose_an_array_in_fortran_order(run, memory):
+    x = ttnet.random((80, 60, 50), 2, seed=0).full()
+    np.save("x.npy", np.asfortranarray(x.numpy()))
+    result = run("decompose", "x.npy", "--eps", "1e-3", "-o", "x.safetensors", *memory)
+    assert result.exit_code == 0, result.output
+    assert (ttnet.load("x.safetensors").full() - x).norm() <= 1e-3 * x.norm()
 
 
 def test_decompose_an_array_in_slabs(run):

@@ -1,77 +1,30 @@
-"""Arrays that are read a slab at a time: on disk, compressed, or spread over the machines of a cluster.
+"""Passes over an array, a slab at a time: on disk, compressed, or spread over the machines of a cluster.
 
-All that is asked of an array is `shape`, `dtype` and slicing, which numpy's memory maps, h5py, zarr and dask have. A
-slab holds the axes that make the columns of an unfolding as a whole and a range of every other axis, so what a pass
-computes of a slab needs nothing of another one. Slabs follow the chunks that the array is stored in, and each is read
-once a pass.
+A slab holds the axes that make the columns of an unfolding as a whole and a range of every other axis, so what a pass
+computes of a slab needs nothing of another one. Slabs follow the chunks and the order of axes that the array is stored
+in. Where chunks are larger than a slab, a block of them is read at a time, and slabs are cut from it in memory.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import mmap
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ttnet.decomposition.storage import ArrayLike, Ranges, Storage, is_dask, read, read_raw, release
 from ttnet.decomposition.unfolding_kernels import Unfolding, gram_matrix, project, sum_of_squares, triangle
-from ttnet.errors import TTShapeError, TTTypeError
-from ttnet.numerics.dense import as_dense
+from ttnet.errors import TTTypeError
+from ttnet.numerics.dense import as_dense, check_unmasked
 from ttnet.numerics.scales import compute_dtype, count_nonfinite, max_exponent
 
-Ranges = tuple[slice, ...]
-
 _DASK_BATCH = 8  # slabs that are asked of a cluster at a time
-
-
-class ArrayLike(Protocol):
-    """What has `shape`, `dtype` and slicing."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sizes of the axes."""
-
-    @property
-    def dtype(self) -> Any:
-        """The numpy or torch dtype."""
-
-    def __getitem__(self, key: Any) -> Any:
-        """Read a part."""
-
-
-def entry_dtype(array: ArrayLike) -> torch.dtype:
-    """Give the dtype of the train of an array.
-
-    Args:
-        array: The array.
-
-    Returns:
-        A floating or complex dtype.
-
-    Raises:
-        TTTypeError: If the array lacks an attribute, or its dtype is of no numbers.
-
-    Example:
-        >>> entry_dtype(np.zeros((2, 2), np.int8))
-        torch.float64
-    """
-    for name in ("shape", "dtype", "__getitem__"):
-        if not hasattr(array, name):
-            raise TTTypeError(
-                f"x is a {type(array).__name__}; expected a torch.Tensor, a numpy.ndarray, or an array with shape, "
-                "dtype and slicing."
-            )
-    if isinstance(array.dtype, torch.dtype):
-        return as_dense(torch.empty(0, dtype=array.dtype)).dtype
-    try:
-        dtype = np.dtype(array.dtype)
-    except TypeError:
-        raise TTTypeError(f"x has dtype {array.dtype}; expected a numeric numpy or torch dtype.") from None
-    return as_dense(np.empty(0, dtype)).dtype
 
 
 class Source:
@@ -79,26 +32,29 @@ class Source:
 
     Args:
         array: The array.
-        slab_numel: The most entries of a slab, unless a row of the unfolding has more.
+        dtype: The dtype of its entries.
+        memory: The bytes that may be used: a 64th of them gives the most entries of a slab, unless a row of the
+            unfolding has more, and a quarter of them the most bytes of a block of chunks.
         left: How many leading axes are merged; they make the first axis of `shape`, of size 1 if there are none.
         right: How many trailing axes are merged into the last axis of `shape`.
 
     Example:
-        >>> source = Source(np.ones((2, 3, 4)), 12)
+        >>> source = Source(np.ones((2, 3, 4)), torch.float64, 2**20)
         >>> source.shape, source.merged(1, left=True).shape
         ((1, 2, 3, 4, 1), (2, 3, 4, 1))
     """
 
-    def __init__(self, array: ArrayLike, slab_numel: int, left: int = 0, right: int = 0) -> None:
+    def __init__(self, array: ArrayLike, dtype: torch.dtype, memory: int, left: int = 0, right: int = 0) -> None:
         self.array = array
-        self.dtype = compute_dtype(entry_dtype(array))
-        self._slab_numel = slab_numel
+        self.storage = Storage.of(array)
         self.left, self.right = left, right
+        self.dtype = dtype
+        self._memory = memory
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The merged axes, the modes that are left, and the merged axes of the other end."""
-        sizes = tuple(map(int, self.array.shape))
+        sizes = self.storage.shape
         stop = len(sizes) - self.right
         return math.prod(sizes[: self.left]), *sizes[self.left : stop], math.prod(sizes[stop:])
 
@@ -118,7 +74,7 @@ class Source:
             The same array, seen so.
         """
         more = (count, 0) if left else (0, count)
-        return Source(self.array, self._slab_numel, self.left + more[0], self.right + more[1])
+        return Source(self.array, self.dtype, self._memory, self.left + more[0], self.right + more[1])
 
     def columns(self, modes: int, *, left: bool) -> int:
         """Give the number of axes of the array that make the columns of an unfolding.
@@ -138,10 +94,12 @@ class Source:
         Returns:
             A tensor of shape `shape`.
         """
-        return read(self.array, (slice(None),) * len(self.array.shape)).reshape(self.shape)
+        x = read(self.array, (slice(None),) * len(self.storage.shape))
+        _check_precision(x, self.dtype)
+        return x.reshape(self.shape)
 
     def over_slabs(self, function: Callable[..., Any], axes: int, left: bool) -> Iterator[tuple[Ranges, Any]]:
-        """Compute something of every slab, in order; on a cluster, where the slabs are.
+        """Compute something of every slab, in the order that they are stored in; on a cluster, where the slabs are.
 
         Args:
             function: Takes the slab as a tensor or numpy array.
@@ -151,113 +109,117 @@ class Source:
         Yields:
             The ranges of each slab, and what the function gives.
         """
-        slabs = plan_slabs(self.array.shape, _edges(self.array), axes, left, self._slab_numel)
-        if hasattr(self.array, "dask"):
+        order = len(self.storage.shape)
+        whole = range(axes) if left else range(order - axes, order)
+        slab_numel = self._memory // 64
+        if self._reads_slabs(whole, slab_numel):
+            block_numel = slab_numel
+        else:
+            block_numel = max(slab_numel, self._memory // (4 * self.dtype.itemsize))
+        blocks = plan_slabs(self.storage, whole, block_numel)
+        if is_dask(self.array):
             import dask
 
-            task = dask.delayed(function, pure=False)
-            while batch := tuple(itertools.islice(slabs, _DASK_BATCH)):
-                yield from zip(batch, dask.compute(*(task(self.array[ranges]) for ranges in batch)), strict=True)
+            task = dask.delayed(partial(_list_of_slabs, function, whole=whole, numel=slab_numel), pure=False)
+            while batch := tuple(itertools.islice(blocks, max(1, _DASK_BATCH * slab_numel // block_numel))):
+                computed = dask.compute(*(task(self.array[ranges]) for ranges in batch))
+                for ranges, results in zip(batch, computed, strict=True):
+                    yield from ((_shifted(inner, ranges), result) for inner, result in results)
             return
-        for ranges in slabs:
-            yield ranges, function(read(self.array, ranges))
+        for ranges in blocks:
+            for inner, result in _slabs_of_block(function, read_raw(self.array, ranges), whole, slab_numel):
+                yield _shifted(inner, ranges), result
             release(self.array)
 
-
-def read(array: ArrayLike, ranges: Ranges) -> Tensor:
-    """Read a part of an array.
-
-    Args:
-        array: The array.
-        ranges: A slice for each axis.
-
-    Returns:
-        A tensor of the dtype of the array, or in float64 for integers and bools.
-
-    Example:
-        >>> read(np.arange(4), (slice(1, 3),))
-        tensor([1., 2.], dtype=torch.float64)
-    """
-    part = array[ranges]
-    return as_dense(part if isinstance(part, Tensor) else np.asarray(part))
+    def _reads_slabs(self, whole: range, slab_numel: int) -> bool:
+        """Say whether to read slab by slab: where that costs no call of a library, or gives a cluster more tasks."""
+        if is_dask(self.array):
+            return smallest_slab(self.storage.edges, whole) <= slab_numel
+        return isinstance(self.array, Tensor | np.ndarray)
 
 
-def release(array: ArrayLike) -> None:
-    """Give back the pages of a memory map that were read or written, so that they do not count as this process's.
-
-    Args:
-        array: The array; nothing is done if it is no memory map of a file's own contents.
-
-    Example:
-        >>> release(np.ones(2))
-    """
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and isinstance(array, np.memmap) and array.mode != "c" and hasattr(mapped, "madvise"):
-        mapped.madvise(mmap.MADV_DONTNEED)  # what was written stays with the system, on its way to the disk
+def _slabs_of_block(function: Callable[..., Any], block: Any, whole: range, numel: int) -> Iterator[tuple[Ranges, Any]]:
+    for ranges in plan_slabs(Storage.of(block), whole, numel):
+        yield ranges, function(block[ranges])
 
 
-def _edges(array: ArrayLike) -> list[list[int]]:
-    """Give for each axis where chunks begin and end; single entries for an array that tells of no chunks."""
-    chunks = getattr(array, "chunks", None) or [1] * len(array.shape)
-    edges = []
-    for size, chunk in zip(array.shape, chunks, strict=True):
-        if isinstance(chunk, Sequence):  # dask tells the size of each
-            edges.append([0, *itertools.accumulate(chunk)])
-        else:
-            edges.append([*range(0, size, chunk), size])
-    return edges
+def _list_of_slabs(function: Callable[..., Any], block: Any, whole: range, numel: int) -> list[tuple[Ranges, Any]]:
+    check_unmasked(block, "a block of x")
+    return list(_slabs_of_block(function, block, whole, numel))
 
 
-def plan_slabs(
-    shape: Sequence[int], edges: Sequence[Sequence[int]], axes: int, left: bool, slab_numel: int
-) -> Iterator[Ranges]:
-    """Cut an array into slabs along its chunks, or finer where a slab of whole chunks would be too large.
+def _shifted(inner: Ranges, outer: Ranges) -> Ranges:
+    return tuple(slice(a.start + b.start, a.stop + b.start) for a, b in zip(inner, outer, strict=True))
+
+
+def plan_slabs(storage: Storage, whole: range, numel: int) -> Iterator[Ranges]:
+    """Cut an array into slabs along its chunks, or through these where a slab of whole chunks would be too large.
 
     Args:
-        shape: The sizes of the axes.
-        edges: For each axis where chunks begin and end.
-        axes: The number of axes that no slab cuts.
-        left: Whether these are the first axes or the last ones.
-        slab_numel: The most entries of a slab.
+        storage: Where the chunks are, and which axes are the slowest.
+        whole: The axes that no slab cuts.
+        numel: The most entries of a slab, unless one entry of each other axis makes more.
 
     Yields:
-        The ranges of each slab.
+        The ranges of each slab, along the storage.
 
     Example:
-        >>> edges = [[0, 2, 4], [0, 3], [0, 5]]
-        >>> [[(r.start, r.stop) for r in ranges] for ranges in plan_slabs((4, 3, 5), edges, 1, False, 40)]
+        >>> storage = Storage(([0, 2, 4], [0, 3], [0, 5]), (0, 1, 2))
+        >>> [[(r.start, r.stop) for r in ranges] for ranges in plan_slabs(storage, range(2, 3), 40)]
         [[(0, 2), (0, 3), (0, 5)], [(2, 4), (0, 3), (0, 5)]]
     """
-    whole = range(axes) if left else range(len(shape) - axes, len(shape))
-    ranges = [slice(0, size) for size in shape]
-    cut = [k for k in range(len(shape)) if k not in whole]
-    smallest = math.prod(shape[k] for k in whole) * math.prod(
-        max(stop - start for start, stop in itertools.pairwise(edges[k])) for k in cut
-    )
-    if smallest > slab_numel:
-        edges = [range(size + 1) for size in shape]
-    yield from _slabs(ranges, cut, edges, slab_numel)
+    cut = [axis for axis in storage.order if axis not in whole]
+    edges = list(storage.edges)
+    for axis in cut:
+        if (excess := -(-smallest_slab(edges, whole) // numel)) > 1 and _widest(edges[axis]) > 1:
+            edges[axis] = _finer(edges[axis], excess)
+    yield from _slabs([slice(0, size) for size in storage.shape], cut, edges, numel)
 
 
-def _slabs(
-    ranges: list[slice], cut: Sequence[int], edges: Sequence[Sequence[int]], slab_numel: int
-) -> Iterator[Ranges]:
+def smallest_slab(edges: Sequence[Sequence[int]], whole: range) -> int:
+    """Give the most entries that a slab of one chunk in each axis that is cut may have.
+
+    Args:
+        edges: For each axis where chunks begin and end.
+        whole: The axes that no slab cuts.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> smallest_slab([[0, 2, 4], [0, 3, 4]], range(0, 1))
+        12
+    """
+    return math.prod(marks[-1] if axis in whole else _widest(marks) for axis, marks in enumerate(edges))
+
+
+def _widest(marks: Sequence[int]) -> int:
+    return marks.step if isinstance(marks, range) else max(b - a for a, b in itertools.pairwise(marks))
+
+
+def _finer(marks: Sequence[int], parts: int) -> Sequence[int]:
+    """Cut chunks into a number of parts, or single entries."""
+    step = -(-_widest(marks) // parts)
+    return [*itertools.chain.from_iterable(range(a, b, step) for a, b in itertools.pairwise(marks)), marks[-1]]
+
+
+def _slabs(ranges: list[slice], cut: Sequence[int], edges: Sequence[Sequence[int]], numel: int) -> Iterator[Ranges]:
     if not cut:
         yield tuple(ranges)
         return
     axis, *later = cut
     one = math.prod(part.stop - part.start for k, part in enumerate(ranges) if k != axis)
-    start, *stops = edges[axis]
-    for stop, after in itertools.zip_longest(stops, stops[1:]):
-        if after is not None and (after - start) * one <= slab_numel:
-            continue
+    marks = edges[axis]
+    place = 0
+    while place < len(marks) - 1:
+        start = marks[place]
+        place = max(place + 1, bisect_right(marks, start + numel // one) - 1)
         inner = [*ranges]
-        inner[axis] = slice(start, stop)
-        if (stop - start) * one <= slab_numel:
+        inner[axis] = slice(start, marks[place])
+        if (marks[place] - start) * one <= numel:
             yield tuple(inner)
         else:
-            yield from _slabs(inner, later, edges, slab_numel)
-        start = stop
+            yield from _slabs(inner, later, edges, numel)
 
 
 # --- what is computed of a slab; numpy in and out, so that it may travel -----------------------------------------
@@ -283,6 +245,14 @@ def slab_projection(slab: Any, axes: int, left: bool, dtype: torch.dtype, expone
     return u.fold(product).resolve_conj().numpy(), sum_of_squares(Unfolding(product, 1, dtype))
 
 
+def _check_precision(x: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a part of an array whose entries do not fit the dtype that the first entry told."""
+    if torch.promote_types(x.dtype, dtype) not in (dtype, compute_dtype(dtype)):
+        raise TTTypeError(
+            f"x has entries of {x.dtype}, but its first entry is of a narrower dtype; expected the same of all."
+        )
+
+
 def slab_size(slab: Any) -> tuple[int, int]:
     """Count the entries of a slab that are not finite, and give the exponent of its largest one."""
     x = as_dense(slab)
@@ -295,23 +265,8 @@ def double_products(dtype: torch.dtype) -> torch.dtype:
 
 
 def _unfolded(slab: Any, axes: int, left: bool, dtype: torch.dtype, exponent: int) -> Unfolding:
-    x = as_dense(slab)
+    x = as_dense(slab, "a slab of x")
+    _check_precision(x, dtype)
     if not axes:  # a tensor of one column
         x, axes = (x[None], 1) if left else (x[..., None], 1)
     return Unfolding(x, axes, dtype, side="left" if left else "right", exponent=exponent)
-
-
-def check_array(array: ArrayLike) -> None:
-    """Refuse an array with an empty mode.
-
-    Args:
-        array: The array.
-
-    Raises:
-        TTShapeError: If there is one.
-
-    Example:
-        >>> check_array(np.ones((2, 2)))
-    """
-    if 0 in array.shape:
-        raise TTShapeError(f"x has shape {tuple(array.shape)}; every mode must have size at least 1.")

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ttnet.decomposition import plan
 from ttnet.decomposition.spectrum import OutOfRange, check_range
+from ttnet.decomposition.storage import ArrayLike, Storage, mirrored
 from ttnet.decomposition.sweep import Sweep
 from ttnet.decomposition.unfolding_kernels import Unfolding, double, sum_of_squares
 from ttnet.errors import TTShapeError, TTValueError
+from ttnet.numerics.linalg import qr
 from ttnet.numerics.scales import compute_dtype, count_nonfinite, max_exponent, times_power_of_two
 from ttnet.numerics.train_scales import join_scale
-from ttnet.numerics.truncation import ErrorBudget, check_eps, check_max_rank, check_method, check_readable
+from ttnet.numerics.truncation import (
+    ErrorBudget,
+    check_eps,
+    check_max_rank,
+    check_method,
+    check_readable,
+    dtype_for_bound,
+)
 
 METHODS = ("auto", "svd", "qr", "gram", "randomized")
 
@@ -56,24 +67,69 @@ def dense_cores(
     differentiable = x.requires_grad and torch.is_grad_enabled()
     is_small = method == "auto" and x.numel() <= plan.SMALL_NUMEL and not differentiable
     exact = method == "svd" or differentiable or is_small or x.ndim < 2
-    kept = compute_dtype(x.dtype)
-    dtype = double(kept) if is_small else kept  # which costs nothing there
-    arithmetic = dtype if exact else double(dtype)
-    budget = ErrorBudget(norm=1.0, eps=bound, max_ranks=max_ranks, dtype=x.dtype, arithmetic=arithmetic)
-    if not exact:
-        with contextlib.suppress(OutOfRange):
-            cores = Sweep(x.detach(), dtype, 0, None, budget, method).run()
-            return finish(cores, 0, x.dtype)
-    exponent, norm = _measure(x.detach())
     if x.ndim < 2:
+        _measure(x.detach())  # which refuses what is not finite
         return [x.reshape(1, *x.shape, 1).clone()]
-    if norm == 0 and not differentiable:
-        return zero_cores(x.shape, x)
-    if exact:
-        cores = _exact(times_power_of_two(x.to(dtype), -exponent), budget.for_norm(norm))
+    dtype = dtype_for_bound(x.dtype, bound, x.ndim)
+    if not exact:
+        sweep = partial(_sweep, eps=bound, method=method, dtype=dtype)
+        cores, exponent = along_storage(sweep, x.detach(), max_ranks)
     else:
-        cores = Sweep(x.detach(), dtype, exponent, norm, budget.for_norm(norm), method).run()
-    return finish(cores, exponent, x.dtype)
+        exponent, norm = _measure(x.detach())
+        computed = double(compute_dtype(dtype)) if is_small else compute_dtype(dtype)  # which costs nothing there
+        budget = ErrorBudget(norm=norm, eps=bound, max_ranks=max_ranks, dtype=dtype, arithmetic=computed)
+        is_zero = norm == 0 and not differentiable
+        cores = [] if is_zero else _exact(times_power_of_two(x.to(computed), -exponent), budget)
+    return finish(cores, exponent, dtype) if cores else zero_cores(x.shape, x.new_empty(0, dtype=dtype))
+
+
+def along_storage(
+    decompose: Callable[[Any, Sequence[int | None]], tuple[list[Tensor], int]],
+    x: ArrayLike,
+    max_ranks: Sequence[int | None],
+) -> tuple[list[Tensor], int]:
+    """Decompose an array with its axes reversed if its first axis is the fastest, and reverse the train.
+
+    Args:
+        decompose: Takes an array and the largest ranks, and gives left-orthogonal cores and an exponent.
+        x: The array.
+        max_ranks: The largest rank of each inner bond.
+
+    Returns:
+        Left-orthogonal cores of a train of `x`, none if it is zero, and an exponent.
+
+    Example:
+        >>> along_storage(lambda x, max_ranks: (dense_cores(x), 0), torch.ones(3, 2).T, [None])[0][0].shape
+        torch.Size([1, 2, 1])
+    """
+    if not Storage.of(x).is_fortran:
+        return decompose(x, max_ranks)
+    cores, exponent = decompose(mirrored(x), max_ranks[::-1])
+    cores = [core.permute(2, 1, 0) for core in reversed(cores)]
+    for k in range(len(cores) - 1):
+        u, w = qr(cores[k].flatten(0, 1))  # (r n, s), (s, r')
+        cores[k] = u.reshape(*cores[k].shape[:2], -1)
+        cores[k + 1] = torch.tensordot(w, cores[k + 1], 1)
+    return cores, exponent
+
+
+def _sweep(
+    x: Tensor,  # (n_1, ..., n_d)
+    max_ranks: Sequence[int | None],
+    *,
+    eps: float,
+    method: str,
+    dtype: torch.dtype,
+) -> tuple[list[Tensor], int]:
+    """Decompose a tensor from both its ends: the cores, none if it is zero, and an exponent."""
+    computed = compute_dtype(dtype)
+    budget = ErrorBudget(norm=1.0, eps=eps, max_ranks=max_ranks, dtype=dtype, arithmetic=double(computed))
+    with contextlib.suppress(OutOfRange):
+        return Sweep(x, computed, 0, None, budget, method).run(), 0
+    exponent, norm = _measure(x)
+    if norm == 0:
+        return [], 0
+    return Sweep(x, computed, exponent, norm, budget.for_norm(norm), method).run(), exponent
 
 
 def finish(cores: Sequence[Tensor], exponent: int, dtype: torch.dtype) -> list[Tensor]:

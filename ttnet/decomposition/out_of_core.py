@@ -25,26 +25,18 @@ import torch
 from torch import Tensor
 
 from ttnet.decomposition import plan
-from ttnet.decomposition.array_source import (
-    ArrayLike,
-    Source,
-    entry_dtype,
-    read,
-    release,
-    slab_gram,
-    slab_projection,
-    slab_size,
-    slab_triangle,
-)
+from ttnet.decomposition.array_source import Source, plan_slabs, slab_gram, slab_projection, slab_size, slab_triangle
 from ttnet.decomposition.in_memory import dense_cores
 from ttnet.decomposition.passes_file import PassesFile
 from ttnet.decomposition.plan import Step
 from ttnet.decomposition.spectrum import Spectrum, of_gram, of_triangle
+from ttnet.decomposition.storage import ArrayLike, read, read_raw, release
 from ttnet.decomposition.sweep import Sweep, basis_of, cut_bonds, identities, mirrored
 from ttnet.decomposition.unfolding_kernels import double
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.numerics.blas import torch_threads
 from ttnet.numerics.linalg import triangular_factor
+from ttnet.numerics.scales import compute_dtype
 from ttnet.numerics.truncation import ErrorBudget
 
 DEFAULT_MEMORY = 2**30
@@ -101,7 +93,9 @@ class ArraySweep:
     """The decomposition of an array, pass by pass.
 
     Args:
-        array: The array, of order 2 or more, and without empty modes.
+        array: The array as `opened` gives it, of order 2 or more.
+        entries: The dtype of its entries.
+        dtype: The dtype of the train.
         eps: The relative error bound.
         max_ranks: The largest rank of each inner bond.
         method: "auto", "gram", "qr", "svd" or "randomized". "svd" is done as "qr", "randomized" as "gram".
@@ -110,7 +104,8 @@ class ArraySweep:
         callback: Called with a `PassProgress` after every slab, or None.
 
     Example:
-        >>> sweep = ArraySweep(np.ones((64, 64, 64)), eps=1e-3, max_ranks=[None, None], method="auto", memory=2**20)
+        >>> x, dtypes = np.ones((64, 64, 64)), {"entries": torch.float64, "dtype": torch.float64}
+        >>> sweep = ArraySweep(x, **dtypes, eps=1e-3, max_ranks=[None, None], method="auto", memory=2**20)
         >>> [tuple(core.shape) for core in sweep.run()[0]]
         [(1, 64, 1), (1, 64, 1), (1, 64, 1)]
     """
@@ -119,6 +114,8 @@ class ArraySweep:
         self,
         array: ArrayLike,
         *,
+        entries: torch.dtype,
+        dtype: torch.dtype,
         eps: float,
         max_ranks: Sequence[int | None],
         method: str,
@@ -126,16 +123,14 @@ class ArraySweep:
         checkpoint: str | os.PathLike[str] | None = None,
         callback: Callable[[PassProgress], object] | None = None,
     ) -> None:
-        self._entries = entry_dtype(array)
+        self._kept = dtype
+        self._dtype = compute_dtype(dtype)
         self._eps, self._max_ranks = eps, list(max_ranks)
         tight = eps < _GRAM_EPS * math.sqrt(len(self._max_ranks)) and None in self._max_ranks
         self._kernel = "qr" if method in ("qr", "svd") or (tight and eps < 1) else "gram"
         self._method, self._memory, self._callback = method, memory, callback
-        # A slab, its copy in double precision and its product have to fit beside the Gram matrix.
-        self._slab_numel = memory // 64
         self._array = array
-        self._source = Source(array, self._slab_numel)
-        self._dtype = self._source.dtype
+        self._source = Source(array, entries, memory)
         self._exponent = 0
         self._norm = -1.0  # that of what is left; not known before the first pass
         self._budget: ErrorBudget | None = None
@@ -143,15 +138,17 @@ class ArraySweep:
         self._right: list[Tensor] = []
         self._rank = _EXPECTED_RANK
         self._step = 1
-        fingerprint = {
-            "shape": list(map(int, array.shape)),
-            "dtype": str(array.dtype),
-            "eps": eps,
-            "max_ranks": self._max_ranks,
-            "kernel": self._kernel,
-            "entries": _some_entries(array),
-        }
-        self._file = None if checkpoint is None else PassesFile(Path(checkpoint), fingerprint)
+        self._file: PassesFile | None = None
+        if checkpoint is not None:
+            fingerprint = {
+                "shape": list(self._source.storage.shape),
+                "dtype": str(entries),
+                "eps": eps,
+                "max_ranks": self._max_ranks,
+                "kernel": self._kernel,
+                "entries": _some_entries(array),
+            }
+            self._file = PassesFile(Path(checkpoint), fingerprint)
         self._scratch: Path | None = None
 
     def run(self) -> tuple[list[Tensor], int]:
@@ -163,6 +160,8 @@ class ArraySweep:
         try:
             if self._file is not None:
                 self._restore(self._file)
+            if self._is_whole and self._is_large() and self._source.storage.is_one_piece:
+                self._unpack()
             with torch_threads():
                 while self._is_large() and len(self._source.shape) > 3 and self._norm != 0:
                     self._take()
@@ -199,6 +198,25 @@ class ArraySweep:
         method = "qr" if self._kernel == "qr" else "auto"
         done = {"left": self._left, "right": self._right}
         return Sweep(rest.to(self._dtype), self._dtype, self._pending, self._norm, budget, method, **done).run()
+
+    def _unpack(self) -> None:
+        """Read once what no part of can be read alone: into memory, or into a file of which any part can."""
+        storage, itemsize = self._source.storage, self._source.dtype.itemsize
+        fits = 4 * self._source.numel * itemsize <= self._memory
+        whole: Any = None
+        for ranges in plan_slabs(storage, range(0), self._source.numel if fits else self._memory // (2 * itemsize)):
+            block = read_raw(self._array, ranges)
+            block = block.to(self._dtype).numpy() if isinstance(block, Tensor) else block
+            if fits:
+                whole = block
+                break
+            if whole is None:
+                file = self._temporary_folder() / "whole.npy"
+                whole = np.lib.format.open_memmap(file, "w+", block.dtype, storage.shape)
+            whole[ranges] = block
+            release(whole)
+        self._array = whole
+        self._source = Source(whole, self._source.dtype, self._memory)
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -312,7 +330,7 @@ class ArraySweep:
             found = self._summed(kernel, modes, left)
             squares = _squares(found, kernel)
         self._norm = math.sqrt(squares)
-        self._budget = ErrorBudget(norm=self._norm, eps=self._eps, max_ranks=self._max_ranks, dtype=self._entries)
+        self._budget = ErrorBudget(norm=self._norm, eps=self._eps, max_ranks=self._max_ranks, dtype=self._kept)
         return found
 
     def _project(
@@ -323,7 +341,7 @@ class ArraySweep:
     ) -> None:
         """Replace the array by its coordinates in the space of a basis, in memory or in a file."""
         axes = self._source.columns(step.modes, left=left)
-        sizes = tuple(map(int, self._source.array.shape))
+        sizes = self._source.storage.shape
         rank = len(basis)
         rows = sizes[axes:] if left else sizes[: len(sizes) - axes]
         shape = (rank, *rows) if left else (*rows, rank)
@@ -344,20 +362,18 @@ class ArraySweep:
             squares += part
         self._norm = math.sqrt(squares)
         ends = (1, self._source.right) if left else (self._source.left, 1)
-        self._source = Source(target, self._slab_numel, *ends)
+        self._source = Source(target, self._dtype, self._memory, *ends)
 
     def _target(self, shape: tuple[int, ...]) -> Any:
         dtype = _NUMPY[self._dtype]
         if 3 * math.prod(shape) * double(self._dtype).itemsize <= self._memory:
             return np.empty(shape, dtype)
-        folder = self._scratch_folder()
-        return np.lib.format.open_memmap(folder / f"rest.{self._step}.npy", mode="w+", dtype=dtype, shape=shape)
+        folder = self._temporary_folder() if self._file is None else self._file.folder
+        return np.lib.format.open_memmap(folder / f"rest.{self._step}.npy", "w+", dtype, shape)
 
-    def _scratch_folder(self) -> Path:
-        if self._file is not None:
-            return self._file.folder
+    def _temporary_folder(self) -> Path:
         if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="ttnet-"))
+            self._scratch = Path(tempfile.mkdtemp(prefix="ttnet-", dir=None if self._file is None else self._file.folder))
         return self._scratch
 
     # --- passes -------------------------------------------------------------------------------
@@ -402,12 +418,12 @@ class ArraySweep:
         self._rank, self._step = found["rank"], found["step"]
         self._left, self._right = list(file.left), list(file.right)
         self._budget = ErrorBudget(
-            norm=found["whole_norm"], eps=self._eps, max_ranks=self._max_ranks, dtype=self._entries
+            norm=found["whole_norm"], eps=self._eps, max_ranks=self._max_ranks, dtype=self._kept
         )
         for tail in found["spent"]:
             self._budget.spend(tail)
-        array = self._array if file.rest is None else file.rest
-        self._source = Source(array, self._slab_numel, *found["ends"])
+        array, dtype = (self._array, self._source.dtype) if file.rest is None else (file.rest, self._dtype)
+        self._source = Source(array, dtype, self._memory, *found["ends"])
 
 
 _NUMPY = {

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.array_source import ArrayLike, check_array, entry_dtype, read
-from ttnet.decomposition.in_memory import METHODS, dense_cores, finish, zero_cores
+from ttnet.decomposition.in_memory import METHODS, along_storage, dense_cores, finish, zero_cores
 from ttnet.decomposition.out_of_core import ArraySweep, PassProgress, check_memory_limit
+from ttnet.decomposition.storage import ArrayLike, opened, read
 from ttnet.numerics.dense import as_dense
-from ttnet.numerics.truncation import check_eps, check_max_rank, check_method
+from ttnet.numerics.truncation import check_eps, check_max_rank, check_method, dtype_for_bound
 from ttnet.trains.tensor_train import TensorTrain
 
 
@@ -37,14 +37,14 @@ def tt_svd(
 
     Args:
         x: A tensor or numpy array of any order, strides and scale; every mode of size at least 1. Integers and bools
-            are taken as float64, which holds integers up to 2**53. Also any array with `shape`, `dtype` and slicing,
-            such as a numpy memory map or one of h5py, zarr or dask: it is read in slabs, each once or twice, and on a
-            dask cluster where they are.
+            are taken as float64, which holds integers up to 2**53. Also any array with `shape` and slicing, such as a
+            numpy memory map or one of h5py, zarr, netCDF4 or dask: it is read in slabs, each once or twice, and on a
+            dask cluster where they are. What its slices hold counts, not its `dtype`. Masked entries are refused.
         eps: Bound on the relative Frobenius error, at least 0. None or 0 cuts only what is rounding noise, as does any
             bound below the precision of the dtype: some ten times its machine epsilon, growing with the square roots of
-            the order and of the unfoldings' shorter sides. From 1 on, all ranks are 1. For bfloat16 and float16,
-            computed in float32, casting the result back costs about `order * machine epsilon / 2`, and a bound
-            below that cannot hold.
+            the order and of the unfoldings' shorter sides. From 1 on, all ranks are 1. bfloat16 and float16 are
+            computed in float32, and casting cores back costs up to half a machine epsilon each; under a bound of no
+            more than `order * machine epsilon / 2` the train is left in float32.
         max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
         method: How the singular values of the unfoldings are found. Every method keeps the promises above.
             "svd" factorises each unfolding from the left; "qr" takes passes that read it in blocks, by orthogonal
@@ -59,12 +59,13 @@ def tt_svd(
         callback: Called with a `PassProgress` after every slab.
 
     Returns:
-        A train of the dtype and device of `x`, with storage of its own, left-orthogonal if the norm of `x` is a number
-        of its dtype, and up to evenly spread powers of two if not. Gradients are right for losses that depend on the
-        tensor alone, not on the choice of its cores, and finite for any `x`.
+        A train of the dtype (but for half precision under a tight bound) and device of `x`, with storage of its own,
+        left-orthogonal if the norm of `x` is a number of its dtype, and up to evenly spread powers of two if not.
+        Gradients are right for losses that depend on the tensor alone, not on the choice of its cores, and finite for
+        any `x`.
 
     Raises:
-        TTTypeError: If an argument is of the wrong type.
+        TTTypeError: If an argument is of the wrong type, or entries of `x` are masked or no numbers.
         TTShapeError: If a mode is empty, or `max_rank` has the wrong number of entries.
         TTValueError: If an argument is out of range, or `x` has entries that are NaN or infinite.
         TTFileError: If the checkpoint is of another decomposition, or cannot be written.
@@ -94,23 +95,26 @@ def _in_slabs(
     """Decompose an array that need not fit into memory."""
     check_method(method, METHODS)
     bound = check_eps(eps)
-    dtype = entry_dtype(x)
+    x, entries = opened(x.detach() if isinstance(x, Tensor) else x)
     shape = tuple(map(int, x.shape))
     max_ranks = check_max_rank(max_rank, max(0, len(shape) - 1))
     memory = check_memory_limit(memory)
-    check_array(x)
     if len(shape) < 2:
         return dense_cores(read(x, (slice(None),) * len(shape)), eps=bound)
-    sweep = ArraySweep(
-        x.detach() if isinstance(x, Tensor) else x,
-        eps=bound,
-        max_ranks=max_ranks,
-        method=method,
-        memory=memory,
-        checkpoint=checkpoint,
-        callback=callback,
-    )
-    cores, exponent = sweep.run()
-    if not cores:
-        return zero_cores(shape, torch.empty(0, dtype=dtype))
-    return finish(cores, exponent, dtype)
+    dtype = dtype_for_bound(entries, bound, len(shape))
+
+    def sweep(array: ArrayLike, max_ranks: Sequence[int | None]) -> tuple[list[Tensor], int]:
+        return ArraySweep(
+            array,
+            entries=entries,
+            dtype=dtype,
+            eps=bound,
+            max_ranks=max_ranks,
+            method=method,
+            memory=memory,
+            checkpoint=checkpoint,
+            callback=callback,
+        ).run()
+
+    cores, exponent = along_storage(sweep, x, max_ranks)
+    return finish(cores, exponent, dtype) if cores else zero_cores(shape, torch.empty(0, dtype=dtype))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ttnet.errors import TTTypeError
+from ttnet.numerics.dense import check_unmasked
 from ttnet.numerics.scales import compute_dtype
 from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
@@ -26,7 +27,7 @@ def from_numpy(cores: Sequence[npt.NDArray[Any]]) -> TensorTrain | TTMatrix:
         A `TensorTrain` for cores of three axes, a `TTMatrix` for cores of four.
 
     Raises:
-        TTTypeError: If a core is not a numpy array, or of another dtype.
+        TTTypeError: If a core is not a numpy array, of another dtype, or has masked entries.
         TTShapeError: If the shapes do not chain up.
 
     Example:
@@ -70,7 +71,7 @@ def copy_array(array: object, name: str) -> torch.Tensor:
         The tensor.
 
     Raises:
-        TTTypeError: If it is something else, or of a dtype that torch lacks.
+        TTTypeError: If it is something else, of a dtype that torch lacks, or has masked entries.
 
     Example:
         >>> copy_array(np.arange(3.0)[::-1], "array")
@@ -78,6 +79,7 @@ def copy_array(array: object, name: str) -> torch.Tensor:
     """
     if not isinstance(array, np.ndarray):
         raise TTTypeError(f"{name} is a {type(array).__name__}; expected a numpy.ndarray.")
+    check_unmasked(array, name)
     try:
         # torch takes neither read-only arrays nor negative strides nor foreign byte orders.
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))

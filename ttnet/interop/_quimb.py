@@ -116,7 +116,7 @@ def _core(
         )
     data = tensor.data
     if not isinstance(data, Tensor):
-        data = copy_array(np.asarray(data), f"the array at site {site}")
+        data = copy_array(np.asanyarray(data), f"the array at site {site}")
     if not (data.is_floating_point() or data.is_complex()):
         raise TTTypeError(
             f"the array at site {site} has dtype {data.dtype}; expected a floating or complex dtype: convert it first."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from ttnet.errors import TTTypeError
@@ -37,7 +38,8 @@ def from_tensorly(tt: Any) -> TensorTrain | TTMatrix:
         raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TTTensor or a TTMatrix of tensorly.")
     factors = list(tt.factors)
     if not all(isinstance(core, torch.Tensor) for core in factors):
-        return from_numpy([tensorly.to_numpy(core) for core in factors])
+        # `to_numpy` would lose the mask of a masked array.
+        return from_numpy([core if isinstance(core, np.ndarray) else tensorly.to_numpy(core) for core in factors])
     return TTMatrix(factors) if isinstance(tt, TensorlyTTMatrix) else TensorTrain(factors)
 
 

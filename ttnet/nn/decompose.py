@@ -21,7 +21,7 @@ from ttnet.nn.orders import whole
 from ttnet.nn.ranks import Spectrum, spend, train_tensor
 from ttnet.numerics.dense import as_dense
 from ttnet.numerics.scales import count_nonfinite, max_exponent, times_power_of_two
-from ttnet.numerics.truncation import check_eps
+from ttnet.numerics.truncation import check_eps, dtype_for_bound
 
 _MAX_SWEEPS = 4
 _SWEEP_TOL = 1e-2
@@ -368,7 +368,10 @@ class _Fit:
 
     def _fitted(self, layout: Layout, eps: float | None, ranks: Sequence[int] | None) -> list[Tensor]:
         matrix, whitening = self._whitened(layout)
-        train = tt_svd(train_tensor(matrix, layout), eps=eps, max_rank=ranks)
+        tensor = train_tensor(matrix, layout)
+        if eps is not None and dtype_for_bound(tensor.dtype, eps, tensor.ndim) != tensor.dtype:
+            eps = 0.0  # a layer keeps its half precision, in which no rank holds such a bound
+        train = tt_svd(tensor, eps=eps, max_rank=ranks)
         cores = [core.unflatten(1, pair) for core, pair in zip(train.cores, layout.pairs, strict=True)]
         if whitening is None:
             return cores

@@ -156,6 +156,28 @@ def check_readable(
         )
 
 
+def dtype_for_bound(dtype: torch.dtype, eps: float, order: int) -> torch.dtype:
+    """Give the dtype in which a train can keep an error bound.
+
+    Casting cores to half precision costs up to half a machine epsilon each, which a bound has to leave room for.
+
+    Args:
+        dtype: The dtype of the entries.
+        eps: The relative error bound; 0 asks for none beyond the precision of the entries.
+        order: The number of cores.
+
+    Returns:
+        `dtype`, or single precision if that is half precision and the bound at most `order` halves of its epsilon.
+
+    Example:
+        >>> dtype_for_bound(torch.float16, 1e-2, 4), dtype_for_bound(torch.float16, 1e-3, 4)
+        (torch.float16, torch.float32)
+    """
+    wide = compute_dtype(dtype)
+    is_tight = order > 1 and 0 < eps <= order * torch.finfo(dtype).eps / 2
+    return wide if is_tight and wide != dtype else dtype
+
+
 class ErrorBudget:
     """The squared error that is left, shared out evenly among the bonds still to come.
 
@@ -170,7 +192,7 @@ class ErrorBudget:
         norm: The Frobenius norm of the train or tensor.
         eps: The relative error bound, at least 0; from 1 on, every rank is 1.
         max_ranks: The largest rank of each inner bond.
-        dtype: The dtype of the user's numbers, which sets their precision.
+        dtype: The dtype of the result, which sets its precision.
         arithmetic: A wider dtype if the computation is in one, which spares all noise but that of the numbers as they
             are handed over and, between steps, kept.
 

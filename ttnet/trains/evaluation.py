@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTIndexError, TTShapeError, TTTypeError
+from ttnet.numerics.dense import check_unmasked
 from ttnet.numerics.scales import Exponent, compute_dtype, powers_of_two, read, split_row_scales
 from ttnet.numerics.train_scales import even_bonds
 from ttnet.trains.tensor_train import TensorTrain
@@ -36,7 +37,7 @@ def evaluate(
         A tensor of shape (batch,), of the dtype and on the device of `tt`. Gradients flow to the cores.
 
     Raises:
-        TTTypeError: If `tt` is not a train, or `indices` not an array of ints.
+        TTTypeError: If `tt` is not a train, or `indices` not an array of ints, all of them unmasked.
         TTShapeError: If `indices` has another shape.
         TTIndexError: If an index is negative or beyond its mode.
 
@@ -113,6 +114,7 @@ def scaled_entries(
 
 def _check_indices(indices: object, tt: TensorTrain) -> Tensor:
     if isinstance(indices, np.ndarray):
+        check_unmasked(indices, "indices")
         if indices.dtype.kind not in "iu":
             raise TTTypeError(f"indices has dtype {indices.dtype}; expected ints.")
         indices = torch.from_numpy(indices.astype(np.int64))

@@ -86,6 +86,11 @@ def test_devices_are_explicit():
         (lambda i: 1.0, TTTypeError, "what f returned is a float"),
         (lambda i: np.array(["a"] * len(i)), TTTypeError, "what f returned has dtype <U1"),
         (
+            lambda i: np.ma.masked_greater(i.sum(1).numpy(), 20),
+            TTTypeError,
+            "what f returned has masked entries, .* of 1000; expected none: fill them before",
+        ),
+        (
             lambda i: torch.where(i.sum(1) == 20, math.nan, 1.0),
             TTValueError,
             "f returned nan at the index \\(.*\\); expected a finite number",

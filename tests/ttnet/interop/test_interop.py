@@ -12,6 +12,7 @@ import ttnet
 from tests.ttnet.strategies import DTYPES, dense, relative_error, same, trains, tt_matrices
 from ttnet import MissingExtraError, TTMatrix, TTShapeError, TTTypeError, TTValueError, interop
 
+MASKED = np.ma.masked_array(np.ones((1, 3, 1)), [[[True], [False], [False]]])
 VALUES = [
     ttnet.random((2, 3, 4), [2, 3], dtype=torch.complex128, seed=0),
     ttnet.random((5,), 1, seed=1),
@@ -164,6 +165,13 @@ def test_torchtt_both_ways(stand_ins, value):
         (lambda: interop.from_numpy([np.ones((1, 2, 1), dtype=int)]), TTTypeError, "expected a floating or complex"),
         (lambda: interop.from_numpy([np.ones((1, 2, 1), dtype=np.longdouble)]), TTTypeError, "has dtype float128"),
         (lambda: interop.from_numpy([np.array([[["a"]]])]), TTTypeError, "has dtype <U1"),
+        (lambda: interop.from_numpy([MASKED]), TTTypeError, r"cores\[0\] has masked entries, 1 of 3; expected none"),
+        (lambda: interop.from_tensorly(tensorly.tt_tensor.TTTensor([MASKED])), TTTypeError, r"cores\[0\] has masked entries, 1 of 3"),
+        (
+            lambda: interop.from_quimb(as_network([MASKED[0, :, 0]], VECTOR)),
+            TTTypeError,
+            "the array at site 0 has masked entries, 1 of 3; expected none",
+        ),
         (lambda: interop.to_numpy(1), TTTypeError, "tt is a int; expected a TensorTrain or a TTMatrix"),
         (lambda: interop.to_tensorly(1), TTTypeError, "tt is a int"),
         (lambda: interop.to_tensorly(ttnet.ones(())), TTTypeError, "train of order 0, which tensorly does not have"),

@@ -61,6 +61,7 @@ def test_gradients_of_evaluate(dtype):
         (torch.zeros(2, 2), TTTypeError, "indices has dtype torch.float32; expected ints"),
         (torch.zeros(2, 2, dtype=torch.bool), TTTypeError, "indices has dtype torch.bool"),
         (np.zeros((2, 2)), TTTypeError, "indices has dtype float64; expected ints"),
+        (np.ma.masked_array([[0, 1]], [[False, True]]), TTTypeError, "indices has masked entries, 1 of 2"),
         (torch.zeros(2, dtype=torch.int64), TTShapeError, "indices has shape \\(2,\\); expected \\(batch, 2\\)"),
         (torch.zeros(2, 3, dtype=torch.int64), TTShapeError, "indices has shape \\(2, 3\\); expected \\(batch, 2\\)"),
         (torch.tensor([[0, 0], [1, 3]]), TTIndexError, "indices\\[1\\] holds 3 for mode 1 of size 3; expected 0 to 2"),

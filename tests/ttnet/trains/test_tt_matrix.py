@@ -187,6 +187,11 @@ def test_errors():
         (lambda: TTMatrix.from_dense(torch.eye(6), (2, 3.0), (2, 3)), TTTypeError, "row_shape holds 3.0"),
         (lambda: TTMatrix.from_dense(torch.eye(6), (-2, -3), (2, 3)), TTShapeError, "must have size at least 1"),
         (lambda: TTMatrix.from_dense([[1.0]], (1,), (1,)), TTTypeError, "w is a list"),
+        (
+            lambda: TTMatrix.from_dense(np.ma.masked_array(np.eye(6), np.eye(6)), (2, 3), (2, 3)),
+            TTTypeError,
+            "w has masked entries, 6 of 36",
+        ),
         (lambda: w @ torch.ones(5), TTShapeError, "cannot multiply a tensor of shape \\(5,\\)"),
         (lambda: w @ torch.tensor(1.0), TTShapeError, "cannot multiply"),
         (lambda: w @ ttnet.ones((3, 2)), TTShapeError, "col_shape \\(2, 3\\) but the right one has shape \\(3, 2\\)"),
