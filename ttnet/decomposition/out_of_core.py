@@ -373,7 +373,9 @@ class ArraySweep:
 
     def _temporary_folder(self) -> Path:
         if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="ttnet-", dir=None if self._file is None else self._file.folder))
+            self._scratch = Path(
+                tempfile.mkdtemp(prefix="ttnet-", dir=None if self._file is None else self._file.folder)
+            )
         return self._scratch
 
     # --- passes -------------------------------------------------------------------------------
@@ -417,9 +419,7 @@ class ArraySweep:
         self._norm, self._exponent = found["norm"], found["exponent"]
         self._rank, self._step = found["rank"], found["step"]
         self._left, self._right = list(file.left), list(file.right)
-        self._budget = ErrorBudget(
-            norm=found["whole_norm"], eps=self._eps, max_ranks=self._max_ranks, dtype=self._kept
-        )
+        self._budget = ErrorBudget(norm=found["whole_norm"], eps=self._eps, max_ranks=self._max_ranks, dtype=self._kept)
         for tail in found["spent"]:
             self._budget.spend(tail)
         array, dtype = (self._array, self._source.dtype) if file.rest is None else (file.rest, self._dtype)

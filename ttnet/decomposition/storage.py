@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 

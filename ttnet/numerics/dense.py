@@ -31,8 +31,10 @@ def as_dense(x: object, name: str = "x") -> Tensor:
         if x.dtype.kind not in "biufc" or x.dtype.itemsize > (16 if x.dtype.kind == "c" else 8):
             raise TTTypeError(f"{name} has dtype {x.dtype}; expected a floating, complex, integer or bool dtype.")
         # torch takes neither foreign byte orders nor negative strides nor read-only memory.
-        layout = "F" if x.flags.f_contiguous and not x.flags.c_contiguous else "C"
-        x = torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), [layout, "W", "E"]))
+        is_fortran = x.flags.f_contiguous and not x.flags.c_contiguous
+        native = x.dtype.newbyteorder("=")
+        x = np.require(x, native, ["F", "W", "E"]) if is_fortran else np.require(x, native, ["C", "W", "E"])
+        x = torch.from_numpy(x)
     if not isinstance(x, Tensor):
         raise TTTypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor or a numpy.ndarray.")
     if x.is_nested:

@@ -166,7 +166,11 @@ def test_torchtt_both_ways(stand_ins, value):
         (lambda: interop.from_numpy([np.ones((1, 2, 1), dtype=np.longdouble)]), TTTypeError, "has dtype float128"),
         (lambda: interop.from_numpy([np.array([[["a"]]])]), TTTypeError, "has dtype <U1"),
         (lambda: interop.from_numpy([MASKED]), TTTypeError, r"cores\[0\] has masked entries, 1 of 3; expected none"),
-        (lambda: interop.from_tensorly(tensorly.tt_tensor.TTTensor([MASKED])), TTTypeError, r"cores\[0\] has masked entries, 1 of 3"),
+        (
+            lambda: interop.from_tensorly(tensorly.tt_tensor.TTTensor([MASKED])),
+            TTTypeError,
+            r"cores\[0\] has masked entries, 1 of 3",
+        ),
         (
             lambda: interop.from_quimb(as_network([MASKED[0, :, 0]], VECTOR)),
             TTTypeError,

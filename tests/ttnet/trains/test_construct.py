@@ -107,7 +107,11 @@ def test_constructor_errors():
         (lambda: ttnet.meshgrid(), TTShapeError, "meshgrid got no vectors"),
         (lambda: ttnet.meshgrid(torch.ones(2, 2)), TTShapeError, r"vectors\[0\] has shape \(2, 2\); expected \(n,\)"),
         (lambda: ttnet.meshgrid(torch.ones(2), torch.ones(0)), TTShapeError, r"vectors\[1\] has shape \(0,\)"),
-        (lambda: ttnet.meshgrid(np.ma.masked_array([1.0, 2.0], [1, 0])), TTTypeError, r"vectors\[0\] has masked entries"),
+        (
+            lambda: ttnet.meshgrid(np.ma.masked_array([1.0, 2.0], [1, 0])),
+            TTTypeError,
+            r"vectors\[0\] has masked entries",
+        ),
         (lambda: ttnet.meshgrid([1.0]), TTTypeError, r"vectors\[0\] is a list"),
     ]:
         with pytest.raises(error, match=message):
