@@ -21,7 +21,7 @@ from torch import Tensor
 from ttnet.decomposition.storage import ArrayLike, Ranges, Storage, is_dask, read, read_raw, release
 from ttnet.decomposition.unfolding_kernels import Unfolding, gram_matrix, project, sum_of_squares, triangle
 from ttnet.errors import TTTypeError
-from ttnet.numerics.dense import as_dense, check_unmasked
+from ttnet.numerics.dense import as_dense
 from ttnet.numerics.scales import compute_dtype, count_nonfinite, max_exponent
 
 _DASK_BATCH = 8  # slabs that are asked of a cluster at a time
@@ -144,7 +144,6 @@ def _slabs_of_block(function: Callable[..., Any], block: Any, whole: range, nume
 
 
 def _list_of_slabs(function: Callable[..., Any], block: Any, whole: range, numel: int) -> list[tuple[Ranges, Any]]:
-    check_unmasked(block, "a block of x")
     return list(_slabs_of_block(function, block, whole, numel))
 
 
