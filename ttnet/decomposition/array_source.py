@@ -170,8 +170,9 @@ def plan_slabs(storage: Storage, whole: range, numel: int) -> Iterator[Ranges]:
     cut = [axis for axis in storage.order if axis not in whole]
     edges = list(storage.edges)
     for axis in cut:
-        if (excess := -(-smallest_slab(edges, whole) // numel)) > 1 and _widest(edges[axis]) > 1:
-            edges[axis] = _finer(edges[axis], excess)
+        widest, smallest = _widest(edges[axis]), smallest_slab(edges, whole)
+        if smallest > numel and widest > 1:
+            edges[axis] = _finer(edges[axis], max(1, numel * widest // smallest))
     yield from _slabs([slice(0, size) for size in storage.shape], cut, edges, numel)
 
 
@@ -196,10 +197,10 @@ def _widest(marks: Sequence[int]) -> int:
     return marks.step if isinstance(marks, range) else max(b - a for a, b in itertools.pairwise(marks))
 
 
-def _finer(marks: Sequence[int], parts: int) -> Sequence[int]:
-    """Cut chunks into a number of parts, or single entries."""
-    step = -(-_widest(marks) // parts)
-    return [*itertools.chain.from_iterable(range(a, b, step) for a, b in itertools.pairwise(marks)), marks[-1]]
+def _finer(marks: Sequence[int], most: int) -> Sequence[int]:
+    """Cut chunks evenly into parts of no more than a number of entries."""
+    steps = ((a, b, math.ceil((b - a) / math.ceil((b - a) / most))) for a, b in itertools.pairwise(marks))
+    return [*itertools.chain.from_iterable(range(*step) for step in steps), marks[-1]]
 
 
 def _slabs(ranges: list[slice], cut: Sequence[int], edges: Sequence[Sequence[int]], numel: int) -> Iterator[Ranges]:

@@ -101,6 +101,7 @@ class ArraySweep:
         method: "auto", "gram", "qr", "svd" or "randomized". "svd" is done as "qr", "randomized" as "gram".
         memory: The bytes to use at most, apart from what the process has already.
         checkpoint: A folder for the results of finished passes, or None.
+        is_mirrored: Whether the modes of the array are those of the user's in reverse order.
         callback: Called with a `PassProgress` after every slab, or None.
 
     Example:
@@ -121,6 +122,7 @@ class ArraySweep:
         method: str,
         memory: int,
         checkpoint: str | os.PathLike[str] | None = None,
+        is_mirrored: bool = False,
         callback: Callable[[PassProgress], object] | None = None,
     ) -> None:
         self._kept = dtype
@@ -142,12 +144,14 @@ class ArraySweep:
         if checkpoint is not None:
             fingerprint = {
                 "shape": list(self._source.storage.shape),
-                "dtype": str(entries),
+                "dtype": str(entries).removeprefix("torch."),
                 "eps": eps,
                 "max_ranks": self._max_ranks,
                 "kernel": self._kernel,
                 "entries": _some_entries(array),
             }
+            if is_mirrored:  # where a symmetric shape and the same entries would not tell
+                fingerprint["order of modes"] = "reversed"
             self._file = PassesFile(Path(checkpoint), fingerprint)
         self._scratch: Path | None = None
 

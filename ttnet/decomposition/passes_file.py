@@ -129,7 +129,8 @@ class PassesFile:
                 "checkpoint, or remove it to begin anew."
             ) from error
         if state["fingerprint"] != self._fingerprint:
-            differing = [name for name, value in self._fingerprint.items() if state["fingerprint"].get(name) != value]
+            ours, theirs = self._fingerprint, state["fingerprint"]
+            differing = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
             raise TTFileError(
                 f"'{self.folder}' holds the passes of another decomposition, which differs in "
                 f"{' and '.join(differing)}; give another folder as checkpoint, or remove it to begin anew."

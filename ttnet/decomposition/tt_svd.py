@@ -113,6 +113,7 @@ def _in_slabs(
             method=method,
             memory=memory,
             checkpoint=checkpoint,
+            is_mirrored=array is not x,
             callback=callback,
         ).run()
 

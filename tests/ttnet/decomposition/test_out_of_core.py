@@ -184,6 +184,8 @@ def test_a_checkpoint_of_another_decomposition_is_refused(tmp_path):
         ttnet.tt_svd(x, eps=1e-3, memory=LEAST, checkpoint=tmp_path, callback=interrupt)
     with pytest.raises(TTFileError, match="another decomposition, which differs in eps; give another folder"):
         ttnet.tt_svd(x, eps=1e-2, memory=LEAST, checkpoint=tmp_path)
+    with pytest.raises(TTFileError, match="differs in dtype and entries"):
+        ttnet.tt_svd(x.astype(np.float32), eps=1e-3, memory=LEAST, checkpoint=tmp_path)
     with pytest.raises(TTFileError, match="differs in entries"):
         ttnet.tt_svd(2 * x, eps=1e-3, memory=LEAST, checkpoint=tmp_path)
     (tmp_path / "passes.safetensors").write_bytes(b"short")

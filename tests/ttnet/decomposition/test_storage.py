@@ -13,7 +13,7 @@ import zarr
 import ttnet
 from tests.ttnet.decomposition import array_stand_ins as stand_ins
 from tests.ttnet.strategies import dense, relative_error
-from ttnet import TTShapeError, TTTypeError, TTValueError
+from ttnet import TTFileError, TTShapeError, TTTypeError, TTValueError
 from ttnet.decomposition.in_memory import along_storage
 from ttnet.decomposition.storage import Storage, mirrored
 
@@ -271,6 +271,26 @@ def test_arrays_in_fortran_order_are_decomposed_in_their_mirror():
         assert seen == [(array.shape[::-1], [8, 7])]
     for array in (x.T, x.transpose(1, 0, 2), stand_ins.Nibabel(x, order="C"), stand_ins.Sliced(x), np.ones((5, 1, 1))):
         assert not Storage.of(array).is_fortran
+
+
+@pytest.mark.parametrize("first", ["C", "F"])
+def test_a_checkpoint_of_the_other_order_is_refused(first, tmp_path):
+    x = smooth((60, 50, 60))
+    x = x + x.T  # whose shape and entries tell nothing
+    orders = [np.ascontiguousarray(x), np.asfortranarray(x)][:: 1 if first == "C" else -1]
+
+    def interrupt(progress):
+        if progress.name == "projection" and progress.done == progress.total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ttnet.tt_svd(orders[0], eps=1e-6, memory=LEAST, checkpoint=tmp_path, callback=interrupt)
+    with pytest.raises(TTFileError, match="holds the passes of another decomposition, which differs in order of modes"):
+        ttnet.tt_svd(orders[1], eps=1e-6, memory=LEAST, checkpoint=tmp_path)
+    seen = []
+    tt = ttnet.tt_svd(orders[0], eps=1e-6, memory=LEAST, checkpoint=tmp_path, callback=lambda p: seen.append(p.name))
+    assert seen[0] == "projection"
+    assert relative_error(tt.full(), torch.from_numpy(x)) <= 1e-6
 
 
 def test_fortran_order_is_read_along_the_disk():
