@@ -14,11 +14,13 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ttnet.errors import TTTypeError, TTValueError
+from ttnet.errors import TTValueError
 from ttnet.nn import TTEmbedding, TTLinear
+from ttnet_llm.linear.merging import MergeLoss, refusal
 from ttnet_llm.linear.network import Anchored, FactorNetwork
 from ttnet_llm.matrices.thin import along, times_thin
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
+from ttnet_llm.tuner.base_weights import why_no_sum
 
 
 class LinearAdapterLayer(AdapterLayer):
@@ -41,6 +43,8 @@ class LinearAdapterLayer(AdapterLayer):
         self._held: dict[str, tuple[Tensor, Tensor]] = {}  # factors while the weights do not change
         # Weights before and after safe merging, by adapter.
         self._safely_merged: dict[str, tuple[Tensor, Tensor]] = {}
+        self._tied: tuple[nn.Parameter, ...] = ()  # the weight shared with other layers, while merged into another
+        self.merge_loss = MergeLoss()  # of the latest merging
         super().__init__(base_layer, adapter_name, config, **quantization)
 
     def make_network(self, config: AdapterConfig) -> FactorNetwork:
@@ -153,9 +157,19 @@ class LinearAdapterLayer(AdapterLayer):
             weight = self.get_base_weight()
         return weight if isinstance(self.get_base_layer(), Conv1D | nn.Embedding | TTEmbedding) else weight.T
 
+    def why_not_merged(self) -> str | None:
+        """Say why the base layer's weight cannot take up an update, in a part of a sentence; `None` if it can."""
+        base = self.get_base_layer()
+        if isinstance(base, TTLinear | TTEmbedding):
+            return (
+                "a train cannot take up an update without growing or losing digits; put the dense layer that its "
+                "to_dense() gives in its place before the adapter is loaded"
+            )
+        return why_no_sum(base, self.quantization_backend)
+
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates of adapters to the base layer's weight.
+        """Add the updates of adapters to the base layer's weight; other layers that share it keep theirs.
 
         Args:
             safe_merge: Whether to refuse a result with NaN or infinite entries, leaving the weight as it was, and to
@@ -163,48 +177,74 @@ class LinearAdapterLayer(AdapterLayer):
             adapter_names: The adapters to merge; `None` takes the active ones.
 
         Raises:
-            TTTypeError: If the base layer's weight is a train.
+            TTTypeError: If the base layer's weight cannot take up an update.
             TTValueError: If `safe_merge` is set and the merged weight is not finite.
         """
-        base = self.get_base_layer()
-        if isinstance(base, TTLinear | TTEmbedding):
-            raise TTTypeError(
-                f"The base layer is a {type(base).__name__}, and a train cannot take up an update without growing or "
-                "losing digits. Keep the adapter beside it, or put the dense layer that its to_dense() gives in its "
-                "place before the adapter is loaded."
-            )
+        self.merge_loss = MergeLoss()
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter not in self.networks:
                 continue
-            weight = self._shifted_weight(adapter, +1)
+            if reason := self.why_not_merged():
+                raise refusal(type(self.get_base_layer()).__name__, reason)
+            exact, weight, delta = self._shifted_weight(adapter, +1)
             if safe_merge and not torch.isfinite(weight).all():
                 raise TTValueError(
                     f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken; "
                     "the base weights were left as they were."
                 )
+            if self.shares_weight and not self.merged:
+                self._untie()
             if safe_merge and self.quantization_backend is None:
                 self._safely_merged[adapter] = self.get_base_weight(), weight
             self.set_base_weight(weight)  # a new tensor; the one before stays as it is
             self.merged_adapters.append(adapter)
+            self.merge_loss += self._loss(exact, weight, delta)
 
     @torch.no_grad()
     def unmerge(self) -> None:
         """Take the updates of all merged adapters out of the base layer's weight."""
+        if self.merged_adapters and self._tied:
+            self._tie_again()
         while self.merged_adapters:
             adapter = self.merged_adapters.pop()
             safe = self._safely_merged.pop(adapter, None)
-            # Not where the weight has become another in the meantime, by a change of dtype or through a tied layer.
+            # Not where the weight has become another in the meantime, by a change of dtype.
             if safe is not None and self.get_base_weight().data_ptr() == safe[1].data_ptr():
                 self.set_base_weight(safe[0])
             elif adapter in self.networks:
-                self.set_base_weight(self._shifted_weight(adapter, -1))
+                self.set_base_weight(self._shifted_weight(adapter, -1)[1])
 
-    def _shifted_weight(self, adapter: str, sign: int) -> Tensor:
+    def _untie(self) -> None:
+        """Give the base layer a parameter of its own, which holds the same weight until that is merged."""
+        base = self.get_base_layer()
+        self._tied = (base.weight,)
+        base.weight = nn.Parameter(base.weight.data, requires_grad=base.weight.requires_grad)
+
+    def _tie_again(self) -> None:
+        """Put back the parameter that the base layer shared, which nothing was merged into."""
+        base, (shared,) = self.get_base_layer(), self._tied
+        shared.data = shared.data.to(base.weight.device, base.weight.dtype)  # where the model was moved meanwhile
+        base.weight = shared
+        self._tied = ()
+        self._safely_merged.clear()
+        self.merged_adapters.clear()
+
+    def _shifted_weight(self, adapter: str, sign: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the weight with an update added or taken away: as it should be, in its own dtype, and the update."""
         weight = self.get_base_weight()
         delta = self.get_delta_weight(adapter)
         # The sum is rounded to the weight's dtype once, at the end.
-        dtype = torch.promote_types(weight.dtype, delta.dtype)
-        return (weight.to(dtype) + sign * delta.to(weight.device, dtype)).to(weight.dtype)
+        dtype = torch.promote_types(torch.promote_types(weight.dtype, delta.dtype), torch.float32)
+        exact = weight.to(dtype) + sign * delta.to(weight.device, dtype)
+        return exact, exact.to(weight.dtype), delta
+
+    def _loss(self, exact: Tensor, weight: Tensor, delta: Tensor) -> MergeLoss:
+        """Compare the weight with what it should be; `exact` is written over."""
+        if self.quantization_backend is not None:
+            weight = self.get_base_weight()
+        elif weight is exact:
+            return MergeLoss()
+        return MergeLoss(*(float(torch.linalg.vector_norm(part)) ** 2 for part in (exact.sub_(weight), delta)))
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Tell PEFT that the update is additive, so that it can be converted to LoRA."""

@@ -12,6 +12,7 @@ from torch import nn
 from ttnet.errors import TTValueError
 from ttnet_llm.linear.combining import CombineReport, combine
 from ttnet_llm.linear.layer import LinearAdapterLayer, layers_with
+from ttnet_llm.linear.merging import refusal, warn_of_losses
 from ttnet_llm.linear.network import FactorNetwork
 from ttnet_llm.linear.sharing import Group, SharedView, head_size, place
 from ttnet_llm.lora.checkpoint import lora_factors
@@ -107,6 +108,45 @@ class LinearModel(AdapterModel):
         """
         return combine(self, adapters, weights, adapter_name, combination_type, eps, max_rank)
 
+    def _check_merge_allowed(self) -> None:
+        """Allow it: PEFT warns of tied weights, which come apart here."""
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge adapters and keep them, so that `unmerge_adapter` takes them out again.
+
+        Args:
+            adapter_names: The adapters; `None` takes the active ones.
+            safe_merge: As `LinearAdapterLayer.merge` takes it.
+
+        Raises:
+            TTTypeError: If the weight of a layer cannot take up an update; nothing is merged then.
+        """
+        layers = self._layers_to_merge(adapter_names)
+        super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+        _warn_of_losses(layers)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        layers = self._layers_to_merge(adapter_names) if merge else {}
+        model = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+        _warn_of_losses(layers)
+        return model
+
+    def _layers_to_merge(self, adapter_names: list[str] | None) -> dict[str, LinearAdapterLayer]:
+        """List the layers that adapters are about to be merged into, or refuse before the first one is."""
+        names = set(self.active_adapters if adapter_names is None else adapter_names)
+        layers = {name: layer for name, layer in self.adapter_layers().items() if names & layer.networks.keys()}
+        for name, layer in layers.items():
+            if reason := layer.why_not_merged():
+                raise refusal(f"{name}, a {type(layer.get_base_layer()).__name__},", reason)
+        self._mark_shared_weights()
+        return layers
+
     def unmerge_adapter(self) -> None:
         """Take all merged adapters out again, the last first, so that tied weights come back as they were."""
         for module in reversed(list(self.model.modules())):
@@ -159,3 +199,12 @@ class LinearModel(AdapterModel):
             if name in given and not any(parameter.is_meta for parameter in network.parameters()):
                 left, right = given[name]
                 network.fit(left / layer.scalings[adapter_name], right)
+
+
+def _warn_of_losses(layers: dict[str, LinearAdapterLayer]) -> None:
+    quantised = {
+        name: layer.quantization_backend.backend_name
+        for name, layer in layers.items()
+        if layer.quantization_backend is not None
+    }
+    warn_of_losses({name: layer.merge_loss for name, layer in layers.items()}, quantised)

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
-from peft.utils import quantization_extra_repr, resolve_quantization_backend
+from peft.utils import quantization_extra_repr
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn import TTEmbedding, TTLinear
 from ttnet.nn.offload import bring_back
+from ttnet_llm.tuner.base_weights import FLOATS, quantization_backend
 from ttnet_llm.tuner.config import AdapterConfig
 
 BASE = "__base__"  # PEFT's name, in a mixed batch, for a row without an adapter
@@ -64,7 +65,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **quantization: Any) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization)
+        self.quantization_backend = quantization_backend(self.get_base_layer(), **quantization)
         self.in_features, self.out_features = _features(self.get_base_layer())
         setattr(self, f"{self.method}_network", nn.ModuleDict())
         setattr(self, f"{self.method}_dropout", nn.ModuleDict())
@@ -74,6 +75,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self.cast_input_dtype_enabled = True
         self._active_adapter = adapter_name
+        self.shares_weight = False  # whether another layer holds the base layer's weight too
         self.update_layer(adapter_name, config)
 
     @property
@@ -152,8 +154,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             return base_layer.cores[0].device, base_layer.cores[0].dtype  # its `weight` would be formed
         device, dtype = super()._get_base_layer_device_and_dtype(base_layer)
         # Where an offloaded layer is computed, as its weight is nowhere in the meantime.
-        hook = base_layer.__dict__.get("_hf_hook")
-        return getattr(hook, "execution_device", None) or device, dtype
+        device = getattr(base_layer.__dict__.get("_hf_hook"), "execution_device", None) or device
+        if device is None:  # of a layer that calls its weight something else, such as HQQ's
+            device = next((tensor.device for tensor in (*base_layer.parameters(), *base_layer.buffers())), None)
+        return device, dtype
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         if adapter_name not in self.networks:  # PEFT asks every layer, also those that the adapter leaves alone
@@ -202,7 +206,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             adapter_name: Name of the adapter; nothing is done where the layer does not have it.
         """
         dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())[1]
-        if adapter_name in self.networks and dtype is not None and dtype.is_floating_point:
+        if adapter_name in self.networks and dtype in FLOATS:
             self.networks[adapter_name].to(dtype)
 
     def forward(

@@ -15,9 +15,13 @@ from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm.tuner.base_weights import computes_with_weight
+from ttnet_llm.tuner.bypassed import watch
 from ttnet_llm.tuner.config import AdapterConfig
 from ttnet_llm.tuner.layer import BASE, AdapterLayer
+from ttnet_llm.tuner.straight_through import pass_gradients
 from ttnet_llm.tuner.targets import INPUTS, STATE_SPACE, all_linear, default_targets, is_linear
+from ttnet_llm.tuner.ties import shared_parameters, ties_declared
 from ttnet_llm.tuner.unmatched import of_experts, warn_of_passed_over, warn_of_unmatched
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
@@ -51,6 +55,26 @@ class AdapterModel(BaseTuner):
             raise NoMatchingPeftModuleError(" ".join(filter(None, [str(error), hint, of_experts(model)]))) from error
         if kwargs.get("state_dict") is None:  # which otherwise says what is adapted
             self._warn_of_unmatched(model, asked, adapter_name)
+        layers = self.adapter_layers()
+        watch(self, {name: layer for name, layer in layers.items() if list(layer.networks) == [adapter_name]})
+        pass_gradients(self.model)
+        self._mark_shared_weights()
+
+    def adapter_layers(self) -> dict[str, AdapterLayer]:
+        """Give the model's adapted layers by the full names of their modules."""
+        return {name: module for name, module in self.model.named_modules() if isinstance(module, self.tuner_layer_cls)}
+
+    def _check_tied_modules(self, model: nn.Module, peft_config: AdapterConfig) -> None:
+        """Say nothing: PEFT warns of what merging does to tied weights, which it takes apart here."""
+
+    def _mark_shared_weights(self) -> None:
+        shared = shared_parameters(self.model)
+        for layer in self.adapter_layers().values():
+            layer.shares_weight = id(layer.get_base_layer()._parameters.get("weight")) in shared
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        with ties_declared(self.model):
+            return super()._unload_and_optionally_merge(*args, **kwargs)
 
     def _warn_of_unmatched(self, model: nn.Module, asked: AdapterConfig, adapter_name: str) -> None:
         everything = str(asked.target_modules).lower() == "all-linear"
@@ -139,6 +163,11 @@ class AdapterModel(BaseTuner):
             raise TTTypeError(
                 f"Target module {current_key} is a {type(base_layer).__name__}, which chooses experts and gives more "
                 "than a product; leave it out of target_modules."
+            )
+        if isinstance(base_layer, nn.Embedding) and not computes_with_weight(base_layer):
+            raise TTTypeError(
+                f"Target module {current_key} is a {type(base_layer).__name__}, which does something else than look its "
+                "input up, as tables of positions do. Name other target_modules, or put this one into exclude_modules."
             )
         layer = self.tuner_layer_cls(target, adapter_name, peft_config, **get_quantization_kwargs(self))
         if adapter_name not in self.active_adapters:

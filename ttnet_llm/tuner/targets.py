@@ -5,9 +5,10 @@ import re
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
-from peft.utils import resolve_quantization_backend
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+from ttnet_llm.tuner.base_weights import quantization_backend
 
 # What architectures call their layers. An entry with a dot is a name and the end of its module's.
 INPUTS = (
@@ -110,5 +111,5 @@ def is_linear(module: nn.Module, types: tuple[type[nn.Module], ...] = (nn.Linear
     """
     if isinstance(module, types):
         return True
-    backend = resolve_quantization_backend(module)
+    backend = quantization_backend(module)
     return backend is not None and backend.layer_type == "linear"
