@@ -79,6 +79,9 @@ def watch(tuner: BaseTuner, layers: dict[str, nn.Module]) -> None:
         if isinstance(parent, nn.TransformerEncoderLayer):
             for layer in children.values():
                 layer.register_forward_pre_hook(_keep_from_fast_path)
+            encoder = tuner.model.get_submodule(name.rpartition(".layers.")[0])
+            if isinstance(encoder, nn.TransformerEncoder):
+                encoder.use_nested_tensor = False  # made for the fast path only
         else:
             for child in weights_read(type(parent)) & children.keys():
                 read.setdefault(f"{type(parent).__name__} that of {child}", []).append(f"{name}.{child}".lstrip("."))
