@@ -216,13 +216,14 @@ class LinearAdapterLayer(AdapterLayer):
 
     def _untie(self) -> None:
         """Give the base layer a parameter of its own, which holds the same weight until that is merged."""
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         self._tied = (base.weight,)
         base.weight = nn.Parameter(base.weight.data, requires_grad=base.weight.requires_grad)
 
     def _tie_again(self) -> None:
         """Put back the parameter that the base layer shared, which nothing was merged into."""
-        base, (shared,) = self.get_base_layer(), self._tied
+        base: Any = self.get_base_layer()
+        (shared,) = self._tied
         shared.data = shared.data.to(base.weight.device, base.weight.dtype)  # where the model was moved meanwhile
         base.weight = shared
         self._tied = ()

@@ -46,8 +46,8 @@ def refusal(what: str, reason: str) -> TTTypeError:
         The error.
     """
     return TTTypeError(
-        f"{what} cannot take up an update: {reason}. Or keep the adapter beside it: as it is, or as a LoRA that serving "
-        "engines load (export_lora). Nothing was merged."
+        f"{what} cannot take up an update: {reason}. Or keep the adapter beside it: as it is, or as a LoRA that "
+        "serving engines load (export_lora). Nothing was merged."
     )
 
 

@@ -140,7 +140,8 @@ class LinearModel(AdapterModel):
     def _layers_to_merge(self, adapter_names: list[str] | None) -> dict[str, LinearAdapterLayer]:
         """List the layers that adapters are about to be merged into, or refuse before the first one is."""
         names = set(self.active_adapters if adapter_names is None else adapter_names)
-        layers = {name: layer for name, layer in self.adapter_layers().items() if names & layer.networks.keys()}
+        every = cast(dict[str, LinearAdapterLayer], self.adapter_layers())
+        layers = {name: layer for name, layer in every.items() if names & layer.networks.keys()}
         for name, layer in layers.items():
             if reason := layer.why_not_merged():
                 raise refusal(f"{name}, a {type(layer.get_base_layer()).__name__},", reason)

@@ -4,7 +4,7 @@ PEFT has a backend for every quantisation that it knows. Here is what PEFT's lea
 """
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,7 @@ class _Quanto(QuantizationBackend):
     layer_type = "linear"
 
     def get_base_weight(self, base_layer: nn.Module) -> Tensor:
-        return base_layer.weight.dequantize()
+        return cast(Tensor, base_layer.weight).dequantize()
 
     def set_base_weight(self, peft_layer: Any, weight_data: Tensor) -> None:
         base_layer = peft_layer.get_base_layer()
@@ -65,7 +65,7 @@ class _Bnb4bit(Bnb4bitBackend):
     """PEFT's backend, that also reads what bitsandbytes packs for CPUs with AVX-512 on the first forward pass."""
 
     def get_base_weight(self, base_layer: nn.Module) -> Tensor:
-        if getattr(base_layer.weight.quant_state, "packing_format_for_cpu", False):
+        if getattr(cast(Any, base_layer.weight).quant_state, "packing_format_for_cpu", False):
             base_layer.state_dict()  # unpacks it
         return super().get_base_weight(base_layer)
 
@@ -86,8 +86,8 @@ def why_no_sum(base_layer: nn.Module, backend: QuantizationBackend | None) -> st
     Example:
         >>> why_no_sum(nn.Linear(2, 2), None) is None
         True
-        >>> why_no_sum(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), None)
-        "its weight is made by a parametrisation; take that away by parametrize.remove_parametrizations(layer, 'weight')"
+        >>> print(why_no_sum(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), None))
+        its weight is made by a parametrisation; take that away (torch.nn.utils.parametrize.remove_parametrizations)
     """
     if backend is not None:
         if backend.supports_merge:
@@ -98,10 +98,8 @@ def why_no_sum(base_layer: nn.Module, backend: QuantizationBackend | None) -> st
         )
     weight = base_layer._parameters.get("weight")
     if is_parametrized(base_layer, "weight"):
-        return (
-            "its weight is made by a parametrisation; take that away by "
-            "parametrize.remove_parametrizations(layer, 'weight')"
-        )
+        advice = "take that away (torch.nn.utils.parametrize.remove_parametrizations)"
+        return f"its weight is made by a parametrisation; {advice}"
     if weight is None:
         return (
             "its weight is no parameter, but made anew for every forward pass, as by weight_norm, spectral_norm or "
@@ -134,15 +132,15 @@ def computes_with_weight(base_layer: nn.Module) -> bool:
         >>> computes_with_weight(nn.Linear(3, 3)), computes_with_weight(Doubling(3, 3))
         (True, False)
     """
-    weight = base_layer.weight
-    kind = next(kind for kind in (nn.Linear, Conv1D, nn.Embedding, nn.Module) if isinstance(base_layer, kind))
+    weight: Any = base_layer.weight
+    kind: Any = next(kind for kind in (nn.Linear, Conv1D, nn.Embedding, nn.Module) if isinstance(base_layer, kind))
     if type(base_layer).forward is kind.forward or kind is nn.Module or weight.is_meta:
         return True
     if kind is nn.Embedding:
         x = torch.arange(min(len(weight), 8), device=weight.device)
         expected = F.embedding(x, weight) * getattr(base_layer, "embed_scale", 1.0)
     else:
-        matrix, bias = (weight.T if kind is Conv1D else weight), base_layer.bias
+        matrix, bias = (weight.T if kind is Conv1D else weight), cast(Tensor | None, base_layer.bias)
         x = torch.randn(2, matrix.shape[1], generator=torch.Generator().manual_seed(0)).to(matrix)
         expected = F.linear(x, matrix, bias)
     try:

@@ -70,12 +70,12 @@ def watch(tuner: BaseTuner, layers: dict[str, nn.Module]) -> None:
     """
     families: dict[str, dict[str, nn.Module]] = {}
     for name, layer in layers.items():
-        parent, _, child = name.rpartition(".")
-        families.setdefault(parent, {})[child] = layer
+        family, _, child = name.rpartition(".")
+        families.setdefault(family, {})[child] = layer
     read: dict[str, list[str]] = {}
     said: set[tuple[type, str]] = set()
     for name, children in families.items():
-        parent = tuner.model.get_submodule(name)
+        parent: nn.Module = tuner.model.get_submodule(name)
         if isinstance(parent, nn.TransformerEncoderLayer):
             for layer in children.values():
                 layer.register_forward_pre_hook(_keep_from_fast_path)
@@ -83,8 +83,9 @@ def watch(tuner: BaseTuner, layers: dict[str, nn.Module]) -> None:
             if isinstance(encoder, nn.TransformerEncoder):
                 encoder.use_nested_tensor = False  # made for the fast path only
         else:
-            for child in weights_read(type(parent)) & children.keys():
-                read.setdefault(f"{type(parent).__name__} that of {child}", []).append(f"{name}.{child}".lstrip("."))
+            kind: Any = type(parent)
+            for child in weights_read(kind) & children.keys():
+                read.setdefault(f"{kind.__name__} that of {child}", []).append(f"{name}.{child}".lstrip("."))
         if not isinstance(parent, nn.ModuleList | nn.ModuleDict):  # those are never called
             # PEFT may call the model itself in the place of the tuner, or its forward method from there.
             FirstPass(name, [parent] if name else [parent, tuner], children, said)

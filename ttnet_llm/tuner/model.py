@@ -166,8 +166,9 @@ class AdapterModel(BaseTuner):
             )
         if isinstance(base_layer, nn.Embedding) and not computes_with_weight(base_layer):
             raise TTTypeError(
-                f"Target module {current_key} is a {type(base_layer).__name__}, which does something else than look its "
-                "input up, as tables of positions do. Name other target_modules, or put this one into exclude_modules."
+                f"Target module {current_key} is a {type(base_layer).__name__}, which does something else than look "
+                "its input up, as tables of positions do. Name other target_modules, or put this one into "
+                "exclude_modules."
             )
         layer = self.tuner_layer_cls(target, adapter_name, peft_config, **get_quantization_kwargs(self))
         if adapter_name not in self.active_adapters:

@@ -20,10 +20,10 @@ def pass_gradients(model: nn.Module) -> None:
     """
     cut: dict[Any, bool] = {}  # by kind of layer
     for module in model.modules():
-        weight = module._parameters.get("weight")
-        if weight is None or weight.is_meta or not _is_quantised(weight.data):
+        weight: Any = getattr(module._parameters.get("weight"), "data", None)
+        if weight is None or weight.is_meta or not _is_quantised(weight):
             continue
-        kind = type(module), type(weight.data), str(weight.data.__tensor_flatten__()[1])
+        kind = type(module), type(weight), str(weight.__tensor_flatten__()[1])
         if kind not in cut:
             cut[kind] = isinstance(module, nn.Linear) and _cuts_gradients(module)
         if cut[kind] and _pass_on not in module._forward_hooks.values():
