@@ -108,13 +108,14 @@ def merge(
         from ttnet_llm.loading import base_name, load_adapter
         from ttnet_llm.training.model import find_tokenizer
         from ttnet_llm.training.progress import quiet_libraries
+        from ttnet_llm.tuner.ties import merge_apart
 
         quiet_libraries()
         with Console(stderr=True).status("Merging"), atomic_folder(output) as folder:
             loaded = load_adapter(adapter, model=model)
             if not hasattr(loaded.base_model, "merge_and_unload"):
                 raise TTTypeError(f"The adapter in {adapter!r} is of a method that cannot be merged.")
-            loaded.merge_and_unload(safe_merge=True).save_pretrained(folder)
+            merge_apart(loaded, safe_merge=True).save_pretrained(folder)
             tokenizer = find_tokenizer(base_name(adapter, model))
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)

@@ -87,7 +87,7 @@ def why_no_sum(base_layer: nn.Module, backend: QuantizationBackend | None) -> st
         >>> why_no_sum(nn.Linear(2, 2), None) is None
         True
         >>> print(why_no_sum(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), None))
-        its weight is made by a parametrisation; take that away (torch.nn.utils.parametrize.remove_parametrizations)
+        its weight is made by a parametrisation; take that away first (parametrize.remove_parametrizations)
     """
     if backend is not None:
         if backend.supports_merge:
@@ -96,14 +96,13 @@ def why_no_sum(base_layer: nn.Module, backend: QuantizationBackend | None) -> st
             f"its weight is quantised by {backend.backend_name}, and cannot be quantised again from here; merge into "
             "the dense model, and quantise that"
         )
-    weight = base_layer._parameters.get("weight")
+    weight = base_layer._parameters.get("weight", base_layer._buffers.get("weight"))
     if is_parametrized(base_layer, "weight"):
-        advice = "take that away (torch.nn.utils.parametrize.remove_parametrizations)"
-        return f"its weight is made by a parametrisation; {advice}"
+        return "its weight is made by a parametrisation; take that away first (parametrize.remove_parametrizations)"
     if weight is None:
         return (
             "its weight is no parameter, but made anew for every forward pass, as by weight_norm, spectral_norm or "
-            "pruning; take that away (remove_weight_norm, remove_spectral_norm, prune.remove)"
+            "pruning; take that away first (remove_weight_norm, remove_spectral_norm, prune.remove)"
         )
     if type(weight.data) is not Tensor or weight.dtype not in FLOATS:
         return (

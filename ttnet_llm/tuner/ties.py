@@ -17,6 +17,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ttnet_llm.tuner.layer import AdapterLayer
+
 
 def shared_parameters(model: nn.Module) -> set[int]:
     """Find the parameters that more than one module holds.
@@ -38,7 +40,7 @@ def shared_parameters(model: nn.Module) -> set[int]:
     return {parameter for parameter, count in counts.items() if count > 1}
 
 
-def merge_apart(model: PeftModel, **options: Any) -> nn.Module:
+def merge_apart(model: PeftModel, **options: Any) -> Any:
     """Merge adapters of any method of PEFT's, each into the weight of its own layer only.
 
     The methods of this package see to that themselves.
@@ -52,9 +54,11 @@ def merge_apart(model: PeftModel, **options: Any) -> nn.Module:
     """
     shared = shared_parameters(model)
     for module in model.modules():
-        base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if not isinstance(module, BaseTunerLayer) or isinstance(module, AdapterLayer):
+            continue
+        base = module.get_base_layer()
         weight = base._parameters.get("weight")
-        if base is not module and id(weight) in shared:
+        if id(weight) in shared:
             base.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
     with ties_declared(model.get_base_model()):
         return model.merge_and_unload(**options)
