@@ -240,12 +240,12 @@ class LinearAdapterLayer(AdapterLayer):
         return exact, exact.to(weight.dtype), delta
 
     def _loss(self, exact: Tensor, weight: Tensor, delta: Tensor) -> MergeLoss:
-        """Compare the weight with what it should be; `exact` is written over."""
+        """Compare the weight with what it should be."""
         if self.quantization_backend is not None:
             weight = self.get_base_weight()
         elif weight is exact:
             return MergeLoss()
-        return MergeLoss(*(float(torch.linalg.vector_norm(part)) ** 2 for part in (exact.sub_(weight), delta)))
+        return MergeLoss(*(float(torch.linalg.vector_norm(part)) ** 2 for part in (exact - weight, delta)))
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Tell PEFT that the update is additive, so that it can be converted to LoRA."""

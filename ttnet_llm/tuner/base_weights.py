@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from peft.utils import resolve_quantization_backend
-from peft.utils.quantization_utils import Bnb4bitBackend, QuantizationBackend, TorchaoBackend
+from peft.utils.quantization_utils import Bnb4bitBackend, HqqBackend, QuantizationBackend, TorchaoBackend
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
@@ -37,6 +37,8 @@ def quantization_backend(base_layer: nn.Module, **quantization: Any) -> Quantiza
         backend.supports_merge = False
     elif isinstance(backend, Bnb4bitBackend):
         return _Bnb4bit()
+    elif isinstance(backend, HqqBackend):
+        return _Hqq()
     return backend
 
 
@@ -68,6 +70,15 @@ class _Bnb4bit(Bnb4bitBackend):
         if getattr(cast(Any, base_layer.weight).quant_state, "packing_format_for_cpu", False):
             base_layer.state_dict()  # unpacks it
         return super().get_base_weight(base_layer)
+
+
+class _Hqq(HqqBackend):
+    """PEFT's backend, that also keeps the bias of the layer that it puts another one in the place of."""
+
+    def set_base_weight(self, peft_layer: Any, weight_data: Tensor) -> None:
+        bias = peft_layer.get_base_layer().bias
+        super().set_base_weight(peft_layer, weight_data)
+        peft_layer.get_base_layer().bias = bias
 
 
 def why_no_sum(base_layer: nn.Module, backend: QuantizationBackend | None) -> str | None:
