@@ -209,10 +209,13 @@ def _put_on_cpu(base: nn.Module, name: str) -> None:
         module = base.get_submodule(name)
     except AttributeError:  # so that PEFT will not find it either
         return
-    for key, parameter in module._parameters.items():
-        if parameter is not None:
-            zeros = torch.zeros((), dtype=torch.float64).expand(parameter.shape)
-            module._parameters[key] = nn.Parameter(zeros, requires_grad=False)
+    zero = torch.zeros((), dtype=torch.float64)
+    for part in module.modules():  # a parametrised weight is made of those of parts
+        for key, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[key] = nn.Parameter(zero.expand(parameter.shape), requires_grad=False)
+        for key, buffer in part._buffers.items():
+            part._buffers[key] = None if buffer is None else zero.expand(buffer.shape)
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

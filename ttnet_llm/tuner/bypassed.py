@@ -20,11 +20,13 @@ from torch.compiler import is_compiling
 # What is read off a weight without reading its entries.
 _ABOUT = {"dtype", "device", "shape", "size", "ndim", "dim", "numel", "requires_grad", "is_meta"}
 _ASKING = {"isinstance", "getattr", "hasattr", "setattr"}
+# Parts of a weight are read in variants, off by default, of modules that call the layer (BLOOM, DeBERTa).
+_PARTS = {"chunk", "split"}
 
 
 @cache
 def weights_read(kind: type[nn.Module]) -> frozenset[str]:
-    """Name the children whose weights the code of a class reads, rather than calling them.
+    """Name the children whose whole weights the code of a class reads, rather than calling them.
 
     Args:
         kind: The class.
@@ -37,8 +39,9 @@ def weights_read(kind: type[nn.Module]) -> frozenset[str]:
         ['out_proj']
     """
     inherited = (base for base in kind.__mro__ if issubclass(base, nn.Module) and base is not nn.Module)
-    methods = (inspect.unwrap(method) for base in inherited for method in vars(base).values() if callable(method))
-    return frozenset(name for method in methods for name in _weights_read_in(method))
+    methods = (item for base in inherited for item in vars(base).items() if callable(item[1]))
+    found = (_weights_read_in(inspect.unwrap(method)) for name, method in methods if "init" not in name)
+    return frozenset(name for names in found for name in names)
 
 
 def _weights_read_in(method: Callable[..., Any]) -> Iterator[str]:
@@ -49,9 +52,9 @@ def _weights_read_in(method: Callable[..., Any]) -> Iterator[str]:
     except (OSError, TypeError, SyntaxError):
         return
     for outer in ast.walk(tree):
-        about = isinstance(outer, ast.Attribute) and (outer.attr in _ABOUT or isinstance(outer.ctx, ast.Store))
+        about = isinstance(outer, ast.Attribute) and (outer.attr in _ABOUT | _PARTS or isinstance(outer.ctx, ast.Store))
         asking = isinstance(outer, ast.Call) and isinstance(outer.func, ast.Name) and outer.func.id in _ASKING
-        if about or asking:
+        if about or asking or isinstance(outer, ast.Subscript):
             continue
         for node in ast.iter_child_nodes(outer):
             match node:
@@ -59,6 +62,27 @@ def _weights_read_in(method: Callable[..., Any]) -> Iterator[str]:
                     isinstance(node.ctx, ast.Load)
                 ):
                     yield child
+
+
+def goes_around(model: nn.Module, name: str) -> bool:
+    """Tell whether code of a model reads the whole weight of a layer, rather than calling it.
+
+    Args:
+        model: The model.
+        name: The layer's full name.
+
+    Returns:
+        Whether the class of the module that holds the layer does, in some of its code or all. torch's encoder layers,
+        that do so in evaluation, call their layers once those are adapted.
+
+    Example:
+        >>> goes_around(nn.Sequential(nn.MultiheadAttention(4, 2)), "0.out_proj")
+        True
+    """
+    parent, _, child = name.rpartition(".")
+    holder = model.get_submodule(parent)
+    kind: Any = type(holder)
+    return not isinstance(holder, nn.TransformerEncoderLayer) and child in weights_read(kind)
 
 
 def watch(tuner: BaseTuner, layers: dict[str, nn.Module]) -> None:
@@ -72,30 +96,29 @@ def watch(tuner: BaseTuner, layers: dict[str, nn.Module]) -> None:
     for name, layer in layers.items():
         family, _, child = name.rpartition(".")
         families.setdefault(family, {})[child] = layer
-    read: dict[str, list[str]] = {}
+    read: dict[str, str] = {}
     said: set[tuple[type, str]] = set()
     for name, children in families.items():
         parent: nn.Module = tuner.model.get_submodule(name)
+        for child in children:
+            if goes_around(tuner.model, full := f"{name}.{child}".lstrip(".")):
+                read[full] = f"{type(parent).__name__}'s {child}"
         if isinstance(parent, nn.TransformerEncoderLayer):
             for layer in children.values():
                 layer.register_forward_pre_hook(_keep_from_fast_path)
             encoder = tuner.model.get_submodule(name.rpartition(".layers.")[0])
             if isinstance(encoder, nn.TransformerEncoder):
                 encoder.use_nested_tensor = False  # made for the fast path only
-        else:
-            kind: Any = type(parent)
-            for child in weights_read(kind) & children.keys():
-                read.setdefault(f"{kind.__name__} that of {child}", []).append(f"{name}.{child}".lstrip("."))
         if not isinstance(parent, nn.ModuleList | nn.ModuleDict):  # those are never called
             # PEFT may call the model itself in the place of the tuner, or its forward method from there.
             FirstPass(name, [parent] if name else [parent, tuner], children, said)
     if read:
-        names = [name for found in read.values() for name in found]
+        layers_of = ", ".join(dict.fromkeys(read.values()))
         warnings.warn(
-            f"Code of the model reads the weight of adapted layers rather than calling them ({'; '.join(read)}). "
-            f"Where that code runs, such as in fused kernels, the adapters on these {len(names)} layers ({names[0]} "
-            "and the like) have no effect: they are trained and merged for nothing. Leave them out of target_modules, "
-            "or put them into exclude_modules.",
+            f"Code of the model reads the weight of adapted layers rather than calling them ({layers_of}). Where that "
+            f"code runs, such as in fused kernels, the adapters on these {len(read)} layers ({next(iter(read))} and "
+            "the like) have no effect: they are trained and merged for nothing. Leave them out of target_modules, or "
+            "put them into exclude_modules.",
             stacklevel=2,
         )
 

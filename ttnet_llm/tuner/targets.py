@@ -9,6 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ttnet_llm.tuner.base_weights import quantization_backend
+from ttnet_llm.tuner.bypassed import goes_around
 
 # What architectures call their layers. An entry with a dot is a name and the end of its module's.
 INPUTS = (
@@ -68,7 +69,7 @@ def default_targets(model: nn.Module, *choices: tuple[str, ...]) -> list[str]:
 
 
 def all_linear(model: nn.Module, config: PeftConfig) -> set[str]:
-    """List what "all-linear" stands for: every linear layer but heads and routers.
+    """List what "all-linear" stands for: every linear layer but heads, routers and what the model goes around.
 
     Args:
         model: The model.
@@ -76,7 +77,8 @@ def all_linear(model: nn.Module, config: PeftConfig) -> set[str]:
 
     Returns:
         Full names. Heads are the output embedding and what `modules_to_save` trains whole; routers choose experts,
-        and a small change of theirs changes the model by leaps.
+        and a small change of theirs changes the model by leaps. An adapter on a layer whose weight the model reads
+        itself would have no effect.
 
     Example:
         >>> from ttnet_llm import TTLoraConfig
@@ -91,7 +93,9 @@ def all_linear(model: nn.Module, config: PeftConfig) -> set[str]:
     return {
         name
         for name in names
-        if name.rpartition(".")[2] not in ROUTERS and not any(f"{name}.".startswith(f"{head}.") for head in heads)
+        if name.rpartition(".")[2] not in ROUTERS
+        and not any(f"{name}.".startswith(f"{head}.") for head in heads)
+        and not goes_around(model, name)
     }
 
 

@@ -61,14 +61,20 @@ def caught(act: object, *arguments: object, **options: object) -> list[str]:
 @each()
 def test_fused_kernels_are_told_of_when_the_adapter_is_made(config_cls: Method, target: str) -> None:
     (message,) = caught(get_peft_model, mamba(), config_cls(target_modules=[target]))
-    assert f"MambaMixer that of {target}" in message
+    assert f"MambaMixer's {target}" in message
     assert f"these 2 layers (backbone.layers.0.mixer.{target} and the like)" in message
+
+
+def test_all_linear_leaves_out_what_the_model_goes_around() -> None:
+    assert caught(get_peft_model, mamba(), LorettaRepConfig(target_modules="all-linear")) == []
+    model = get_peft_model(mamba(), LorettaRepConfig(target_modules="all-linear"))
+    assert {name.rpartition(".")[2] for name in model.targeted_module_names} == {"in_proj"}
 
 
 def test_default_targets_whose_weights_are_read_are_told_of() -> None:
     (message,) = caught(get_peft_model, wavlm(), LorettaRepConfig())
-    assert "WavLMAttention that of q_proj" in message
-    assert "WavLMAttention that of v_proj" in message
+    assert "WavLMAttention's q_proj" in message
+    assert "WavLMAttention's v_proj" in message
 
 
 @pytest.mark.parametrize("make", models.ALL)
@@ -85,7 +91,13 @@ def test_weights_are_found_by_what_is_done_with_them() -> None:
         def forward(self, x: Tensor) -> Tensor:
             if isinstance(self.asked.weight, Tensor) and x.dtype != self.about.weight.dtype:
                 x = x.to(self.about.weight.device)
-            return self.called(x) + self.read.weight.float() @ x + nn.functional.linear(x, self.handed.weight)
+            parts = self.sliced.weight[:2], *self.parted.weight.chunk(2)
+            return (
+                self.called(x) + len(parts) + self.read.weight.float() @ x + nn.functional.linear(x, self.handed.weight)
+            )
+
+        def init_weights(self) -> None:
+            nn.init.zeros_(self.started.weight)
 
     assert weights_read(Reading) == {"read", "handed"}
     assert weights_read(type("Child", (Reading,), {})) == {"read", "handed"}
@@ -182,7 +194,7 @@ def test_torchs_encoder_layers_call_their_adapters_in_evaluation_too(config_cls:
 def test_torchs_attention_never_calls_its_output_projection() -> None:
     model = nn.Sequential(nn.MultiheadAttention(16, 2))
     (message,) = caught(get_peft_model, model, LorettaRepConfig(target_modules=["out_proj"]))
-    assert "MultiheadAttention that of out_proj" in message
+    assert "MultiheadAttention's out_proj" in message
 
 
 @pytest.mark.parametrize("name", ["embed_positions"])
