@@ -20,6 +20,7 @@ from tests.ttnet_llm.architectures import CAUSAL, SEQ2SEQ, make
 from tests.ttnet_llm.methods import Method, each
 from tests.ttnet_llm.models import logits, perturb
 from ttnet_llm import LorettaRepConfig
+from ttnet_llm.tuner.bypassed import goes_around
 from ttnet_llm.tuner.ties import merge_apart
 
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -65,7 +66,7 @@ def targets(model: nn.Module, what: str) -> list[str]:
     tables = [n for n, m in model.named_modules() if isinstance(m, nn.Embedding) and m.weight is table.weight]
     heads = [names[found] for found in head if found in names]
     return {
-        "layers": [name for name in linear if name not in heads][:1],
+        "layers": [name for name in linear if name not in heads and not goes_around(model, name)][:3],
         "head": heads,
         "source": [names[id(table)]],
         "tables": tables,
