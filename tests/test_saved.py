@@ -79,7 +79,8 @@ def test_pickles():
     assert isinstance(found["plan"], ttnet.ContractionPlan)
     assert np.array_equal(numbers(found["plan"](*operands)), values["plan"])
     assert found["cross"].status is ttnet.CrossStatus.CONVERGED
-    np.testing.assert_allclose(numbers(found["cross"].value.full()), values["cross"], rtol=1e-12)
+    # Products of cores are rounded as the machine's BLAS rounds them.
+    np.testing.assert_allclose(numbers(found["cross"].value.full()), values["cross"], rtol=1e-12, atol=1e-13)
     assert (found["settings"].task, found["settings"].batch_size) == ("sst2", 32)
     assert found["configs"] == adapters()
 
