@@ -208,7 +208,7 @@ class ArraySweep:
         storage, itemsize = self._source.storage, self._source.dtype.itemsize
         fits = 4 * self._source.numel * itemsize <= self._memory
         whole: Any = None
-        for ranges in plan_slabs(storage, range(0), self._source.numel if fits else self._memory // (2 * itemsize)):
+        for ranges in plan_slabs(storage, range(0), self._source.numel if fits else self._memory // (4 * itemsize)):
             block = read_raw(self._array, ranges)
             block = block.to(self._dtype).numpy() if isinstance(block, Tensor) else block
             if fits:

@@ -319,8 +319,8 @@ def test_a_compressed_file_is_read_once(order, name, tmp_path):
     assert again.ranks == tt.ranks
     assert relative_error(again.full(), torch.from_numpy(x)) <= 1e-5
     assert not (tmp_path / "passes").exists()
-    blocks = -(-x.nbytes // (does_not // 2))
-    assert array.decompressed <= x.size * ((blocks + 1) / 2 + 1.55)  # 1.55 for the three entries of a fingerprint
+    blocks = -(-x.nbytes // (does_not // 4))
+    assert array.decompressed <= x.size * ((blocks + 1) / 2 + 1.6)  # 1.5 for the three entries of a fingerprint
     whole = ttnet.tt_svd(stand_ins.Nibabel(x, file=name, order=order), eps=1e-5)
     assert whole.ranks == tt.ranks
 
