@@ -151,6 +151,11 @@ class AlignedLayout:
         return math.prod(self.modes) // self.rows
 
     @property
+    def shape(self) -> str:
+        """Rows and columns."""
+        return f"{self.rows}x{self.cols}"
+
+    @property
     def split_modes(self) -> list[list[int]]:
         """The modes of the rows and those of the columns; a core with both counts to the rows."""
         k = self.split_core + 1

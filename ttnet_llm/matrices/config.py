@@ -1,11 +1,13 @@
 """Config fields of the methods that are made of tensor trains, and the matrices that they ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from ttnet.errors import TTValueError
 from ttnet_llm.matrices.aligned import AlignedMatrix
+from ttnet_llm.matrices.expert import ExpertTrain
 from ttnet_llm.matrices.interleaved import InterleavedMatrix
 from ttnet_llm.matrices.train_matrix import TrainMatrix
 from ttnet_llm.tuner.config import AdapterConfig
@@ -82,14 +84,31 @@ class TrainConfig(AdapterConfig):
         Returns:
             The matrix. What was chosen automatically is recorded in the config.
         """
+        make = partial(LAYOUTS[self.layout].choose, rows, cols)
+        return self._with_modes(make, f"{rows}x{cols}", f"{rows}x{cols}", rank)
+
+    def expert_train(self, rows: int, cols: int, experts: int, rank: Rank | None = None) -> ExpertTrain:
+        """Make the trainable matrices of several experts as one train, without setting its entries.
+
+        Args:
+            rows: Number of rows, at least 1.
+            cols: Number of columns of each matrix, at least 1.
+            experts: How many there are, at least 1.
+            rank: The train's ranks; `None` takes `tt_rank`.
+
+        Returns:
+            The train. What was chosen automatically is recorded in the config.
+        """
+        make = partial(ExpertTrain.of_experts, experts, rows, cols)
+        return self._with_modes(make, f"{rows}x{cols}", f"{rows}x{experts}x{cols}", rank)
+
+    def _with_modes(self, make: Callable[..., Any], shape: str, recorded: str, rank: Rank | None) -> Any:
         rank = self.tt_rank if rank is None else rank
-        kind = LAYOUTS[self.layout]
-        shape = f"{rows}x{cols}"
         modes = self.modes.get(shape, "auto") if isinstance(self.modes, dict) else self.modes
         if modes != "auto":
-            return kind.choose(rows, cols, rank=rank, modes=modes)
-        key = f"{shape}@{rank}" if isinstance(rank, int) else f"{shape}@{','.join(map(str, rank))}"
-        matrix = kind.choose(rows, cols, rank=rank, modes=self.recorded_modes.get(key, "auto"))
+            return make(rank=rank, modes=modes)
+        key = f"{recorded}@{rank}" if isinstance(rank, int) else f"{recorded}@{','.join(map(str, rank))}"
+        matrix = make(rank=rank, modes=self.recorded_modes.get(key, "auto"))
         self.recorded_modes.setdefault(key, matrix.layout.split_modes)
         return matrix
 
@@ -125,6 +144,17 @@ class FittedConfig(TrainConfig):
     starts: ClassVar[tuple[str, ...]] = ("gaussian", "tt_svd", "lora")
 
     lora_path: str | None = field(default=None)
+
+    @property
+    def why_no_parameters(self) -> str | None:
+        """Why the weights of experts cannot be one train; `None` if they can."""
+        if self.layout != "aligned":
+            return f"layout is {self.layout!r}, whose cores have no place for a mode of experts"
+        if self.modes == "paper":
+            return "modes is 'paper', whose tables have no mode for experts"
+        if self.init_weights == "lora":
+            return "init_weights is 'lora', which starts linear layers only"
+        return None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -114,6 +114,11 @@ class InterleavedLayout:
         return math.prod(self.col_modes)
 
     @property
+    def shape(self) -> str:
+        """Rows and columns."""
+        return f"{self.rows}x{self.cols}"
+
+    @property
     def split_modes(self) -> list[list[int]]:
         """The modes of the rows and those of the columns."""
         return [list(self.row_modes), list(self.col_modes)]

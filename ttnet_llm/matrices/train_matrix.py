@@ -23,6 +23,10 @@ class TrainLayout(Protocol):
         """Number of columns."""
 
     @property
+    def shape(self) -> str:
+        """Its sizes, as a config records the modes that were chosen for them."""
+
+    @property
     def ranks(self) -> tuple[int, ...]:
         """The ranks of all bonds, the outer ones included."""
 
