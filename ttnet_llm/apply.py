@@ -4,14 +4,13 @@ import logging
 from typing import Any, Literal
 
 from peft import PeftModel, TaskType, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from ttnet.errors import TTValueError
 from ttnet_llm.loretta_adp import LorettaAdpConfig
 from ttnet_llm.networks.loretta_rep import LorettaRepConfig
-from ttnet_llm.tuner import AdapterConfig
+from ttnet_llm.tuner import AdapterConfig, AdapterLayer
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ def _task_type(model: nn.Module) -> TaskType | None:
 
 
 def _summary(model: PeftModel, variant: str) -> str:
-    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    layers = [m for m in model.modules() if isinstance(m, AdapterLayer)]
     whole = [m for m in model.modules() if isinstance(m, AuxiliaryTrainingWrapper)]
     in_layers = sum(p.numel() for layer in layers for p in layer.parameters() if p.requires_grad)
     in_whole = sum(p.numel() for module in whole for p in module.parameters() if p.requires_grad)

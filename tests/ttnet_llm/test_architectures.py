@@ -64,6 +64,7 @@ def test_all_linear_layers_can_be_adapted(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*passes over")
 @each_architecture
 @pytest.mark.parametrize("method", METHODS, ids=[method.name for method in METHODS])
 def test_a_whole_life(name, method, tmp_path):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.ttnet_llm.methods import Method, each
-from tests.ttnet_llm.two_processes import IDS, make, step, trained
+from tests.ttnet_llm.methods import Method
+from tests.ttnet_llm.two_processes import IDS, STEPPED, make, step, trained
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp2"])
-@each()
+@pytest.mark.parametrize("config_cls", STEPPED, ids=lambda method: method.name)
 def test_a_step_of_two_processes_is_a_step_of_one(two_processes: Path, config_cls: Method, way: str) -> None:
     model: nn.Module = make(config_cls)
     before = trained(model)

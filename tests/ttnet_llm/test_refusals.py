@@ -39,7 +39,6 @@ def test_unsupported_layers_are_named(config_cls: Method) -> None:
     ("options", "message"),
     [
         ({"dropout": 1.0}, r"dropout is 1.0; expected a probability in \[0, 1\)"),
-        ({"target_parameters": ["experts.weight"]}, "adapts modules, not bare parameters"),
         ({"init_weights": "best"}, "init_weights is 'best'; expected one of True, False"),
         ({"rank_pattern": {"q": {"rank": 3}}}, "rank_pattern"),
         ({"bias": "lora_only"}, "bias is 'lora_only'; expected one of"),
@@ -51,6 +50,16 @@ def test_unsupported_layers_are_named(config_cls: Method) -> None:
 def test_config_errors(config_cls: Method, options: dict[str, object], message: str) -> None:
     with pytest.raises(TTValueError, match=message):
         config_cls(**options)
+
+
+@each_method
+def test_parameters_are_for_methods_that_adapt_them(config_cls: Method) -> None:
+    reason = config_cls().why_no_parameters
+    if reason is None:
+        assert config_cls.config_cls in (LorettaRepConfig, TTLoraConfig)
+        return
+    with pytest.raises(TTValueError, match=rf"target_parameters is \['experts.weight'\], and {reason}; name linear"):
+        config_cls(target_parameters=["experts.weight"])
 
 
 @pytest.mark.parametrize(

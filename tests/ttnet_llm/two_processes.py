@@ -18,13 +18,23 @@ from torch.distributed.tensor import DTensor
 from tests.ttnet_llm import models
 from tests.ttnet_llm.methods import METHODS, Method
 from tests.ttnet_llm.models import perturb
+from ttnet_llm import LorettaRepConfig, TTLoraConfig
 
 RATE = 0.1
 IDS = torch.randint(64, (4, 6), generator=torch.Generator().manual_seed(0))
 
 
+EXPERTS = {"tt_rank": 3, "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
+STEPPED = [
+    *METHODS,
+    Method("loretta_rep on experts", LorettaRepConfig, EXPERTS),
+    Method("tt_lora on experts", TTLoraConfig, EXPERTS),
+]
+
+
 def make(method: Method) -> nn.Module:
-    return perturb(get_peft_model(models.llama(), method()), spread=0.1).train()
+    base = models.mixtral() if "target_parameters" in method.options else models.llama()
+    return perturb(get_peft_model(base, method()), spread=0.1).train()
 
 
 def step(model: nn.Module, ids: torch.Tensor) -> None:
@@ -52,7 +62,7 @@ def main(folder: str) -> None:
     ways = {"ddp": Accelerator(cpu=True).prepare_model, "fsdp2": shard}
     rank = dist.get_rank()
     for way, prepare in ways.items():
-        for method in METHODS:
+        for method in STEPPED:
             model = prepare(make(method))
             step(model, IDS[2 * rank : 2 * rank + 2])
             result = trained(model)

@@ -4,6 +4,7 @@ from ttnet_llm.linear.config import LinearConfig, SharedConfig
 from ttnet_llm.linear.layer import LinearAdapterLayer, hold_factors
 from ttnet_llm.linear.model import LinearModel
 from ttnet_llm.linear.network import FactorNetwork
+from ttnet_llm.linear.parameter import ParameterLayer
 from ttnet_llm.linear.sharing import Group, SharedView
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "LinearAdapterLayer",
     "LinearConfig",
     "LinearModel",
+    "ParameterLayer",
     "SharedConfig",
     "SharedView",
     "hold_factors",

@@ -246,6 +246,11 @@ def _check(
         config = model.peft_config.get(adapter)
         if config is None:
             raise TTValueError(f"adapters names {adapter!r}; the model has {', '.join(map(repr, model.peft_config))}.")
+        if config.target_parameters:
+            raise TTTypeError(
+                f"adapter {adapter!r} adapts parameters, {', '.join(map(repr, sorted(config.target_parameters)))}, and "
+                "trains over experts are not added up; merge the adapters one after the other instead."
+            )
         whole = next((f for f in ("train_norms", "tt_head", "modules_to_save") if getattr(config, f, None)), None)
         if whole is not None or config.bias != "none":
             name = whole or "bias"

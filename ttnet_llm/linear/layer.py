@@ -21,6 +21,7 @@ from ttnet_llm.linear.network import Anchored, FactorNetwork
 from ttnet_llm.matrices.thin import along, times_thin
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
 from ttnet_llm.tuner.base_weights import why_no_sum
+from ttnet_llm.tuner.names import plain_name
 
 
 class LinearAdapterLayer(AdapterLayer):
@@ -40,7 +41,7 @@ class LinearAdapterLayer(AdapterLayer):
             cls.network_cls = network
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **quantization: Any) -> None:
-        self._held: dict[str, tuple[Tensor, Tensor]] = {}  # factors while the weights do not change
+        self._held: dict[str, tuple[Tensor, ...]] = {}  # factors while the weights do not change
         # Weights before and after safe merging, by adapter.
         self._safely_merged: dict[str, tuple[Tensor, Tensor]] = {}
         self._tied: tuple[nn.Parameter, ...] = ()  # the weight shared with other layers, while merged into another
@@ -49,8 +50,11 @@ class LinearAdapterLayer(AdapterLayer):
 
     def make_network(self, config: AdapterConfig) -> FactorNetwork:
         """Build the network of one adapter; one that starts from the layer's weight counts from its start."""
-        network = self.network_cls(self.in_features, self.out_features, self.fan_in, config)
+        network = self._new_network(config)
         return Anchored(network) if config.init_weights == "tt_svd" else network
+
+    def _new_network(self, config: AdapterConfig) -> FactorNetwork:
+        return self.network_cls(self.in_features, self.out_features, self.fan_in, config)
 
     def factors(self, adapter: str) -> tuple[Tensor, Tensor]:
         """Ask an adapter's network for its two thin factors.
@@ -61,17 +65,20 @@ class LinearAdapterLayer(AdapterLayer):
         Returns:
             `L` of shape `(in_features, r)` and `R` of shape `(r, out_features)`, without the scaling.
         """
-        held = self._held.get(adapter)
-        return cast(FactorNetwork, self.networks[adapter]).factors() if held is None else held
+        if (held := self._held.get(adapter)) is not None:
+            return cast(tuple[Tensor, Tensor], held)
+        return cast(FactorNetwork, self.networks[adapter]).factors()
 
     def hold_factors(self) -> None:
         """Contract every adapter's factors once and for all, until the next `train()` or `drop_factors()`."""
         self.drop_factors()
         with torch.no_grad():
             for adapter in self.networks:
-                left, right = self.factors(adapter)
-                # Copies, as some are the weights themselves; stored as the products want them.
-                self._held[adapter] = along(left.detach().clone()), along(right.detach().clone())
+                self._held[adapter] = self._factors_to_hold(adapter)
+
+    def _factors_to_hold(self, adapter: str) -> tuple[Tensor, ...]:
+        # Copies, as some are the weights themselves; stored as the products want them.
+        return tuple(along(factor.detach().clone()) for factor in self.factors(adapter))
 
     def drop_factors(self) -> None:
         """Contract the factors in every forward pass again."""
@@ -216,16 +223,18 @@ class LinearAdapterLayer(AdapterLayer):
 
     def _untie(self) -> None:
         """Give the base layer a parameter of its own, which holds the same weight until that is merged."""
-        base: Any = self.get_base_layer()
-        self._tied = (base.weight,)
-        base.weight = nn.Parameter(base.weight.data, requires_grad=base.weight.requires_grad)
+        base, name = self.get_base_layer(), self.weight_name
+        shared: Any = getattr(base, name)
+        self._tied = (shared,)
+        setattr(base, name, nn.Parameter(shared.data, requires_grad=shared.requires_grad))
 
     def _tie_again(self) -> None:
         """Put back the parameter that the base layer shared, which nothing was merged into."""
-        base: Any = self.get_base_layer()
+        base, name = self.get_base_layer(), self.weight_name
+        own: Any = getattr(base, name)
         (shared,) = self._tied
-        shared.data = shared.data.to(base.weight.device, base.weight.dtype)  # where the model was moved meanwhile
-        base.weight = shared
+        shared.data = shared.data.to(own.device, own.dtype)  # where the model was moved meanwhile
+        setattr(base, name, shared)
         self._tied = ()
         self._safely_merged.clear()
         self.merged_adapters.clear()
@@ -260,7 +269,7 @@ def layers_with(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, Line
         adapter_name: Name of the adapter.
 
     Yields:
-        Names and layers.
+        Names, as the base model has them, and layers.
 
     Example:
         >>> from peft import get_peft_model
@@ -271,7 +280,7 @@ def layers_with(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, Line
     """
     for name, module in model.named_modules():
         if isinstance(module, LinearAdapterLayer) and adapter_name in module.networks:
-            yield name, module
+            yield plain_name(name), module
 
 
 def hold_factors(model: nn.Module, hold: bool = True) -> None:

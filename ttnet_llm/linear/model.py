@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -14,16 +14,19 @@ from ttnet_llm.linear.combining import CombineReport, combine
 from ttnet_llm.linear.layer import LinearAdapterLayer, layers_with
 from ttnet_llm.linear.merging import refusal, warn_of_losses
 from ttnet_llm.linear.network import FactorNetwork
+from ttnet_llm.linear.parameter import ParameterLayer, owner_of
 from ttnet_llm.linear.sharing import Group, SharedView, head_size, place
 from ttnet_llm.lora.checkpoint import lora_factors
 from ttnet_llm.matrices.thin import leading_factors
 from ttnet_llm.tuner import AdapterConfig, AdapterModel
+from ttnet_llm.tuner.names import base_modules, expert_parameters, is_adaptable, place_in_layer, reaches
 
 
 class LinearModel(AdapterModel):
     """Base of the linear methods' tuners."""
 
     tuner_layer_cls: type[LinearAdapterLayer]
+    parameter_layer_cls: ClassVar[type[ParameterLayer] | None] = None  # of methods that adapt parameters
 
     def inject_adapter(
         self,
@@ -66,6 +69,49 @@ class LinearModel(AdapterModel):
             The names, as the base model has them, and layers.
         """
         return layers_with(self.model, adapter_name)
+
+    def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict[str, Any]) -> AdapterConfig:
+        everything = str(peft_config.target_modules).lower() == "all-linear"
+        if everything and peft_config.target_parameters is None and peft_config.why_no_parameters is None:
+            experts = [name for name, p in expert_parameters(self.model).items() if is_adaptable(p)]
+            peft_config.target_parameters = sorted(set(map(place_in_layer, experts))) or None
+        return super()._prepare_adapter_config(peft_config, model_config)
+
+    def _inject_parameters(
+        self, peft_config: AdapterConfig, model: nn.Module, adapter_name: str, low_cpu_mem_usage: bool
+    ) -> list[str]:
+        modules: dict[int, tuple[str, nn.Module]] = {}
+        for name, module in base_modules(model):
+            modules.setdefault(id(module), (name, module))  # the first name of one that is used twice, as PEFT does
+        targeted = []
+        for name, module in modules.values():
+            for parameter_name, _ in module.named_parameters(recurse=False):
+                full_name = f"{name}.{parameter_name}"
+                if reaches(peft_config, peft_config.target_parameters or (), full_name):
+                    targeted.append(full_name)
+                    with init_empty_weights() if low_cpu_mem_usage else nullcontext():
+                        self._adapt_parameter(
+                            peft_config.for_module(full_name), adapter_name, model, name, parameter_name
+                        )
+        return targeted
+
+    def _adapt_parameter(
+        self, config: AdapterConfig, adapter_name: str, model: nn.Module, module_name: str, parameter_name: str
+    ) -> None:
+        owner, layer_cls = owner_of(model, module_name), self.parameter_layer_cls
+        assert layer_cls is not None  # other methods' configs refuse parameters
+        if other := next((layer for layer in owner.layers if not isinstance(layer, layer_cls)), None):
+            raise TTValueError(
+                f"target_parameters names {module_name}.{parameter_name}, and {other.method} adapts parameters of that "
+                f"module already; two methods cannot be told apart there. Use {other.method} for this adapter too."
+            )
+        if parameter_name in owner.adapted:
+            cast(ParameterLayer, owner.adapted[parameter_name]).update_layer(adapter_name, config)
+            return
+        layer = layer_cls(owner.base_layer, parameter_name, adapter_name, config)
+        owner.add(layer)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)  # as in other layers
 
     def add_weighted_adapter(
         self,

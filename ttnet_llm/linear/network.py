@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError
@@ -28,6 +29,15 @@ class FactorNetwork(nn.Module):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return `L` of shape `(in_features, t)` and `R` of shape `(t, out_features)`."""
+        raise NotImplementedError
+
+    def expert_factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the update of several experts' weights; only asked of networks that are made for them.
+
+        Returns:
+            `L` of shape `(in_features, t)`, `M` of shape `(experts, t, u)` and `R` of shape `(u, out_features)`: the
+            update of expert e is `L @ M[e] @ R`.
+        """
         raise NotImplementedError
 
     @property
@@ -99,6 +109,18 @@ class Anchored(FactorNetwork):
         left, right = self.network.factors()
         start_left, start_right = self.start.factors()
         return torch.cat([left, -start_left], dim=1), torch.cat([right, start_right])
+
+    def expert_factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the factors of both updates side by side."""
+        left, middle, right = self.network.expert_factors()
+        start_left, start_middle, start_right = self.start.expert_factors()
+        above = F.pad(middle, (0, start_middle.shape[2]))
+        below = F.pad(start_middle, (middle.shape[2], 0))
+        return (
+            torch.cat([left, -start_left], dim=1),
+            torch.cat([above, below], dim=1),
+            torch.cat([right, start_right]),
+        )
 
     @property
     def fit_rank(self) -> int:

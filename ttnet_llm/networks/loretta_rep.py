@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, LinearModel
+from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, LinearModel, ParameterLayer
 from ttnet_llm.matrices.config import FittedConfig
+from ttnet_llm.matrices.expert import ExpertTrain
 from ttnet_llm.matrices.thin import thin_svd, thinnest_product
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
@@ -52,21 +53,34 @@ class LorettaRepNetwork(FactorNetwork):
         out_features: The layer's output size.
         fan_in: How many inputs an output adds up.
         config: The method's config, as it holds for the layer.
+        experts: Number of experts that share A and have a mode of their own in B; `None` for a layer.
     """
 
-    def __init__(self, in_features: int, out_features: int, fan_in: int, config: LorettaRepConfig) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, fan_in: int, config: LorettaRepConfig, experts: int | None = None
+    ) -> None:
         super().__init__(in_features, out_features, fan_in, config)
         rank = config.tt_rank
         a_rank, b_rank = rank if isinstance(rank, Sequence) else (rank, rank)
         self.A = config.matrix(in_features, config.r, a_rank)
-        self.B = config.matrix(out_features, config.r, b_rank)
+        if experts is None:
+            self.B = config.matrix(out_features, config.r, b_rank)
+        else:
+            self.B = config.expert_train(config.r, out_features, experts, b_rank)
         # The spreads of `nn.Linear(in, r)` and `nn.Linear(r, out)`, as in LoRA; a zero B makes the identity.
         config.draw(self.A, 1 / (3 * fan_in))
         config.draw(self.B, 1 / (3 * config.r), zero=True)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return `L` of shape `(in_features, t)` and `R` of shape `(t, out_features)`, t at most r."""
-        return thinnest_product([*self.A.chain(), *(factor.T for factor in reversed(self.B.chain()))])
+        b = self.B.chain() if isinstance(self.B, ExpertTrain) else [factor.T for factor in reversed(self.B.chain())]
+        return thinnest_product([*self.A.chain(), *b])
+
+    def expert_factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return A and B's parts on either side of the experts' core, multiplied together at the thinnest bonds."""
+        b_left, middle, right = cast(ExpertTrain, self.B).expert_factors()
+        left, inner = thinnest_product([*self.A.chain(), b_left])
+        return left, inner @ middle, right
 
     @property
     def fit_rank(self) -> int:
@@ -81,11 +95,18 @@ class LorettaRepNetwork(FactorNetwork):
         u, s, v = u[:, :r], s[:r], v[:r]
         eye = torch.eye(r, dtype=u.dtype, device=u.device)[: len(s)]
         self.A.fit(u * s.sqrt(), eye)
-        self.B.fit(v.mT * s.sqrt(), eye)
+        if isinstance(self.B, ExpertTrain):
+            self.B.fit(eye.mT, s.sqrt()[:, None] * v)
+        else:
+            self.B.fit(v.mT * s.sqrt(), eye)
 
 
 class LorettaRepLinear(LinearAdapterLayer, method="loretta_rep", network=LorettaRepNetwork):
     """A linear layer with LoRETTA_rep adapters."""
+
+
+class LorettaRepParameter(ParameterLayer, LorettaRepLinear):
+    """A parameter with LoRETTA_rep adapters."""
 
 
 class LorettaRepModel(TTHeadModel, LinearModel):
@@ -93,6 +114,7 @@ class LorettaRepModel(TTHeadModel, LinearModel):
 
     prefix = "loretta_rep_"
     tuner_layer_cls = LorettaRepLinear
+    parameter_layer_cls = LorettaRepParameter
     target_module_mapping = QUERY_VALUE
 
 

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, cast
 from torch import Tensor
 
 from ttnet.errors import TTValueError
-from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearModel
+from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearModel, ParameterLayer
 from ttnet_llm.matrices.aligned import AlignedMatrix
 from ttnet_llm.matrices.config import FittedConfig
+from ttnet_llm.matrices.expert import ExpertTrain
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 from ttnet_llm.tt_head import TTHeadModel
@@ -64,16 +65,27 @@ class TTLoraNetwork(FactorNetwork):
         out_features: The layer's output size.
         fan_in: How many inputs an output adds up.
         config: The method's config, as it holds for the layer.
+        experts: Number of experts whose updates are one train, with a mode of its own for them; `None` for a layer.
     """
 
-    def __init__(self, in_features: int, out_features: int, fan_in: int, config: TTLoraConfig) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, fan_in: int, config: TTLoraConfig, experts: int | None = None
+    ) -> None:
         super().__init__(in_features, out_features, fan_in, config)
-        self.delta = cast(AlignedMatrix, config.matrix(in_features, out_features))  # the layout is always aligned
+        self.delta: AlignedMatrix
+        if experts is None:
+            self.delta = cast(AlignedMatrix, config.matrix(in_features, out_features))  # the layout is always aligned
+        else:
+            self.delta = config.expert_train(in_features, out_features, experts)
         config.draw(self.delta, 1 / (3 * fan_in), zero=True)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the parts of the train on either side of the cut."""
         return self.delta.factors()
+
+    def expert_factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the parts of the train on either side of the experts' core, and that core."""
+        return cast(ExpertTrain, self.delta).expert_factors()
 
     @property
     def few_tokens(self) -> int:
@@ -98,11 +110,16 @@ class TTLoraLinear(LinearAdapterLayer, method="tt_lora", network=TTLoraNetwork):
     """A linear layer with TT-LoRA adapters."""
 
 
+class TTLoraParameter(ParameterLayer, TTLoraLinear):
+    """A parameter with TT-LoRA adapters."""
+
+
 class TTLoraModel(TTHeadModel, LinearModel):
     """The tuner of TT-LoRA."""
 
     prefix = "tt_lora_"
     tuner_layer_cls = TTLoraLinear
+    parameter_layer_cls = TTLoraParameter
     target_module_mapping = QUERY_VALUE
 
 

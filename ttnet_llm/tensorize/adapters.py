@@ -6,9 +6,10 @@ the full name of the module, and the modes, which a user may have left to be cho
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from ttnet_llm.linear.network import Anchored
 from ttnet_llm.matrices.config import TrainConfig
 from ttnet_llm.matrices.train_matrix import TrainMatrix, load_cores
 from ttnet_llm.tuner import AdapterLayer
+from ttnet_llm.tuner.names import plain_name
 
 _Ranks = tuple[int, ...]
 
@@ -44,8 +46,8 @@ class AdapterTrain:
 
     @property
     def shape(self) -> str:
-        """Rows and columns of the matrix, as a config writes them."""
-        return f"{self.matrix.layout.rows}x{self.matrix.layout.cols}"
+        """The sizes of the matrix, as a config writes them."""
+        return self.matrix.layout.shape
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -74,8 +76,8 @@ class AdapterTrain:
             ranks: Those of the inner bonds.
         """
         old = self.matrix
-        core, layout = old.cores[0], old.layout
-        new = type(old).choose(layout.rows, layout.cols, rank=tuple(ranks), modes=layout.split_modes)
+        core, layout = old.cores[0], cast(Any, old.layout)
+        new = type(old)(dataclasses.replace(layout, ranks=(1, *ranks, 1)))
         new = new.to(core.device, core.dtype).requires_grad_(core.requires_grad)
         setattr(self.network, self.part, new)
 
@@ -207,7 +209,7 @@ def _adapter_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
     """List the adapted layers with their names in the model without adapters."""
     for place, module in model.named_modules():
         if isinstance(module, AdapterLayer):
-            yield place.removeprefix("base_model.model."), module
+            yield plain_name(place).removeprefix("base_model.model."), module
 
 
 def _checked(name: str, layers: dict[str, AdapterLayer], config: Any) -> Adapter:

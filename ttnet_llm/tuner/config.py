@@ -21,7 +21,10 @@ class AdapterConfig(PeftConfig):
         target_modules: The modules to adapt: a list of names or name endings, one regular expression for whole
             names, or `"all-linear"`. `None` takes the method's default for the model's architecture.
         exclude_modules: Modules not to adapt, given in the same way.
-        target_parameters: Not supported; only there to be refused with a sentence.
+        target_parameters: Parameters to adapt that their module reads directly, as those that hold the weights of all
+            experts of a layer: a list of names or name endings, such as `"mlp.experts.down_proj"`. LoRETTA_rep and
+            TT-LoRA only. `None` means those of all experts where `target_modules` is `"all-linear"`, and otherwise
+            none.
         layers_to_transform: Indices of the layers to adapt; `None` means all.
         layers_pattern: Name of the layer list that `layers_to_transform` counts in, such as `"layers"`.
         modules_to_save: Modules that are trained whole and saved with the adapter, such as a new head.
@@ -67,11 +70,13 @@ class AdapterConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
-        if self.target_parameters:
+        if isinstance(self.target_parameters, str):
+            raise TTValueError(f"target_parameters is {self.target_parameters!r}; expected a list of names.")
+        if self.target_parameters and self.why_no_parameters is not None:
             raise TTValueError(
-                f"target_parameters is {self.target_parameters!r}, and {self.method} adapts modules, not bare "
-                "parameters; name the linear layers in target_modules, or use PEFT's LoRA for experts that are held "
-                "as one parameter."
+                f"target_parameters is {self.target_parameters!r}, and {self.why_no_parameters}; name linear layers in "
+                "target_modules. Experts that are held as one parameter are adapted by LoRETTA_rep and TT-LoRA, with "
+                "the aligned layout, or by PEFT's LoRA."
             )
         if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
             for name in ("layers_to_transform", "layers_pattern"):
@@ -91,6 +96,11 @@ class AdapterConfig(PeftConfig):
             raise TTValueError(f"dropout is {self.dropout!r}; expected a probability in [0, 1).")
         self._check_fields()
         self._check_patterns()
+
+    @property
+    def why_no_parameters(self) -> str | None:
+        """Why parameters cannot be adapted that are no weight of a linear layer; `None` if they can."""
+        return f"{self.method} adapts modules, not bare parameters"
 
     @property
     def update_scale(self) -> float:

@@ -40,6 +40,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     method: ClassVar[str]
     base_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, Conv1D, TTLinear)
+    wraps_module: ClassVar[bool] = True  # rather than one parameter of a module, of which no forward pass is its own
+    weight_name: str = "weight"  # what the base layer calls what is updated
 
     # What PEFT's untyped mixin brings.
     base_layer: nn.Module
@@ -64,9 +66,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **quantization: Any) -> None:
         super().__init__()
-        self.base_layer = base_layer
+        self._hold_base_layer(base_layer)
         self.quantization_backend = quantization_backend(self.get_base_layer(), **quantization)
-        self.in_features, self.out_features = _features(self.get_base_layer())
+        self.in_features, self.out_features = self._features()
         setattr(self, f"{self.method}_network", nn.ModuleDict())
         setattr(self, f"{self.method}_dropout", nn.ModuleDict())
         setattr(self, f"{self.method}_scaling", {})
@@ -77,6 +79,18 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._active_adapter = adapter_name
         self.shares_weight = False  # whether another layer holds the base layer's weight too
         self.update_layer(adapter_name, config)
+
+    def _hold_base_layer(self, base_layer: nn.Module) -> None:
+        self.base_layer = base_layer
+
+    def _features(self) -> tuple[int, int]:
+        layer = self.get_base_layer()
+        if isinstance(layer, TTLinear):
+            return layer.in_features, layer.out_features
+        if isinstance(layer, TTEmbedding):
+            return layer.num_embeddings, layer.embedding_dim
+        features: tuple[int, int] = _get_in_out_features(layer)
+        return features
 
     @property
     def networks(self) -> nn.ModuleDict:
@@ -276,15 +290,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def extra_repr(self) -> str:
         """Name the quantisation of the base layer, if there is one."""
         return quantization_extra_repr(self)
-
-
-def _features(layer: nn.Module) -> tuple[int, int]:
-    if isinstance(layer, TTLinear):
-        return layer.in_features, layer.out_features
-    if isinstance(layer, TTEmbedding):
-        return layer.num_embeddings, layer.embedding_dim
-    features: tuple[int, int] = _get_in_out_features(layer)
-    return features
 
 
 def _with_rows(x: Tensor, rows: list[int], values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,7 @@ from ttnet_llm.tuner.base_weights import computes_with_weight
 from ttnet_llm.tuner.bypassed import watch
 from ttnet_llm.tuner.config import AdapterConfig
 from ttnet_llm.tuner.layer import BASE, AdapterLayer
+from ttnet_llm.tuner.names import expert_parameters, plain_name
 from ttnet_llm.tuner.straight_through import pass_gradients
 from ttnet_llm.tuner.targets import INPUTS, STATE_SPACE, all_linear, default_targets, is_linear
 from ttnet_llm.tuner.ties import shared_parameters, ties_declared
@@ -49,20 +51,27 @@ class AdapterModel(BaseTuner):
         """
         asked = copy.copy(self.peft_config[adapter_name])  # the defaults are about to be filled in
         try:
-            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            with warnings.catch_warnings():
+                # `warn_of_unmatched` says more, and knows that these may be the names of parameters.
+                warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match")
+                warnings.filterwarnings("ignore", "You have passed exclude_modules=.* but no modules were excluded")
+                warnings.filterwarnings("ignore", "target_(modules|parameters)=.* were set but no")
+                super().inject_adapter(model, adapter_name, *args, **kwargs)
         except NoMatchingPeftModuleError as error:
-            hint = near_misses(model, self.peft_config[adapter_name].target_modules)
-            raise NoMatchingPeftModuleError(" ".join(filter(None, [str(error), hint, of_experts(model)]))) from error
+            hints = near_misses(model, asked.target_modules), of_experts(expert_parameters(model), asked)
+            raise NoMatchingPeftModuleError(" ".join(filter(None, [str(error), *hints]))) from error
         if kwargs.get("state_dict") is None:  # which otherwise says what is adapted
             self._warn_of_unmatched(model, asked, adapter_name)
         layers = self.adapter_layers()
-        watch(self, {name: layer for name, layer in layers.items() if list(layer.networks) == [adapter_name]})
+        fresh = {name: layer for name, layer in layers.items() if list(layer.networks) == [adapter_name]}
+        watch(self, {name: layer for name, layer in fresh.items() if layer.wraps_module})
         pass_gradients(self.model)
         self._mark_shared_weights()
 
     def adapter_layers(self) -> dict[str, AdapterLayer]:
-        """Give the model's adapted layers by the full names of their modules."""
-        return {name: module for name, module in self.model.named_modules() if isinstance(module, self.tuner_layer_cls)}
+        """Give the model's adapted layers by the full names of their modules and parameters."""
+        named = self.model.named_modules()
+        return {plain_name(name): module for name, module in named if isinstance(module, self.tuner_layer_cls)}
 
     def _check_tied_modules(self, model: nn.Module, peft_config: AdapterConfig) -> None:
         """Say nothing: PEFT warns of what merging does to tied weights, which it takes apart here."""
@@ -70,7 +79,7 @@ class AdapterModel(BaseTuner):
     def _mark_shared_weights(self) -> None:
         shared = shared_parameters(self.model)
         for layer in self.adapter_layers().values():
-            layer.shares_weight = id(layer.get_base_layer()._parameters.get("weight")) in shared
+            layer.shares_weight = id(layer.get_base_layer()._parameters.get(layer.weight_name)) in shared
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         with ties_declared(self.model):
@@ -78,20 +87,20 @@ class AdapterModel(BaseTuner):
 
     def _warn_of_unmatched(self, model: nn.Module, asked: AdapterConfig, adapter_name: str) -> None:
         everything = str(asked.target_modules).lower() == "all-linear"
+        adapted = [name for name, layer in self.adapter_layers().items() if adapter_name in layer.networks]
         if everything or (asked.target_modules is None and self.adapts_feed_forward):
-            warn_of_passed_over(model, asked)
+            warn_of_passed_over(model, asked, adapted)
         default = self.target_module_mapping.get(self.get_model_config(model)["model_type"])
         if not isinstance(default, str) and asked.target_modules == set(default or ()):
             asked.target_modules = None  # saved with the adapter; for several variants of the architecture
-        layers = ((n, m) for n, m in model.named_modules() if isinstance(m, AdapterLayer))
-        warn_of_unmatched(model, asked, [name for name, layer in layers if adapter_name in layer.networks])
+        warn_of_unmatched(model, asked, adapted)
 
     def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict[str, Any]) -> AdapterConfig:
         kind = model_config["model_type"]
         if peft_config.target_modules is None and kind not in self.target_module_mapping:
             # A model that is not one of transformers' may mean anything by the names of its layers.
             found = [] if kind == "custom" else default_targets(self.model, *self.default_names)
-            if not found:
+            if not found and not peft_config.target_parameters:
                 raise TTValueError(
                     f"target_modules is None, and {self.method_name} has no default for the architecture {kind!r}. "
                     "Please specify `target_modules`: linear layers of this model are "
@@ -196,6 +205,11 @@ class AdapterModel(BaseTuner):
         if self.training:
             raise TTValueError("Cannot pass `adapter_names` when the model is in training mode; call `eval()` first.")
         layers = [m for m in self.modules() if isinstance(m, AdapterLayer)]
+        if not all(layer.wraps_module for layer in layers):
+            raise TTValueError(
+                "adapter_names is given, but an adapter is on experts, which see the tokens of all rows together; give "
+                "every adapter a batch of its own, or leave the experts out of the adapters."
+            )
         known = {name for layer in layers for name in layer.networks} | {BASE}
         unknown = sorted(set(adapter_names) - known)
         if unknown:

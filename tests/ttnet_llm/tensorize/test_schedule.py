@@ -116,6 +116,15 @@ def test_methods_made_of_trains_have_falling_ranks(config: Any, options: dict[st
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.parametrize("config_cls", [TTLoraConfig, LorettaRepConfig])
+@pytest.mark.parametrize("options", [{"max_rank": 2}, {"eps": 0.6}])
+def test_trains_over_experts_are_rounded_and_load(config_cls: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    model = perturb(get_peft_model(models.mixtral(), config_cls(target_modules="all-linear", tt_rank=4)))
+    rounding = round_trains(model, **options)
+    assert rounding.parameters[1] < rounding.parameters[0]
+    assert_loads_as_it_is(model, models.mixtral, tmp_path)
+
+
 def test_a_budget_is_spent_over_adapters_and_layers_alike() -> None:
     model = get_peft_model(small(models.bert, ["intermediate.dense"]), LorettaRepConfig(target_modules=["query"]))
     perturb(model)
