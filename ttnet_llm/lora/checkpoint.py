@@ -45,15 +45,18 @@ class LoraCheckpoint:
     Args:
         config: Its config.
         factors: For the name of every adapted module `L` of shape `(in_features, r)` and `R` of shape
-            `(r, out_features)`; the update is `L @ R`.
+            `(r, out_features)`; the update is `L @ R`. For that of a parameter with the weights of several experts,
+            stacks of these, with what PEFT takes for its inputs first.
         embeddings: Those of the modules that are embeddings.
         others: Everything else (modules trained whole, biases), by its key in the file.
+        parameters: Those of the names that are parameters, which come in their order in the model.
     """
 
     config: LoraConfig
     factors: dict[str, tuple[Tensor, Tensor]]
     embeddings: frozenset[str] = frozenset()
     others: dict[str, Tensor] = field(default_factory=dict)
+    parameters: frozenset[str] = frozenset()
 
 
 def lora_factors(path: str | Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -211,7 +214,7 @@ def as_peft(checkpoint: LoraCheckpoint) -> tuple[LoraConfig, dict[str, Tensor]]:
         >>> config.r, {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         (2, {'base_model.model.0.lora_A.weight': (2, 6), 'base_model.model.0.lora_B.weight': (4, 2)})
     """
-    ranks = {name: left.shape[1] for name, (left, _) in checkpoint.factors.items()}
+    ranks = {name: left.shape[-1] for name, (left, _) in checkpoint.factors.items()}
     config = copy.deepcopy(checkpoint.config)
     counts = Counter(ranks.values())
     config.r = config.lora_alpha = max(counts, key=lambda rank: (counts[rank], rank))
@@ -219,11 +222,44 @@ def as_peft(checkpoint: LoraCheckpoint) -> tuple[LoraConfig, dict[str, Tensor]]:
     config.rank_pattern = {exactly(_target(n, config)): rank for n, rank in ranks.items() if rank != config.r}
     config.alpha_pattern = dict(config.rank_pattern)
     tensors = dict(checkpoint.others)
-    for name, (left, right) in checkpoint.factors.items():
+    for name, factors in checkpoint.factors.items():
         part, end = ("lora_embedding", "") if name in checkpoint.embeddings else ("lora", ".weight")
-        tensors[f"{PREFIX}{name}.{part}_A{end}"] = left.T
-        tensors[f"{PREFIX}{name}.{part}_B{end}"] = right.T
+        place = _wrapper(name, checkpoint) if name in checkpoint.parameters else name
+        tensors[f"{PREFIX}{place}.{part}_A{end}"], tensors[f"{PREFIX}{place}.{part}_B{end}"] = peft_weights(*factors)
     return config, tensors
+
+
+def peft_weights(
+    left: Tensor,  # (*experts, in_features, r)
+    right: Tensor,  # (*experts, r, out_features)
+) -> tuple[Tensor, Tensor]:
+    """Lay an update's factors out as PEFT has them.
+
+    Args:
+        left: Shape `(in_features, r)`, or `(experts, in_features, r)`.
+        right: Shape `(r, out_features)`, or `(experts, r, out_features)`.
+
+    Returns:
+        The weights of `lora_A`, of shape `(r, in_features)`, and of `lora_B`, of shape `(out_features, r)`; for experts
+        `(experts * r, in_features)` and `(out_features, r * experts)`, the experts varying slowest in the one and
+        fastest in the other.
+
+    Example:
+        >>> down, up = peft_weights(torch.ones(4, 6, 2), torch.ones(4, 2, 5))
+        >>> tuple(down.shape), tuple(up.shape)
+        ((8, 6), (5, 8))
+    """
+    if left.ndim == 2:
+        return left.T, right.T
+    return left.mT.flatten(0, 1), right.permute(2, 1, 0).flatten(1)
+
+
+def _wrapper(name: str, checkpoint: LoraCheckpoint) -> str:
+    """Name PEFT's wrapper of a parameter: those of one module are put around each other, the first one innermost."""
+    module = name.rpartition(".")[0]
+    siblings = [other for other in checkpoint.factors if other in checkpoint.parameters]
+    siblings = [other for other in siblings if other.rpartition(".")[0] == module]
+    return module + ".base_layer" * (len(siblings) - 1 - siblings.index(name))
 
 
 def write_adapter(path: str | Path, config: PeftConfig, tensors: Mapping[str, Tensor], *, kind: str) -> None:

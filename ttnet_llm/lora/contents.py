@@ -9,11 +9,12 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ttnet_llm.linear import LinearAdapterLayer
+from ttnet_llm.linear import LinearAdapterLayer, ParameterLayer
 from ttnet_llm.lora.checkpoint import PREFIX
 from ttnet_llm.lora.verify import adapted_modules, skeleton
 from ttnet_llm.tt_head import TrainDense
 from ttnet_llm.tuner import AdapterConfig
+from ttnet_llm.tuner.names import base_modules, place_in_layer, plain_name
 
 Layers = Mapping[str, LinearAdapterLayer]  # the adapted layers by their full names in the base model
 
@@ -68,23 +69,40 @@ def find_targets(model: nn.Module, config: AdapterConfig, layers: Layers) -> dic
         if there is no way.
     """
     base = base_model(model)
+    parameters = [name for name, layer in layers.items() if isinstance(layer, ParameterLayer)]
+    modules = [name for name in layers if name not in parameters]
+    targeted = {"target_parameters": _shortest(parameters, base)} if parameters else {}
 
     def adapted(targets: dict[str, Any]) -> set[str]:
         return adapted_modules(skeleton(base), lora_config(model, config, layers, targets))
 
-    ends = sorted({_last(name) for name in layers})
-    longer = [n for n, _ in skeleton(base).named_modules() if n not in layers and any(e in layers for e in _endings(n))]
-    full = {"target_modules": sorted(layers)} | ({"exclude_modules": longer} if longer else {})
-    for targets in ({"target_modules": ends}, full):
+    ends = sorted({_last(name) for name in modules})
+    longer = [
+        n for n, _ in skeleton(base).named_modules() if n not in layers and any(e in modules for e in _endings(n))
+    ]
+    full = {"target_modules": sorted(modules)} | ({"exclude_modules": longer} if longer else {}) | targeted
+    for targets in ({"target_modules": ends} | targeted, full):
         if adapted(targets) == set(layers):
             return targets
-    alike = [[name for name in layers if _last(name) == end] for end in ends]
+    alike = [[name for name in modules if _last(name) == end] for end in ends]
     missed = {name for names in alike if adapted({"target_modules": names}) != set(names) for name in names}
     targets = {
-        "target_modules": sorted(layers.keys() - missed),
-        "target_parameters": [f"{name}.weight" for name in sorted(missed)],
+        "target_modules": sorted(set(modules) - missed),
+        "target_parameters": [*targeted.get("target_parameters", ()), *(f"{name}.weight" for name in sorted(missed))],
     }
     return targets if adapted(targets) == set(layers) else full
+
+
+def _shortest(parameters: list[str], base: nn.Module) -> list[str]:
+    """Name parameters by their places in a layer, where these name just them."""
+    places = sorted(set(map(place_in_layer, parameters)))
+    named = [
+        f"{name}.{own}"
+        for name, module in base_modules(base)
+        for own, _ in module.named_parameters(recurse=False)
+        if f".{name}.{own}".endswith(tuple(f".{place}" for place in places))
+    ]
+    return places if set(named) == set(parameters) else sorted(parameters)
 
 
 def _last(name: str) -> str:
@@ -116,7 +134,9 @@ def trained_whole(
         save_embedding_layers = False  # PEFT would take every adapted embedding for a resized one
     tensors = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=save_embedding_layers)
     networks = tuple(f"{name}.{layer.method}_network." for name, layer in layers.items())
-    others = {key: tensor for key, tensor in tensors.items() if not key.removeprefix(PREFIX).startswith(networks)}
+    others = {
+        key: tensor for key, tensor in tensors.items() if not plain_name(key).removeprefix(PREFIX).startswith(networks)
+    }
     for name, wrapper in model.named_modules():
         if isinstance(wrapper, AuxiliaryTrainingWrapper) and adapter_name in wrapper._adapters:
             for inner, module in wrapper.modules_to_save[adapter_name].named_modules():

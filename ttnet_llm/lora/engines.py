@@ -1,4 +1,4 @@
-"""What serving engines make of that in a checkpoint which is no LoRA: norms, biases, heads, embeddings."""
+"""What serving engines make of that in a checkpoint which is no LoRA of modules: norms, biases, heads, experts."""
 
 from collections.abc import Iterable
 
@@ -13,15 +13,17 @@ _ENGINES = {
     "norms": "vLLM refuses, SGLang refuses or leaves out, and llama.cpp and TGI leave out without a word",
     "biases": "vLLM, SGLang and llama.cpp refuse, and TGI leaves out without a word",
     "modules trained whole": "vLLM and llama.cpp refuse, and SGLang and TGI leave out without a word",
+    "experts or other parameters": "vLLM and SGLang leave out without a word, mistake or refuse, by version and model",
 }
 
 
-def beyond_lora(base: nn.Module, keys: Iterable[str]) -> str:
+def beyond_lora(base: nn.Module, keys: Iterable[str], parameters: Iterable[str] = ()) -> str:
     """Say which parts of a checkpoint are no LoRA, and which engines do without them.
 
     Args:
         base: The model without adapters; its weights are not looked at.
         keys: The keys of tensors that are no LoRA.
+        parameters: Full names of parameters, as those of experts, that are adapted by themselves.
 
     Returns:
         A sentence or two; the empty string if there are no such parts.
@@ -40,10 +42,12 @@ def beyond_lora(base: nn.Module, keys: Iterable[str]) -> str:
         else:
             kind = "norms" if name in modules and is_norm(modules[name]) else "modules trained whole"
         found[kind].add(name)
+    found["experts or other parameters"].update(parameters)
     parts = [f"{kind} ({some_of(names, most=1)}), which {_ENGINES[kind]}" for kind, names in found.items() if names]
     if not parts:
         return ""
     return (
         f"The export holds more than LoRA: {'; '.join(parts)}. PEFT and transformers load all of it; for other engines "
-        "merge the adapter (`ttnet-llm merge`), or train it without train_norms, modules_to_save and bias."
+        "merge the adapter (`ttnet-llm merge`), or train it without train_norms, modules_to_save, bias "
+        "and target_parameters."
     )

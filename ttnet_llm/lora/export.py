@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.numerics.truncation import check_eps
 from ttnet_llm.folders import output_folder
-from ttnet_llm.linear import LinearAdapterLayer
+from ttnet_llm.linear import LinearAdapterLayer, ParameterLayer
 from ttnet_llm.lora.checkpoint import EXPORT, PREFIX, LoraCheckpoint, write_lora
 from ttnet_llm.lora.contents import base_model, find_targets, lora_config, trained_whole
 from ttnet_llm.lora.engines import beyond_lora
@@ -22,6 +22,7 @@ from ttnet_llm.lora.mlx import write_mlx
 from ttnet_llm.lora.verify import loading_faults, skeleton
 from ttnet_llm.matrices.thin import thin_svd
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
+from ttnet_llm.tuner.names import plain_name
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ def export_lora(
     """Write an adapter of any linear method as a LoRA checkpoint, which needs this package no more.
 
     Every module's update `scaling * L @ R` is written at the smallest rank that holds it, found from its thin
-    factors, the scaling folded in, so that `lora_alpha` is the rank. What was trained with the adapter (heads, norms,
-    biases) goes along, with a warning of the engines that do without it, and trains in a head become ordinary layers.
-    Whether the adapter is merged does not matter.
+    factors, the scaling folded in, so that `lora_alpha` is the rank; that of experts as PEFT's `target_parameters`, at
+    the smallest rank that holds each. What was trained with the adapter (heads, norms, biases) goes along, with a
+    warning of the engines that do without it, and trains in a head become ordinary layers. Whether the adapter is
+    merged does not matter.
 
     Args:
         model: A `PeftModel`, or a transformers model with an adapter from `add_adapter`.
@@ -138,14 +140,20 @@ def export_lora(
     layers = dict(linear_layers(model, adapter_name))
     factors, errors = {}, {}
     for name, layer in layers.items():
-        left, right = layer.factors(adapter_name)
+        left, right = _factors(layer, adapter_name)
         _check_finite(name, left, right)
         left, right, errors[name] = smallest_factors(left, right * layer.scalings[adapter_name], bound, rank)
         factors[name] = left, right
-    ranks = {name: left.shape[1] for name, (left, _) in factors.items()}
+    ranks = {name: left.shape[-1] for name, (left, _) in factors.items()}
     if pad_to is not None:
         width = max(ranks.values()) if pad_to == "uniform" else pad_to
-        factors = {name: _padded(name, left, right, width) for name, (left, right) in factors.items()}
+        for name, most in ranks.items():
+            if most > width:
+                raise TTValueError(
+                    f"pad_to is {width}, but the update of {name!r} has rank {most}; pad to that or more, or bound the "
+                    "ranks with rank or eps."
+                )
+        factors = {name: _padded(left, right, width) for name, (left, right) in factors.items()}
     if dtype is not None:
         factors = {name: (left.to(dtype), right.to(dtype)) for name, (left, right) in factors.items()}
     config = _configs(model)[adapter_name]
@@ -154,6 +162,7 @@ def export_lora(
         factors,
         frozenset(name for name, layer in layers.items() if layer.is_embedding),
         trained_whole(model, adapter_name, layers, save_embedding_layers),
+        frozenset(name for name, layer in layers.items() if isinstance(layer, ParameterLayer)),
     )
     base = base_model(model)
     if format == "mlx":
@@ -165,7 +174,8 @@ def export_lora(
                 "adapter (`ttnet-llm merge`), keep it and load it with this package, or adapt other modules; "
                 "`verify=False` writes the export all the same."
             )
-        common_rank, caution = write_lora(path, checkpoint).r, beyond_lora(skeleton(base), checkpoint.others)
+        common_rank = write_lora(path, checkpoint).r
+        caution = beyond_lora(skeleton(base), checkpoint.others, checkpoint.parameters)
     if caution:
         warnings.warn(caution, stacklevel=3)  # that of the caller, past the decorator
     modules = (
@@ -220,20 +230,38 @@ def linear_layers(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, Li
                 f"The adapter {adapter_name!r} is {layer.method}, which is not linear in its input, so that no LoRA "
                 "is equal to it; save it with `save_pretrained`, and serve it with this package."
             )
-        yield name.removeprefix(PREFIX), layer
+        yield plain_name(name).removeprefix(PREFIX), layer
+
+
+def _factors(layer: LinearAdapterLayer, adapter: str) -> tuple[Tensor, Tensor]:
+    """Give an update as two factors, those of experts one after the other, with what PEFT takes for the inputs first.
+
+    PEFT takes the last size of a parameter for that, unless its module says that it is transposed.
+    """
+    if not isinstance(layer, ParameterLayer) or layer.experts is None:
+        return layer.factors(adapter)
+    transposed = getattr(layer.base_layer, "is_transposed", False)
+    if layer.experts == 1 and transposed:
+        raise TTTypeError(
+            f"{layer.weight_name} holds a single expert with its inputs first, of which PEFT would form the update "
+            "the other way round; merge the adapter, or leave this parameter out of it."
+        )
+    left, middle, right = layer.thin_factors(adapter)
+    left, right = left.expand(layer.experts, *left.shape), middle @ right
+    return (right.mT, left.mT) if layer.inputs_first and not transposed else (left, right)
 
 
 def smallest_factors(
-    left: Tensor,  # (m, k)
-    right: Tensor,  # (k, n)
+    left: Tensor,  # (*experts, m, k)
+    right: Tensor,  # (*experts, k, n)
     eps: float = 0.0,
     max_rank: int | None = None,
 ) -> tuple[Tensor, Tensor, float]:
     """Write a product of thin factors with as few columns as an error bound allows.
 
     Args:
-        left: Shape `(m, k)`.
-        right: Shape `(k, n)`.
+        left: Shape `(m, k)`, or `(experts, m, k)`.
+        right: Shape `(k, n)`, or `(experts, k, n)`.
         eps: Bound on the relative Frobenius error, at least 0; never taken to be below the rounding noise of the
             factors' dtype, float32 at least.
         max_rank: Largest number of columns, at least 1; it goes before `eps`.
@@ -241,6 +269,7 @@ def smallest_factors(
     Returns:
         Factors of shapes `(m, r)` and `(r, n)`, on the CPU, with r at least 1 and the root of the singular values on
         either side, and the relative Frobenius error of their product. Of a product that is zero, the right one is.
+        Of experts, stacks of these, of the rank that the one with the largest needs, and the largest error.
 
     Example:
         >>> right = torch.diag(torch.tensor([3.0, 2.0, 0.0]))
@@ -248,6 +277,12 @@ def smallest_factors(
         >>> left.shape[1], round(error, 6)
         (2, 0.0)
     """
+    if left.ndim == 3:
+        parts = [smallest_factors(*pair, eps, max_rank) for pair in zip(left, right, strict=True)]
+        rank = max(part[0].shape[1] for part in parts)
+        padded = [_padded(part[0], part[1], rank) for part in parts]
+        lefts, rights = zip(*padded, strict=True)
+        return torch.stack(lefts), torch.stack(rights), max(part[2] for part in parts)
     dtype = torch.promote_types(left.dtype, torch.float32)
     u, s, v = thin_svd(left.cpu(), right.cpu())
     rank = needed_rank(s, eps, dtype)
@@ -302,12 +337,7 @@ def _check_finite(name: str, *factors: Tensor) -> None:
         raise TTValueError(f"The adapter's weights in {name!r} are NaN or infinite; there is nothing to export.")
 
 
-def _padded(name: str, left: Tensor, right: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    missing = width - left.shape[1]
-    if missing < 0:
-        raise TTValueError(
-            f"pad_to is {width}, but the update of {name!r} has rank {left.shape[1]}; pad to that or more, or bound "
-            "the ranks with rank or eps."
-        )
+def _padded(left: Tensor, right: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    missing = width - left.shape[-1]
     zeros = nn.functional.pad
     return zeros(left, (0, missing)), zeros(right, (0, 0, 0, missing))

@@ -40,6 +40,12 @@ def write_mlx(path: str | Path, checkpoint: LoraCheckpoint, *, tied: bool = Fals
         ...     write_mlx(folder, checkpoint), json.loads(Path(folder, CONFIG).read_text())["lora_parameters"]["scale"]
         (2, 1.0)
     """
+    if checkpoint.parameters:
+        raise TTTypeError(
+            f"The adapter adapts parameters ({some_of(checkpoint.parameters, most=1)}), and mlx-lm adapts modules: its "
+            "experts are others than transformers'. Merge the adapter (`ttnet-llm merge`), or train it without "
+            "target_parameters."
+        )
     ranks = {left.shape[1] for left, _ in checkpoint.factors.values()}
     if len(ranks) > 1:
         raise TTValueError(

@@ -19,6 +19,7 @@ from ttnet_llm.lora.checkpoint import PREFIX, read_config, read_lora
 from ttnet_llm.lora.export import needed_rank
 from ttnet_llm.matrices.thin import thin_svd
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
+from ttnet_llm.tuner.names import plain_name
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def adapter_spectra(adapter: str | Path, *, model: str | None = None) -> list[Mo
             "products of thin factors."
         )
     return [
-        _spectrum(name.removeprefix(PREFIX), layer)
+        _spectrum(plain_name(name).removeprefix(PREFIX), layer)
         for name, layer in loaded.named_modules()
         if isinstance(layer, AdapterLayer)
     ]

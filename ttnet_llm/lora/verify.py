@@ -12,12 +12,14 @@ from contextlib import contextmanager
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from ttnet.nn import TTEmbedding, TTLinear
-from ttnet_llm.lora.checkpoint import PREFIX, LoraCheckpoint, as_peft
+from ttnet_llm.lora.checkpoint import PREFIX, LoraCheckpoint, as_peft, peft_weights
+from ttnet_llm.tuner.names import plain_name
 
 _ADAPTER = "default"
 # What PEFT, transformers and accelerate leave on a model that was adapted or spread over devices.
@@ -87,7 +89,7 @@ def loading_faults(base: nn.Module, checkpoint: LoraCheckpoint) -> list[str]:
     """
     config, tensors = as_peft(checkpoint)
     for name in checkpoint.factors:
-        _put_on_cpu(base, name)
+        _put_on_cpu(base, name.rpartition(".")[0] if name in checkpoint.parameters else name)
     try:
         model = _adapted(base, config)
         with _quiet():
@@ -139,7 +141,17 @@ def _adapted(base: nn.Module, config: LoraConfig) -> nn.Module:
 
 def _lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     layers = ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
-    return {name.removeprefix(PREFIX): layer for name, layer in layers if _ADAPTER in layer.scaling}
+    return {
+        _adapted_name(name.removeprefix(PREFIX), layer): layer for name, layer in layers if _ADAPTER in layer.scaling
+    }
+
+
+def _adapted_name(name: str, layer: LoraLayer) -> str:
+    """What a layer of PEFT's adapts: a module, its weight as a parameter included, or a parameter of another kind."""
+    if not isinstance(layer, ParamWrapper):
+        return name
+    module = plain_name(name)
+    return module if isinstance(layer.get_base_layer(), nn.Linear) else f"{module}.{layer.parameter_name}"
 
 
 def _holds(layer: LoraLayer, factors: tuple[Tensor, Tensor]) -> bool:
@@ -148,9 +160,9 @@ def _holds(layer: LoraLayer, factors: tuple[Tensor, Tensor]) -> bool:
         down, up = layer.lora_embedding_A[_ADAPTER], layer.lora_embedding_B[_ADAPTER]
     else:
         down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
-    pairs = zip((down, up), factors, strict=True)
+    pairs = zip((down, up), peft_weights(*factors), strict=True)
     return layer.scaling[_ADAPTER] == 1 and all(
-        not found.is_meta and torch.equal(found.T.double(), meant.double().cpu()) for found, meant in pairs
+        not found.is_meta and torch.equal(found.double(), meant.double().cpu()) for found, meant in pairs
     )
 
 

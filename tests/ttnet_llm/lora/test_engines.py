@@ -59,6 +59,13 @@ def test_what_is_no_lora_is_named_with_the_engines_that_do_without_it(
     assert "merge the adapter (`ttnet-llm merge`)" in said
 
 
+def test_experts_are_named_with_the_engines_that_do_without_them(tmp_path: Path) -> None:
+    model = get_peft_model(models.mixtral(), TTLoraConfig(target_modules="all-linear"))
+    (said,) = said_of(model, tmp_path)
+    assert "experts or other parameters ('model.layers.0.mlp.experts.down_proj' and 3 more), which vLLM and" in said
+    assert "without train_norms, modules_to_save, bias and target_parameters" in said
+
+
 def test_all_kinds_are_named_together(tmp_path: Path) -> None:
     config = LorettaRepConfig(task_type="SEQ_CLS", train_norms=True, bias="all")
     (said,) = said_of(get_peft_model(models.bert(), config), tmp_path)

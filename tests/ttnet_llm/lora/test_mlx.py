@@ -94,6 +94,13 @@ def test_what_mlx_would_get_wrong_is_refused(
     assert not (tmp_path / "lora").exists()
 
 
+def test_experts_are_refused(tmp_path: Path) -> None:
+    model = get_peft_model(models.mixtral(), TTLoraConfig(target_modules="all-linear"))
+    with pytest.raises(TTTypeError, match=r"adapts parameters \('model.layers.0.mlp.experts.down_proj' and 3 more\)"):
+        export_lora(model, tmp_path / "lora", format="mlx")
+    assert not (tmp_path / "lora").exists()
+
+
 def test_models_without_a_config(tmp_path: Path) -> None:
     model = get_peft_model(nn.Sequential(nn.Linear(8, 6)), LotrConfig(target_modules=["0"]))
     assert export_lora(model, tmp_path, format="mlx").rank == 1
