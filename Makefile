@@ -26,13 +26,13 @@ demo: venv ## fine-tune a real encoder on real text with LoRETTA and show the re
 	$(BIN)/python -m demo
 
 test: venv ## the tests, without the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal
 
-test-slow: venv ## the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m slow
+test-slow: venv ## the slow tests, and the properties on twenty times as many examples
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal -m 'slow or hypothesis' --hypothesis-profile=deep
 
 coverage: venv ## the branches of ttnet that its tests take; fails below 95 %
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --cov=ttnet --cov-branch --cov-report=term:skip-covered --cov-fail-under=95 tests/ttnet ttnet
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --cov=ttnet --cov-branch --cov-report=term:skip-covered --cov-fail-under=95 tests/ttnet ttnet
 
 conformance: venv ## PEFT's own tests on our methods (CONFORMANCE_PART=quick, lm, quant or compile)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance $(CONFORMANCE_PART) -n $(TEST_WORKERS)

@@ -3,7 +3,7 @@ import math
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ttnet.errors import TTTypeError, TTValueError
@@ -26,7 +26,6 @@ def count_at_rank(modes, rank):
 
 
 @given(st.integers(1, 72), st.integers(1, 72), st.integers(1, 9))
-@settings(deadline=None)
 def test_choice_is_the_best_of_all_factorisations(in_size, out_size, rank):
     candidates = [
         (count_at_rank(i + o, rank), len(i + o), [-n for n in i], [-n for n in o[::-1]], i, o)
@@ -37,7 +36,6 @@ def test_choice_is_the_best_of_all_factorisations(in_size, out_size, rank):
 
 
 @given(st.integers(1, 72), st.integers(1, 72), st.integers(1, 9), st.data())
-@settings(deadline=None)
 def test_choice_is_the_best_of_all_with_that_many_cores(in_size, out_size, rank, data):
     splits = list(itertools.product(ordered_factorisations(in_size), ordered_factorisations(out_size)))
     num_cores = data.draw(st.sampled_from(sorted({len(i + o) for i, o in splits})))

@@ -3,7 +3,7 @@ import math
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ttnet.errors import TTTypeError, TTValueError
@@ -42,7 +42,6 @@ def smallest_cut(pairs, rank):
 
 
 @given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 9))
-@settings(deadline=None)
 def test_choice_is_the_best_of_all_factorisations(rows, cols, rank):
     best = min(
         ordered_factorisations(rows, cols),
@@ -59,7 +58,6 @@ def test_choice_is_the_best_of_all_factorisations(rows, cols, rank):
 
 
 @given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 9), st.data())
-@settings(deadline=None)
 def test_choice_is_the_best_of_all_with_that_many_cores(rows, cols, rank, data):
     candidates = ordered_factorisations(rows, cols)
     num_cores = data.draw(st.sampled_from(sorted({len(pairs) for pairs in candidates})))
@@ -70,7 +68,6 @@ def test_choice_is_the_best_of_all_with_that_many_cores(rows, cols, rank, data):
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 9))
-@settings(deadline=None)
 def test_pairs_multiply_to_the_matrix_and_are_never_larger_than_other_forms_of_it(rows, cols, rank):
     row_modes, col_modes = choose_paired_modes(rows, cols, rank=rank)
     pairs = list(zip(row_modes, col_modes, strict=True))
@@ -83,7 +80,6 @@ def test_pairs_multiply_to_the_matrix_and_are_never_larger_than_other_forms_of_i
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 9))
-@settings(deadline=None)
 def test_the_transpose_has_the_same_products(rows, cols, rank):
     forth = zip(*choose_paired_modes(rows, cols, rank=rank), strict=True)
     back = zip(*choose_paired_modes(cols, rows, rank=rank), strict=True)

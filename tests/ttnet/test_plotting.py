@@ -5,10 +5,11 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from matplotlib.figure import Figure
 
 import ttnet
+from tests.examples import examples
 from tests.ttnet.strategies import dense, precision, trains, tt_matrices
 from ttnet import MissingExtraError, TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError
 from ttnet.plotting import draw_train
@@ -56,7 +57,7 @@ def test_ranks_of_several_trains():
     assert len(drawn(ttnet.plot_ranks([x] * 9))) == 9  # more than there are colours
 
 
-@settings(max_examples=20)
+@examples(0.4)
 @given(x=trains().filter(lambda x: x.ndim > 1) | tt_matrices().filter(lambda w: len(w.cores) > 1))
 def test_singular_values_are_those_of_the_unfoldings(x):
     train = x if isinstance(x, TensorTrain) else TensorTrain(core.flatten(1, 2) for core in x.cores)

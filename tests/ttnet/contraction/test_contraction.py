@@ -6,17 +6,18 @@ import numpy as np
 import opt_einsum
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ttnet
+from tests.examples import examples
 from tests.ttnet.contraction.networks import DTYPES, binary_tree, grid, in_numpy, networks, tensors_of
 from tests.ttnet.strategies import draw_tensor
 from ttnet.contraction import contract, contract_chain, plan, plan_chain
 
 
 @given(networks(), st.sampled_from(DTYPES), st.sampled_from(["auto", "greedy", "dp", "optimal"]))
-@settings(max_examples=300, deadline=None)
+@examples(6)
 def test_integer_equations_agree_with_numpy(network, dtype, optimize):
     inputs, output, shapes = network
     tensors = tensors_of(shapes, dtype)
@@ -29,7 +30,7 @@ def test_integer_equations_agree_with_numpy(network, dtype, optimize):
 
 
 @given(networks(), st.permutations(string.ascii_letters))
-@settings(max_examples=100, deadline=None)
+@examples(2)
 def test_letter_equations_agree_with_torch(network, letters):
     inputs, output, shapes = network
     used = list(dict.fromkeys(index for term in inputs for index in term))
@@ -195,7 +196,6 @@ def test_a_chain_of_a_hundred_matrices():
     st.lists(st.integers(1, 4), min_size=6, max_size=6),
     st.sampled_from(DTYPES),
 )
-@settings(deadline=None)
 def test_chain_agrees_with_numpy(modes, ranks, dtype):
     cores = tensors_of([(ranks[k], n, ranks[k + 1]) for k, n in enumerate(modes)], dtype)
     expected = cores[0].to(torch.complex128)
@@ -207,7 +207,6 @@ def test_chain_agrees_with_numpy(modes, ranks, dtype):
 
 
 @given(st.lists(st.integers(1, 6), min_size=3, max_size=6), st.integers(1, 6))
-@settings(deadline=None)
 def test_chain_order_has_the_fewest_flops(modes, rank):
     ranks = [1, *[rank] * (len(modes) - 1), 1]
 

@@ -4,9 +4,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.ttnet.contraction.networks import grid, in_numpy, networks, tensors_of
 from ttnet.contraction import OPTIMIZERS, contract, plan
 from ttnet.errors import TTValueError
@@ -29,7 +30,7 @@ def smallest_peak(inputs, output, sizes):
 
 
 @given(networks(), st.sampled_from(["auto", "greedy", "dp", "cotengra"]))
-@settings(max_examples=80, deadline=None)
+@examples(2)
 def test_a_path_within_the_memory_limit_is_found_wherever_there_is_one(network, optimize):
     inputs, output, shapes = network
     sizes = {

@@ -5,7 +5,7 @@ import numpy as np
 import opt_einsum
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ttnet.contraction.networks import grid, in_numpy, networks, tensors_of
@@ -36,7 +36,6 @@ def test_empty_indices_are_planned_by_every_path_finder():
 
 
 @given(networks(), st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
 def test_any_path_of_ones_own_gives_the_same_value(network, rng):
     inputs, output, shapes = network
     path = [tuple(rng.sample(range(n), 2)) for n in range(len(inputs), 1, -1)]
@@ -88,7 +87,6 @@ def test_planning_leaves_the_random_numbers_of_the_user_alone():
 
 
 @given(networks())
-@settings(max_examples=40, deadline=None)
 def test_cotengra_plans_any_network(network):
     inputs, output, shapes = network
     tensors = tensors_of(shapes)

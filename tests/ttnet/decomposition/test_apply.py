@@ -3,9 +3,10 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 import ttnet
+from tests.examples import examples
 from tests.ttnet.decomposition.functions import grid, sampled_error
 from tests.ttnet.strategies import dense, relative_error, seeds, train_pairs
 from ttnet import CrossStatus, TensorTrain, TTConvergenceError, TTShapeError, TTTypeError, TTValueError
@@ -22,7 +23,7 @@ def test_apply_to_one_train():
     assert ttnet.apply(lambda v: v, total).ranks == total.ranks
 
 
-@settings(max_examples=20)
+@examples(0.4)
 @given(train_pairs(), seeds)
 def test_apply_to_two_trains(pair, seed):
     # Products of any two trains, in their own dtypes, by sampling.

@@ -11,10 +11,11 @@ import pytest
 import torch
 import zarr
 from distributed import Client, LocalCluster
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import ttnet
+from tests.examples import examples
 from tests.ttnet.strategies import dense, dtypes, relative_error, seeds
 from ttnet import TTFileError, TTShapeError, TTTypeError, TTValueError
 from ttnet.decomposition.array_source import plan_slabs
@@ -35,7 +36,7 @@ def decaying(shape, dtype=torch.float64, seed=0):
     return (x + 1e-9 * x.abs().mean() * noise).to(dtype)
 
 
-@settings(max_examples=15)
+@examples(0.4)
 @given(
     st.sampled_from([(40, 30, 20, 9), (2,) * 18, (9, 40, 9, 60), (300, 7, 100), (100, 7, 300)]),
     dtypes,

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ttnet
+from tests.examples import examples
 from tests.ttnet.decomposition.functions import (
     all_indices,
     exp_of_distance,
@@ -91,7 +92,7 @@ def test_functions_of_low_rank_are_found_exactly(f, shape, ranks):
     assert sampled_error(lambda i: f(i).double(), result.value) <= 1e-12
 
 
-@settings(max_examples=20)
+@examples(0.4)
 @given(st.integers(2, 6), st.integers(2, 5), seeds, st.sampled_from([torch.float64, torch.complex128]))
 def test_trains_are_recovered(order, rank, seed, dtype):
     truth = draw_train((7,) * order, [rank] * (order - 1), dtype, seed)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.examples import examples
 from tests.ttnet.strategies import draw_tensor, relative_error, seeds
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.nn import Layout, RowCounts, SecondMoment, Spectrum, TTEmbedding, TTLinear, spend
@@ -106,7 +107,7 @@ def test_an_error_bound_with_calibration_is_one_on_the_output(layout, modes, eps
 
 
 @given(seeds, st.sampled_from([((2, 3), (2, 2)), ((2, 2, 2), (3, 1, 2)), ((6,), (4,))]), layouts)
-@settings(deadline=None, max_examples=20)
+@examples(0.4)
 def test_sweeps_never_make_it_worse(seed, modes, layout):
     rows, cols = map(math.prod, modes)
     matrix = draw_tensor((rows, cols), torch.float64, seed)
@@ -143,7 +144,7 @@ def test_sweeps_find_a_train_that_is_there():
 
 
 @given(seeds, st.sampled_from([(6,), (2, 3), (2, 2, 3)]))
-@settings(deadline=None, max_examples=20)
+@examples(0.4)
 def test_whitening_by_a_kronecker_product_is_exact(seed, modes):
     roots = [draw_tensor((m, m), torch.float64, seed + k) for k, m in enumerate(modes)]
     factors = [root @ root.mT + 0.1 * torch.eye(len(root)) for root in roots]

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -33,7 +33,6 @@ def matrices(draw, dtype=None):
 
 
 @given(matrices(), layouts, st.sampled_from([0.02, 0.1, 0.5, 1.0]))
-@settings(deadline=None)
 def test_an_error_bound_holds_and_is_reported(matrix, layout, eps):
     cores, chosen, report = decompose(matrix, eps=eps, layout=layout)
     layer = TTLinear.from_matrix(matrix, eps=eps, layout=layout)
@@ -50,7 +49,6 @@ def test_an_error_bound_holds_and_is_reported(matrix, layout, eps):
 
 
 @given(matrices(), layouts, st.floats(0.2, 2.0))
-@settings(deadline=None)
 def test_a_ratio_and_a_budget_are_kept(matrix, layout, ratio):
     allowed = int(ratio * matrix.numel())
     least = min(candidate.num_parameters for candidate in candidate_layouts(*matrix.shape, layout))
@@ -64,7 +62,6 @@ def test_a_ratio_and_a_budget_are_kept(matrix, layout, ratio):
 
 
 @given(matrices(dtype=torch.float64), layouts)
-@settings(deadline=None)
 def test_enough_parameters_give_the_matrix_itself(matrix, layout):
     _, _, report = decompose(matrix, budget=10**6, layout=layout)
     assert report.weight_error < 1e-7
@@ -127,7 +124,6 @@ def test_what_a_dense_layer_hands_on():
 
 
 @given(matrices(dtype=torch.float64), layouts, st.integers(1, 3))
-@settings(deadline=None)
 def test_spectra_bound_the_error(matrix, layout, rank):
     for candidate in candidate_layouts(*matrix.shape, layout):
         spectrum = Spectrum.of(matrix, candidate)

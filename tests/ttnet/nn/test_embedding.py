@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -41,7 +41,6 @@ def dense_rows(table):
 
 
 @given(tables(), st.lists(st.integers(0, 4), max_size=3), seeds)
-@settings(deadline=None)
 def test_a_lookup_gives_rows_of_the_table(table, batch, seed):
     dtype, expected = table.cores[0].dtype, dense_rows(table)
     ids = torch.randint(table.num_embeddings, batch, generator=torch.Generator().manual_seed(seed))
@@ -59,7 +58,6 @@ def test_a_lookup_gives_rows_of_the_table(table, batch, seed):
 
 
 @given(tables(dtype=torch.float64), st.sampled_from([0, 1, 9, 5000]), seeds)
-@settings(deadline=None)
 def test_gradients_are_those_of_the_dense_table(table, count, seed):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(table.num_embeddings, (count,), generator=generator)

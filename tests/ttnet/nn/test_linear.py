@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -49,7 +49,6 @@ def wide_weight(layer):
 
 
 @given(layers(), st.lists(st.integers(0, 3), max_size=3), seeds)
-@settings(deadline=None)
 def test_a_layer_is_its_dense_weight(layer, batch, seed):
     dtype = layer.cores[0].dtype
     x = torch.randn(*batch, layer.in_features, dtype=dtype, generator=torch.Generator().manual_seed(seed))
@@ -68,7 +67,6 @@ def test_a_layer_is_its_dense_weight(layer, batch, seed):
 
 
 @given(layers(dtype=torch.float64, bias=True), st.sampled_from([1, 2, 30, 300]), seeds)
-@settings(deadline=None)
 def test_gradients_are_those_of_the_dense_formula(layer, tokens, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(tokens, layer.in_features, dtype=torch.float64, generator=generator).requires_grad_()
@@ -458,7 +456,6 @@ def test_the_repr_says_what_the_layer_is_made_of():
 
 
 @given(layers(), st.integers(1, 2**16))
-@settings(deadline=None, max_examples=30)
 def test_an_order_covers_all_cores_once(layer, tokens):
     shapes = layer.tt.layout.pair_shapes
     for purpose in ("product", "product, trained", "lookup", "lookup, trained"):

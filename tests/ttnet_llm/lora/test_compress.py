@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests.examples import examples
 from tests.ttnet_llm import models
 from tests.ttnet_llm.models import logits, perturb
 from ttnet.errors import TTFileError, TTTypeError, TTValueError
@@ -156,7 +157,7 @@ def test_the_random_numbers_of_others_stay_as_they_are(tmp_path: Path) -> None:
     method=st.sampled_from(METHODS),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=100, deadline=None)
+@examples(2)
 def test_the_error_is_guaranteed(
     m: int,
     n: int,
@@ -188,7 +189,6 @@ def test_the_error_is_guaranteed(
 
 
 @given(st.integers(1, 5), st.booleans(), st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
 def test_a_train_of_factors_is_their_product(k: int, mirrored: bool, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     left = torch.randn(12, k, generator=generator, dtype=torch.float64)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ttnet import TTMatrix
@@ -46,7 +46,6 @@ def unfoldings(weight: torch.Tensor, layout: InterleavedLayout) -> list[torch.Te
 
 
 @given(layout=layouts())
-@settings(deadline=None)
 def test_contraction_of_any_layout(layout: InterleavedLayout) -> None:
     matrix = InterleavedMatrix(layout)
     matrix.reset_parameters(1.0)
@@ -57,7 +56,6 @@ def test_contraction_of_any_layout(layout: InterleavedLayout) -> None:
 
 
 @given(rows=SIZES, cols=SIZES, rank=RANKS)
-@settings(deadline=None)
 def test_factors_multiply_to_the_matrix(rows: int, cols: int, rank: int) -> None:
     matrix = make(rows, cols, rank)
     left, right = matrix.factors()
@@ -78,7 +76,6 @@ def test_entry_is_the_product_of_the_core_slices() -> None:
 
 
 @given(rows=SIZES, cols=SIZES, rank=RANKS)
-@settings(deadline=None)
 def test_automatic_layout(rows: int, cols: int, rank: int) -> None:
     layout = InterleavedLayout.choose(rows, cols, rank=rank, modes="auto")
     assert (layout.rows, layout.cols) == (rows, cols)
@@ -112,7 +109,6 @@ def test_rank_of_the_matrix_is_above_the_ranks_of_its_bonds(rows: int, cols: int
 
 
 @given(layout=layouts(), variance=st.floats(1e-4, 10), gaussian=st.booleans())
-@settings(deadline=None)
 def test_mean_square_of_the_entries_is_the_variance(layout: InterleavedLayout, variance: float, gaussian: bool) -> None:
     matrix = InterleavedMatrix(layout)
     matrix.reset_parameters(variance, gaussian=gaussian)
@@ -169,7 +165,6 @@ def test_zero_start_moves_only_the_first_core() -> None:
 
 
 @given(layout=layouts())
-@settings(deadline=None)
 def test_gradients_reach_every_core(layout: InterleavedLayout) -> None:
     matrix = InterleavedMatrix(layout)
     matrix.reset_parameters(1.0)
@@ -183,7 +178,6 @@ def test_gradients_reach_every_core(layout: InterleavedLayout) -> None:
 
 
 @given(layout=layouts(), spare=st.integers(0, 2))
-@settings(deadline=None)
 def test_fit_is_exact_where_the_ranks_suffice(layout: InterleavedLayout, spare: int) -> None:
     torch.manual_seed(0)
     source = InterleavedMatrix(layout)
@@ -206,7 +200,6 @@ def test_fit_is_exact_where_the_ranks_suffice(layout: InterleavedLayout, spare: 
 
 
 @given(layout=layouts(), k=st.integers(1, 4), seed=st.integers(0, 99))
-@settings(deadline=None)
 def test_fit_is_quasi_optimal(layout: InterleavedLayout, k: int, seed: int) -> None:
     """The error lies between the largest of the bonds' tails, which no fit can beat, and the root of their squares."""
     generator = torch.Generator().manual_seed(seed)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peft import get_peft_model
 from torch import nn
@@ -75,7 +75,6 @@ def test_the_update_of_an_embedding_starts_as_large_whatever_its_number_of_rows(
     torch.testing.assert_close(start(nn.Embedding(48, 20)), expected)
 
 
-@settings(max_examples=25, deadline=None)
 @given(rows=SIZES, cols=SIZES, rank=st.integers(1, 4))
 def test_tt_lora_is_a_train(rows: int, cols: int, rank: int) -> None:
     config = TTLoraConfig(target_modules=["0"], tt_rank=rank, alpha=3.0, init_weights=False)
@@ -85,7 +84,6 @@ def test_tt_lora_is_a_train(rows: int, cols: int, rank: int) -> None:
     torch.testing.assert_close(layer.get_delta_weight("default").T, 3 * dense)
 
 
-@settings(max_examples=25, deadline=None)
 @given(rows=SIZES, cols=SIZES, r=st.integers(1, 3), n=st.integers(1, 5))
 def test_melora_is_block_diagonal(rows: int, cols: int, r: int, n: int) -> None:
     config = MeloraConfig(target_modules=["0"], r=r, n=n, alpha=r, init_weights=False)
