@@ -6,9 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+import demo.__main__
 from demo import data
 from demo.data import AREAS, MASK, Area, load, prose
+from demo.settings import Size
 from ttnet.errors import TTError, TTValueError
 
 SMALL = [area for area in AREAS if area.name in ("networkx", "hub", "stdlib")]
@@ -79,20 +83,31 @@ def test_a_missing_library_is_named():
         load(20, 8, areas=[Area("nowhere", ("no/such/package",))])
 
 
-def test_a_short_run(tmp_path):
-    command = [sys.executable, "-m", "demo", "--quick", "--methods", "loretta-rep", "--output", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "8,280" in done.stdout
-    assert {file.name for file in tmp_path.iterdir()} == {"run"}
-    report = (tmp_path / "run" / "report.md").read_text()
+def check(folder, output):
+    assert "8,280" in output
+    assert {file.name for file in folder.parent.iterdir()} == {"run"}
+    report = (folder / "report.md").read_text()
     assert "| LoRETTA_rep | 8,280 |" in report
     assert "identical, bit for bit" in report
     difference = float(re.search(r"logits differ by at most ([\d.e+-]+)", report)[1])
     assert difference < 1e-4
-    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
-    results = json.loads((tmp_path / "run" / "loretta-rep" / "results.json").read_text())
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads((folder / "loretta-rep" / "results.json").read_text())
     assert results["after"].keys() == {"accuracy"}
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer()
+    app.command()(demo.__main__.main)
+    return lambda *arguments: CliRunner().invoke(app, ["--quick", *map(str, arguments)])
+
+
+def test_a_short_run(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo.__main__, "QUICK", Size(train_per_area=3, validation_per_area=2, epochs=1, evaluations=1))
+    done = run("--methods", "loretta-rep", "--output", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    check(tmp_path / "run", done.output)
 
 
 @pytest.mark.slow
@@ -100,16 +115,17 @@ def test_a_short_run_of_all_methods(tmp_path):
     command = [sys.executable, "-m", "demo", "--quick", "--output", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    check(tmp_path / "run", done.stdout)
     report = (tmp_path / "run" / "report.md").read_text()
     for title in ("LoRETTA_adp", "LoRETTA_rep", "LoRA", "Head only"):
         assert f"| {title} |" in report
     assert report.count("identical, bit for bit") == 4
 
 
-def test_an_unknown_method_is_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "demo", "--quick", "--methods", "loretto", "--output", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
+def test_an_unknown_method_is_one_sentence(run, tmp_path):
+    done = run("--methods", "loretto", "--output", tmp_path / "run")
+    assert isinstance(done.exception, SystemExit)
+    assert done.exit_code != 0
     assert "loretto" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

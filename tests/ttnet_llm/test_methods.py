@@ -250,12 +250,23 @@ def test_rows_generate_with_their_own_adapter(
 
 
 @each_method
-def test_compiles_without_graph_breaks_and_copies(config_cls: Method) -> None:
-    model = perturb(get_peft_model(models.llama(), config_cls()))
+@pytest.mark.parametrize("num_layers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_compiles_without_graph_breaks_and_copies(config_cls: Method, num_layers: int) -> None:
+    model = perturb(get_peft_model(models.llama(num_hidden_layers=num_layers), config_cls()))
     expected = logits(model)
     torch.compiler.reset()  # or the methods before this one count as recompilations of it
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(logits(compiled), expected)
+    assert_copies(model)
+
+
+@each_method
+def test_copies_compute_the_same(config_cls: Method) -> None:
+    assert_copies(perturb(get_peft_model(models.llama(), config_cls())))
+
+
+def assert_copies(model: nn.Module) -> None:
+    expected = logits(model)
     assert torch.equal(logits(copy.deepcopy(model)), expected)
     assert torch.equal(logits(pickle.loads(pickle.dumps(model))), expected)
 

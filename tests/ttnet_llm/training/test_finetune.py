@@ -38,6 +38,13 @@ def make(place, output, **changes):
     return FinetuneSettings(**options | changes)
 
 
+@pytest.fixture(scope="module")
+def whole(place, tmp_path_factory):
+    """The folder of a run that was not interrupted, to read from, and its result."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, finetune(make(place, folder))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_saves_and_loads(place, tmp_path, method):
     rate = 1e-3 if method == "full" else 1e-2
@@ -60,24 +67,25 @@ def test_every_method_learns_saves_and_loads(place, tmp_path, method):
     assert set(found.predictions) <= {"good", "bad"}
 
 
-def test_the_adapter_is_an_ordinary_peft_checkpoint(place, tmp_path):
-    finetune(make(place, tmp_path / "run"))
-    model, tokenizer, details = load_finetuned(tmp_path / "run")
+def test_the_adapter_is_an_ordinary_peft_checkpoint(place, whole):
+    folder, _ = whole
+    model, tokenizer, details = load_finetuned(folder)
     assert model.config.id2label == {0: "bad", 1: "good"}
     split = load_files(place / "train.jsonl", place / "validation.jsonl").validation
     expected = predict(model, tokenizer, split, max_length=details.max_length)
     base = AutoModelForSequenceClassification.from_pretrained(place / "model", num_labels=2)
-    ours = predict(PeftModel.from_pretrained(base, tmp_path / "run" / "adapter"), tokenizer, split, max_length=16)
+    ours = predict(PeftModel.from_pretrained(base, folder / "adapter"), tokenizer, split, max_length=16)
     assert np.array_equal(ours, expected)
     merged = predict(model.merge_and_unload(), tokenizer, split, max_length=16)
     np.testing.assert_allclose(merged, expected, atol=1e-5)
 
 
-def test_same_seed_same_result_and_another_seed_another(place, tmp_path):
-    a, b, c = (finetune(make(place, tmp_path / name, seed=seed)) for name, seed in [("a", 0), ("b", 0), ("c", 1)])
-    assert a.losses == b.losses
-    assert np.array_equal(np.load(tmp_path / "a" / "logits.npy"), np.load(tmp_path / "b" / "logits.npy"))
-    assert a.losses != c.losses
+def test_same_seed_same_result_and_another_seed_another(place, whole, tmp_path):
+    folder, result = whole
+    same, other = (finetune(make(place, tmp_path / str(seed), seed=seed)) for seed in (0, 1))
+    assert same.losses == result.losses
+    assert np.array_equal(np.load(tmp_path / "0" / "logits.npy"), np.load(folder / "logits.npy"))
+    assert other.losses != result.losses
 
 
 class Interrupt(TrainerCallback):
@@ -90,8 +98,11 @@ class Interrupt(TrainerCallback):
 
 
 @pytest.mark.parametrize("method", ["loretta-rep", "head"])
-def test_an_interrupted_run_resumes_to_the_same_result(place, tmp_path, method):
-    whole = finetune(make(place, tmp_path / "whole", method=method))
+def test_an_interrupted_run_resumes_to_the_same_result(place, whole, tmp_path, method):
+    folder, expected = whole
+    if method == "head":
+        folder = tmp_path / "whole"
+        expected = finetune(make(place, folder, method=method))
     settings = make(place, tmp_path / "run", method=method)
     with pytest.raises(KeyboardInterrupt):
         finetune(settings, callbacks=[Interrupt(11)])
@@ -101,15 +112,14 @@ def test_an_interrupted_run_resumes_to_the_same_result(place, tmp_path, method):
     with pytest.raises(TTValueError, match="seed is 5 but was 0"):
         finetune(make(place, tmp_path / "run", method=method, seed=5), resume=True)
     resumed = finetune(settings, resume=True)
-    assert resumed.steps == whole.steps
-    assert resumed.losses == whole.losses
-    assert resumed.after == whole.after
-    whole_logits, logits = (np.load(tmp_path / name / "logits.npy") for name in ("whole", "run"))
-    np.testing.assert_allclose(logits, whole_logits, atol=1e-6)
+    assert resumed.steps == expected.steps
+    assert resumed.losses == expected.losses
+    assert resumed.after == expected.after
+    logits = np.load(tmp_path / "run" / "logits.npy")
+    np.testing.assert_allclose(logits, np.load(folder / "logits.npy"), atol=1e-6)
 
 
-def test_half_a_checkpoint_is_passed_over(place, tmp_path):
-    whole = finetune(make(place, tmp_path / "whole"))
+def test_half_a_checkpoint_is_passed_over(place, whole, tmp_path):
     settings = make(place, tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         finetune(settings, callbacks=[Interrupt(11)])
@@ -118,12 +128,12 @@ def test_half_a_checkpoint_is_passed_over(place, tmp_path):
     half.mkdir()
     (half / "adapter_config.json").write_text("{")
     assert {folder.name for folder in checkpoints.iterdir()} == {"checkpoint-8", "checkpoint-11"}
-    assert finetune(settings, resume=True).losses == whole.losses
+    assert finetune(settings, resume=True).losses == whole[1].losses
 
 
-def test_an_interrupted_overwrite_loses_nothing(place, tmp_path):
-    settings = make(place, tmp_path / "run")
-    finetune(settings)
+def test_an_interrupted_overwrite_loses_nothing(place, whole, tmp_path):
+    settings = make(place, tmp_path / "run", epochs=1)
+    shutil.copytree(whole[0], tmp_path / "run")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
     with pytest.raises(TTFileError, match=r"not empty; say --overwrite"):
         finetune(settings)

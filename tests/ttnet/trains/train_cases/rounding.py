@@ -74,9 +74,9 @@ class RoundingTests(TrainCase):
         assert y.dtype == x.dtype
         assert y.device == x.device
         assert all(torch.isfinite(core).all() for core in y.cores)
-        sizes = as_train(x).shape
+        sizes, before, after = as_train(x).shape, x.ranks, y.ranks
         for k in range(1, len(sizes)):
-            assert y.ranks[k] <= min(x.ranks[k], math.prod(sizes[:k]), math.prod(sizes[k:]))
+            assert after[k] <= min(before[k], math.prod(sizes[:k]), math.prod(sizes[k:]))
         storages = {core.untyped_storage().data_ptr() for core in x.cores}
         assert not any(core.untyped_storage().data_ptr() in storages for core in y.cores)
         if "range" not in self.lacks:
