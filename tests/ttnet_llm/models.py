@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers as tf
@@ -33,9 +34,9 @@ def bert(seed: int = 0) -> nn.Module:
     return tf.BertForSequenceClassification(tf.BertConfig(**ENCODER)).eval()
 
 
-def llama(seed: int = 0) -> nn.Module:
+def llama(seed: int = 0, **changes: Any) -> nn.Module:
     torch.manual_seed(seed)
-    return tf.LlamaForCausalLM(tf.LlamaConfig(**DECODER)).eval()
+    return tf.LlamaForCausalLM(tf.LlamaConfig(**DECODER | changes)).eval()
 
 
 def gpt2(seed: int = 0) -> nn.Module:

@@ -14,8 +14,7 @@ from ttnet_llm.tensorize import tensorize
 
 
 def tied_llama(seed: int = 0, **changes: Any) -> nn.Module:
-    torch.manual_seed(seed)
-    return tf.LlamaForCausalLM(tf.LlamaConfig(**models.DECODER | changes, tie_word_embeddings=True)).eval()
+    return models.llama(seed, **changes, tie_word_embeddings=True)
 
 
 def gemma() -> nn.Module:

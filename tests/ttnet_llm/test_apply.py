@@ -1,8 +1,6 @@
 """`apply_loretta`, the default targets, the registry, and the published parameter counts."""
 
 import logging
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -174,17 +172,3 @@ def test_registering_again_is_harmless_and_a_clash_is_not() -> None:
     assert member.value == "LORETTA_REP"
     with pytest.raises(KeyError, match="PEFT already has a method 'lora'"):
         register("lora", LoraConfig, PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORETTA_REP])
-
-
-def test_reloading_the_package_replaces_its_own_classes() -> None:
-    """As a notebook does; in a process of its own, as it leaves two generations of classes behind."""
-    program = """
-import importlib, ttnet_llm, ttnet_llm.networks.loretta_rep as module
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.utils import PeftType
-member = PeftType.LORETTA_REP
-fresh = importlib.reload(module).LorettaRepConfig
-assert PeftType.LORETTA_REP is member
-assert PEFT_TYPE_TO_CONFIG_MAPPING[member] is fresh
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

@@ -15,12 +15,11 @@ from tests.ttnet_llm.two_processes import IDS, STEPPED, make, step, trained
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("steps")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "tests.ttnet_llm.two_processes", str(folder)]
+    command = [sys.executable, "-m", "tests.ttnet_llm.two_processes", str(folder)]
     # A thread of gloo's sometimes aborts a process of a crowded machine, which no Python code can: once more, then.
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if "Signal 6 (SIGABRT)" not in done.stderr:
+        if "signal SIGABRT" not in done.stderr:
             break
     assert done.returncode == 0, done.stderr[-10_000:]
     return folder

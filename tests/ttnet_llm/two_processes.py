@@ -1,13 +1,15 @@
 """One optimiser step by two processes, of every method, with DDP and with FSDP2; run by `test_distributed.py`.
 
-Run as `python -m torch.distributed.run --nproc-per-node 2 two_processes.py FOLDER`: writes for every method and
-way the trained parameters after the step to FOLDER.
+Run as `python -m tests.ttnet_llm.two_processes FOLDER`: writes for every method and way the trained parameters
+after the step to FOLDER. The two are forked from one, which has imported everything.
 """
 
+import os
 import sys
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 from accelerate import Accelerator
 from peft import get_peft_model
 from torch import nn
@@ -58,9 +60,12 @@ def shard(model: nn.Module) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
-def main(folder: str) -> None:
+def main(rank: int, folder: str) -> None:
+    world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}  # as launchers say it
+    os.environ |= {name: str(value) for name, value in world.items()}
+    rendezvous = f"file://{folder}/rendezvous-{os.getppid()}"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     ways = {"ddp": Accelerator(cpu=True).prepare_model, "fsdp2": shard}
-    rank = dist.get_rank()
     for way, prepare in ways.items():
         for method in STEPPED:
             model = prepare(make(method))
@@ -73,4 +78,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    mp.start_processes(main, (sys.argv[1],), nprocs=2, start_method="fork")
