@@ -14,6 +14,7 @@ import transformers as tf
 from peft import LoraConfig, PeftConfig
 
 from ttnet_llm import (
+    EtherConfig,
     LorettaAdpConfig,
     LorettaRepConfig,
     LortaConfig,
@@ -61,6 +62,7 @@ class Row:
     source: str
 
 
+ETHER: dict[str, Any] = {"plus": False, "sides": "input", "init_weights": False}
 ROWS = [
     Row("LoRA", "RoBERTa-base", LoraConfig(r=8), "r 8", 294_912, "2 r (in + out) L"),
     Row("LoRETTA_rep", "RoBERTa-base", LorettaRepConfig(**PAPER), "r 8, TT rank 5", 27_840, "arXiv:2402.11417"),
@@ -110,6 +112,10 @@ ROWS = [
         "2 d r + (L + P) r^2, arXiv:2506.09105",
     ),
     Row("MELoRA", "RoBERTa-base", MeloraConfig(r=8, n=4), "r 8, n 4", 294_912, "2 r (in + out) L, arXiv:2402.17263"),
+    Row("ETHER", "RoBERTa-base", EtherConfig(**ETHER), "input side", 18_432, "d L, arXiv:2405.20271"),
+    Row("ETHER", "LLaMA-2-7B", EtherConfig(**ETHER), "input side", 262_144, "arXiv:2405.20271 (0.26 M)"),
+    Row("ETHER+", "RoBERTa-base", EtherConfig(), "both sides", 73_728, "2 (in + out) L, arXiv:2405.20271"),
+    Row("ETHER+", "LLaMA-2-7B", EtherConfig(), "both sides", 1_048_576, "arXiv:2405.20271 (1.04 M)"),
     Row("LoRETTA_rep", "RoBERTa-base", LorettaRepConfig(), "r 8, TT rank 5, automatic modes", None, ""),
     Row("LoRETTA_rep", "LLaMA-2-7B", LorettaRepConfig(), "r 8, TT rank 5, automatic modes", None, ""),
     Row(

@@ -22,7 +22,9 @@ for profile, examples in (("default", 25), ("deep", 500)):
         profile, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow]
     )
 settings.load_profile("default")
+# Here and in the processes that tests start, which are to compute the same to the bit.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 # PEFT writes a model card beside every adapter, for which huggingface_hub compiles the same template each time.
 jinja2.Environment.compile = functools.cache(jinja2.Environment.compile)
 

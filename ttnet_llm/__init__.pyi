@@ -3,6 +3,7 @@ from .linear import hold_factors
 from .lora.compress import compress_lora
 from .lora.export import export_lora
 from .loretta_adp import LorettaAdpConfig, LorettaAdpModel
+from .networks.ether import EtherConfig, EtherModel
 from .networks.loretta_rep import LorettaRepConfig, LorettaRepModel
 from .networks.lorta import LortaConfig, LortaModel
 from .networks.lotr import LotrConfig, LotrModel
@@ -13,6 +14,8 @@ from .tensorize import RankSchedule, load_tensorized, save_tensorized
 from .tuner import rescale_adapter_scale
 
 __all__ = [
+    "EtherConfig",
+    "EtherModel",
     "LorettaAdpConfig",
     "LorettaAdpModel",
     "LorettaRepConfig",

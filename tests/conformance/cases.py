@@ -44,6 +44,7 @@ OPTIONS: dict[str, list[Options]] = {
     "lotr": [{"alpha_pattern": {"lin1": 0.5}}],
     "metatt": [{"num_tasks": 3, "task": 1}],
     "melora": [{"n": 1}, {"rank_pattern": {"lin1": {"r": 1, "n": 4}}}],
+    "ether": [{"sides": "input"}, {"sides": "output"}, {"rank_pattern": {"lin1": 2}}],
 }
 
 
@@ -72,10 +73,10 @@ def custom_models() -> list[Row]:
     rows = []
     for method in FIRST:
         options = [*OPTIONS.get(method.method, []), {"dropout": 0.1}]
-        rows += custom_rows(method, PLACES + (EMBEDDINGS if method.merges else []))
+        rows += custom_rows(method, PLACES + (EMBEDDINGS if method.takes_embeddings else []))
         rows += custom_rows(method, [(both_model, both | option, factor) for option in options])
     for method in VARIANTS:
-        rows += custom_rows(method, [PLACES[3], EMBEDDINGS[-1] if method.merges else PLACES[-1]])
+        rows += custom_rows(method, [PLACES[3], EMBEDDINGS[-1] if method.takes_embeddings else PLACES[-1]])
     return rows
 
 

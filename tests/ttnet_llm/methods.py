@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ttnet_llm import (
+    EtherConfig,
     LorettaAdpConfig,
     LorettaRepConfig,
     LortaConfig,
@@ -39,6 +40,14 @@ class Method:
         return self.config_cls is not LorettaAdpConfig
 
     @property
+    def takes_embeddings(self) -> bool:
+        return self.config_cls not in (LorettaAdpConfig, EtherConfig)
+
+    @property
+    def adds_up(self) -> bool:
+        return self.merges and self.config_cls is not EtherConfig
+
+    @property
     def has_trains(self) -> bool:
         return issubclass(self.config_cls, TrainConfig)
 
@@ -57,6 +66,7 @@ METHODS = [
     Method("lotr", LotrConfig),
     Method("metatt", MetaTTConfig),
     Method("melora", MeloraConfig, {"r": 2, "n": 3}),
+    Method("ether", EtherConfig, {"n": 3}),
 ]
 
 

@@ -11,10 +11,18 @@ from tests.ttnet_llm import models
 from tests.ttnet_llm.methods import METHODS
 from tests.ttnet_llm.models import logits
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, LortaConfig, MeloraConfig, MetaTTConfig, TTLoraConfig
+from ttnet_llm import (
+    EtherConfig,
+    LorettaAdpConfig,
+    LorettaRepConfig,
+    LortaConfig,
+    MeloraConfig,
+    MetaTTConfig,
+    TTLoraConfig,
+)
 from ttnet_llm.linear import LinearAdapterLayer
 
-LINEAR = [method for method in METHODS if method.merges]
+LINEAR = [method for method in METHODS if method.adds_up]
 each_linear = pytest.mark.parametrize("method", LINEAR, ids=[method.name for method in LINEAR])
 WEIGHTS = {"a": 0.7, "b": -1.3, "c": 0.25}
 
@@ -212,3 +220,10 @@ def test_names_that_torch_keeps_for_itself_are_refused():
     with pytest.raises(TTValueError, match=r"adapter_name is 'double', which torch's modules have .* choose another"):
         model.base_model.add_weighted_adapter(["default"], [1], "double")
     assert set(model.peft_config) == {"default"}
+
+
+def test_reflections_are_not_added_up():
+    model = get_peft_model(models.llama(), EtherConfig())
+    model.add_adapter("other", EtherConfig())
+    with pytest.raises(TTTypeError, match="EtherNetwork cannot be added up; export the adapters with export_lora"):
+        model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "sum")

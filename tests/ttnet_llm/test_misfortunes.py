@@ -30,6 +30,7 @@ UNLUCKY = {
     "lotr": "U",
     "metatt": "inputs",
     "melora": "B",
+    "ether": "mirror",
 }
 
 
@@ -64,7 +65,7 @@ def test_modules_that_a_lora_lacks_start_as_the_identity(config_cls: type, tmp_p
         get_peft_model(models.llama(), config_cls(target_modules=["k_proj"], **options))
 
 
-@each("merges")
+@each("takes_embeddings")
 def test_tied_weights_come_back_from_merging(config_cls: Method) -> None:
     torch.manual_seed(0)
     base = tf.LlamaForCausalLM(tf.LlamaConfig(**models.DECODER, tie_word_embeddings=True)).eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def bring_back(module: nn.Module) -> None:
@@ -27,3 +27,27 @@ def bring_back(module: nn.Module) -> None:
         del part._hf_hook
         if part.__dict__.pop("_old_forward", None) is not None:
             part.__dict__.pop("forward", None)  # the class's own again
+
+
+def offloaded(module: nn.Module, name: str) -> Tensor | None:
+    """Read a small parameter of a module whose weights may be offloaded, and leave the others where they are.
+
+    Args:
+        module: The module.
+        name: The parameter's name in it.
+
+    Returns:
+        The parameter; a copy on the device where the module is computed if it is offloaded; `None` if the module has
+        none.
+
+    Example:
+        >>> offloaded(nn.Linear(2, 3), "bias").shape, offloaded(nn.Linear(2, 2, bias=False), "bias")
+        (torch.Size([3]), None)
+    """
+    value: Tensor | None = getattr(module, name, None)
+    hook = module.__dict__.get("_hf_hook")
+    if value is None or not value.is_meta or hook is None:
+        return value
+    part = next(part for part in getattr(hook, "hooks", (hook,)) if getattr(part, "weights_map", None) is not None)
+    stored: Tensor = part.weights_map[name]
+    return stored.to(part.execution_device)

@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 
 Option = typer.Option
-METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, lora, head or full."
+METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, lora, head or full."
 KIND_HELP = "classify, or regress for a regression on numbers; by default guessed from the labels, and said."
 ENCODING_HELP = "Codec of csv and jsonl files, such as cp1252; by default utf-8, or what a byte-order mark says."
 MethodOption = Annotated[

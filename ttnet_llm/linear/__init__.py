@@ -1,4 +1,4 @@
-"""The layer and tuner of every method whose update is `scaling * L @ R`; what gives L and R is in `networks`."""
+"""The layer and tuner of every method that is linear in a layer's input; the networks behind it are in `networks`."""
 
 from ttnet_llm.linear.config import LinearConfig, SharedConfig
 from ttnet_llm.linear.layer import LinearAdapterLayer, hold_factors
@@ -6,6 +6,7 @@ from ttnet_llm.linear.model import LinearModel
 from ttnet_llm.linear.network import FactorNetwork
 from ttnet_llm.linear.parameter import ParameterLayer
 from ttnet_llm.linear.sharing import Group, SharedView
+from ttnet_llm.linear.turns import Turn
 
 __all__ = [
     "FactorNetwork",
@@ -16,5 +17,6 @@ __all__ = [
     "ParameterLayer",
     "SharedConfig",
     "SharedView",
+    "Turn",
     "hold_factors",
 ]

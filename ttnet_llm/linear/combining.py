@@ -81,8 +81,7 @@ def combine(
     errors: dict[str, float] = {}
     parameters: dict[int, int] = {}  # by tensor, as modules may share them
     for name, layer in layers_with(model.model, adapter_name):
-        left, right = layer.factors(adapter_name)
-        errors[name] = product_error(*target[name], left, right * layer.scalings[adapter_name])
+        errors[name] = product_error(*target[name], *layer.update(adapter_name))
         parameters |= {id(p): p.numel() for p in layer.networks[adapter_name].parameters()}
     report = CombineReport(adapter_name, errors, sum(parameters.values()))
     logger.info(
@@ -132,9 +131,9 @@ def _weighted_sum(
     lefts, rights = [], []
     for part, adapter, weight in zip(parts, adapters, weights, strict=True):
         if (layer := part.get(name)) is not None:
-            left, right = layer.factors(adapter)
+            left, right = layer.update(adapter)
             lefts.append(left.double())
-            rights.append(right.double() * (weight * layer.scalings[adapter]))
+            rights.append(right.double() * weight)
     return torch.cat(lefts, dim=1), torch.cat(rights)
 
 
@@ -242,6 +241,8 @@ def _check(
     if adapter_name in model.peft_config:
         raise TTValueError(f"adapter_name is {adapter_name!r}, which the model has already; choose another name.")
     first: Any = model.peft_config.get(adapters[0])
+    if not isinstance(first, FittedConfig | LinearConfig | None):
+        cast(type[LinearAdapterLayer], model.tuner_layer_cls).network_cls.add_up([], [], [])  # which refuses
     for adapter in adapters:
         config = model.peft_config.get(adapter)
         if config is None:

@@ -1,10 +1,12 @@
-"""The layer of every linear method: `base(x) + scaling * (x @ L) @ R`, and how it merges.
+"""The layer of every linear method: `base(x @ H) @ H' + scaling * (x @ L) @ R`, and how it merges.
 
-The two thin factors come from the method's network; nothing else about the method matters here. The dense
-update is formed only where the user asks for it, to merge.
+The thin factors, and those of the turns H and H', come from the method's network; most have no turns, some nothing but
+turns, and nothing else about the method matters here. The frozen weight is not read, and the dense update is formed
+only where the user asks for it, to merge.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -14,18 +16,20 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ttnet.errors import TTValueError
+from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn import TTEmbedding, TTLinear
+from ttnet.nn.offload import offloaded
 from ttnet_llm.linear.merging import MergeLoss, refusal
 from ttnet_llm.linear.network import Anchored, FactorNetwork
+from ttnet_llm.linear.turns import Turn, update_of_turns
 from ttnet_llm.matrices.thin import along, times_thin
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
-from ttnet_llm.tuner.base_weights import why_no_sum
+from ttnet_llm.tuner.base_weights import why_no_sum, why_not_read
 from ttnet_llm.tuner.names import plain_name
 
 
 class LinearAdapterLayer(AdapterLayer):
-    """A linear layer or embedding with the update `delta_W = scaling * L @ R`.
+    """A linear layer or embedding with the update `delta_W = scaling * L @ R`, or with turns of its input and output.
 
     Subclass it with the method's name and network, `class X(LinearAdapterLayer, method="x", network=XNetwork)`.
     """
@@ -42,6 +46,8 @@ class LinearAdapterLayer(AdapterLayer):
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, **quantization: Any) -> None:
         self._held: dict[str, tuple[Tensor, ...]] = {}  # factors while the weights do not change
+        self._held_turns: dict[str, tuple[Turn | None, Turn | None]] = {}
+        self._added: dict[str, tuple[Tensor, ...]] = {}  # factors of the updates that are merged
         # Weights before and after safe merging, by adapter.
         self._safely_merged: dict[str, tuple[Tensor, Tensor]] = {}
         self._tied: tuple[nn.Parameter, ...] = ()  # the weight shared with other layers, while merged into another
@@ -69,12 +75,61 @@ class LinearAdapterLayer(AdapterLayer):
             return cast(tuple[Tensor, Tensor], held)
         return cast(FactorNetwork, self.networks[adapter]).factors()
 
+    def turns(self, adapter: str) -> tuple[Turn | None, Turn | None]:
+        """Ask an adapter's network for the turns of the layer's input and output.
+
+        Args:
+            adapter: Name of the adapter.
+
+        Returns:
+            Both turns, without the scaling; `None` for the identity.
+        """
+        if (held := self._held_turns.get(adapter)) is not None:
+            return held
+        network = cast(FactorNetwork, self.networks[adapter])
+        return network.before(), network.after()
+
+    def update(self, adapter: str, *, to_merged: bool = False) -> tuple[Tensor, Tensor]:
+        """Give what an adapter adds to the base layer's weight.
+
+        Args:
+            adapter: Name of the adapter.
+            to_merged: Whether to the weight as it is now, rather than without the adapters that are merged into it;
+                that is the same but for adapters that turn.
+
+        Returns:
+            `L` of shape `(in_features, t)` and `R` of shape `(t, out_features)`, with the scaling, in the adapter's
+            dtype.
+
+        Raises:
+            TTTypeError: If the adapter turns, and the weight cannot be read as the base layer uses it.
+        """
+        scaling = self.scalings[adapter]
+        left, right = self.factors(adapter)
+        right = right * scaling
+        before, after = self.turns(adapter)
+        if before is None and after is None:
+            return left, right
+        if reason := why_not_read(self.get_base_layer(), self.quantization_backend):
+            raise TTTypeError(
+                f"The {type(self.get_base_layer()).__name__} that the adapter {adapter!r} turns the input or output of "
+                f"has a weight that cannot be read as it is used: {reason}. Keep the adapter beside it, or put it on "
+                "the dense model."
+            )
+        weight = self.base_matrix()
+        for factors in () if to_merged else self._added.values():
+            weight = weight - self._matrix(*factors).to(weight)
+        turned = update_of_turns(weight, before, after, scaling)
+        return torch.cat([left, turned[0].to(left.dtype)], dim=1), torch.cat([right, turned[1].to(left.dtype)])
+
     def hold_factors(self) -> None:
         """Contract every adapter's factors once and for all, until the next `train()` or `drop_factors()`."""
         self.drop_factors()
         with torch.no_grad():
             for adapter in self.networks:
                 self._held[adapter] = self._factors_to_hold(adapter)
+                before, after = self.turns(adapter)
+                self._held_turns[adapter] = before and before.held(), after and after.held()
 
     def _factors_to_hold(self, adapter: str) -> tuple[Tensor, ...]:
         # Copies, as some are the weights themselves; stored as the products want them.
@@ -82,7 +137,7 @@ class LinearAdapterLayer(AdapterLayer):
 
     def drop_factors(self) -> None:
         """Contract the factors in every forward pass again."""
-        self._held = {}
+        self._held, self._held_turns = {}, {}
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; in training the factors are those of the current weights."""
@@ -93,6 +148,7 @@ class LinearAdapterLayer(AdapterLayer):
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove one adapter from the layer."""
         self._held.pop(adapter_name, None)
+        self._held_turns.pop(adapter_name, None)
         super().delete_adapter(adapter_name)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -114,8 +170,19 @@ class LinearAdapterLayer(AdapterLayer):
         """How many inputs an output adds up: all of them, but one row only of an embedding."""
         return 1 if self.is_embedding else self.in_features
 
+    def adapt_input(self, adapter: str, x: Tensor) -> Tensor:  # x: (*batch, in_features)
+        """Turn the layer's input, where the network does."""
+        before, _ = self.turns(adapter)
+        return x if before is None else self._turned(adapter, x, before)
+
+    def _turned(self, adapter: str, x: Tensor, turn: Turn, shift: Tensor | None = None) -> Tensor:
+        dtype = turn.down.dtype
+        to = self._cast_input_dtype(x, dtype).reshape(-1, x.shape[-1])
+        shift = None if shift is None else shift.to(to)
+        return turn.change(self.dropouts[adapter](to), self.scalings[adapter], to, shift).to(x.dtype).view(x.shape)
+
     def adapt_output(self, adapter: str, x: Tensor, result: Tensor) -> Tensor:
-        """Add the update's contribution, as two skinny products; that of few tokens in the network's cheaper way.
+        """Turn the output, where the network does, and add the update's contribution, as two skinny products.
 
         Args:
             adapter: Name of the adapter.
@@ -127,12 +194,17 @@ class LinearAdapterLayer(AdapterLayer):
         """
         scaling, dropout = self.scalings[adapter], self.dropouts[adapter]
         network = cast(FactorNetwork, self.networks[adapter])
+        if (after := self.turns(adapter)[1]) is not None:
+            result = self._turned(adapter, result, after, offloaded(self.get_base_layer(), "bias"))
+        # What few tokens are multiplied by is cheaper not formed.
         few_tokens = 0 if self.is_embedding or adapter in self._held else network.few_tokens
         if 0 < x.numel() // self.in_features <= few_tokens:
             x = dropout(self._cast_input_dtype(x, next(network.parameters()).dtype))
             update = network.multiply(x.reshape(-1, self.in_features)).view(result.shape)
             return torch.add(result, update, alpha=scaling).to(result.dtype)
         left, right = self.factors(adapter)
+        if not left.shape[1]:
+            return result
         if left.device != x.device:  # a network that modules on several devices share lies on one of them
             left, right = left.to(x.device), right.to(x.device)
         if self.is_embedding:
@@ -151,18 +223,29 @@ class LinearAdapterLayer(AdapterLayer):
             adapter: Name of the adapter.
 
         Returns:
-            `scaling * L @ R` in the layout of the base layer's weight: `(out_features, in_features)` for
-            `nn.Linear`, transposed for `Conv1D` and `nn.Embedding`; in the adapter's dtype.
+            What the adapter adds to the weight without merged adapters, `scaling * L @ R` for most: in the layout of
+            the base layer's weight, `(out_features, in_features)` for `nn.Linear`, transposed for `Conv1D` and
+            `nn.Embedding`; in the adapter's dtype.
         """
-        left, right = self.factors(adapter)
-        delta = left @ (right * self.scalings[adapter])
+        return self._in_layout(*self._update_factors(adapter))
+
+    def _update_factors(self, adapter: str, *, to_merged: bool = False) -> tuple[Tensor, ...]:
+        return self.update(adapter, to_merged=to_merged)
+
+    def _in_layout(self, *factors: Tensor) -> Tensor:
+        delta = self._matrix(*factors)
         return delta if isinstance(self.get_base_layer(), Conv1D | nn.Embedding | TTEmbedding) else delta.T
+
+    def _matrix(self, left: Tensor, right: Tensor) -> Tensor:
+        return left @ right
 
     def base_matrix(self) -> Tensor:
         """Give the base layer's weight as a matrix of shape `(in_features, out_features)`, dequantised."""
-        with align_module_device(self.get_base_layer()):  # where it is offloaded
+        base = self.get_base_layer()
+        is_away = any(parameter.is_meta for parameter in base.parameters())
+        with align_module_device(base) if is_away else nullcontext():  # not twice, as it is taken away again after it
             weight = self.get_base_weight()
-        return weight if isinstance(self.get_base_layer(), Conv1D | nn.Embedding | TTEmbedding) else weight.T
+        return weight if isinstance(base, Conv1D | nn.Embedding | TTEmbedding) else weight.T
 
     def why_not_merged(self) -> str | None:
         """Say why the base layer's weight cannot take up an update, in a part of a sentence; `None` if it can."""
@@ -193,7 +276,8 @@ class LinearAdapterLayer(AdapterLayer):
                 continue
             if reason := self.why_not_merged():
                 raise refusal(type(self.get_base_layer()).__name__, reason)
-            exact, weight, delta = self._shifted_weight(adapter, +1)
+            factors = tuple(factor.detach().clone() for factor in self._update_factors(adapter, to_merged=True))
+            exact, weight, delta = self._shifted_weight(factors, +1)
             if safe_merge and not torch.isfinite(weight).all():
                 raise TTValueError(
                     f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken; "
@@ -205,6 +289,7 @@ class LinearAdapterLayer(AdapterLayer):
                 self._safely_merged[adapter] = self.get_base_weight(), weight
             self.set_base_weight(weight)  # a new tensor; the one before stays as it is
             self.merged_adapters.append(adapter)
+            self._added[adapter] = factors
             self.merge_loss += self._loss(exact, weight, delta)
 
     @torch.no_grad()
@@ -214,12 +299,12 @@ class LinearAdapterLayer(AdapterLayer):
             self._tie_again()
         while self.merged_adapters:
             adapter = self.merged_adapters.pop()
-            safe = self._safely_merged.pop(adapter, None)
+            safe, factors = self._safely_merged.pop(adapter, None), self._added.pop(adapter)
             # Not where the weight has become another in the meantime, by a change of dtype.
             if safe is not None and self.get_base_weight().data_ptr() == safe[1].data_ptr():
                 self.set_base_weight(safe[0])
-            elif adapter in self.networks:
-                self.set_base_weight(self._shifted_weight(adapter, -1)[1])
+            else:
+                self.set_base_weight(self._shifted_weight(factors, -1)[1])
 
     def _untie(self) -> None:
         """Give the base layer a parameter of its own, which holds the same weight until that is merged."""
@@ -237,12 +322,13 @@ class LinearAdapterLayer(AdapterLayer):
         setattr(base, name, shared)
         self._tied = ()
         self._safely_merged.clear()
+        self._added.clear()
         self.merged_adapters.clear()
 
-    def _shifted_weight(self, adapter: str, sign: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _shifted_weight(self, factors: tuple[Tensor, ...], sign: int) -> tuple[Tensor, Tensor, Tensor]:
         """Give the weight with an update added or taken away: as it should be, in its own dtype, and the update."""
         weight = self.get_base_weight()
-        delta = self.get_delta_weight(adapter)
+        delta = self._in_layout(*factors)
         # The sum is rounded to the weight's dtype once, at the end.
         dtype = torch.promote_types(torch.promote_types(weight.dtype, delta.dtype), torch.float32)
         exact = weight.to(dtype) + sign * delta.to(weight.device, dtype)

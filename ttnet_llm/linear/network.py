@@ -1,4 +1,4 @@
-"""What a linear method's network is: something that answers with two thin factors."""
+"""What a linear method's network is: something that answers with thin factors."""
 
 import copy
 from collections.abc import Sequence
@@ -9,11 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError
+from ttnet_llm.linear.turns import Turn
 from ttnet_llm.tuner import AdapterConfig
 
 
 class FactorNetwork(nn.Module):
-    """Base of the networks of linear methods: the update of a layer's weight is `L @ R`, and this is what gives both.
+    """Base of the networks of linear methods: what they do to a layer, in thin factors.
+
+    A layer with the weight M of shape `(in, out)` becomes `H @ M @ H' + L @ R`: `factors` are added to the weight, and
+    turns (`before`, `after`) change what goes into the layer and what comes out of it, without a look at the weight.
 
     Args:
         in_features: The layer's input size.
@@ -30,6 +34,14 @@ class FactorNetwork(nn.Module):
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return `L` of shape `(in_features, t)` and `R` of shape `(t, out_features)`."""
         raise NotImplementedError
+
+    def before(self) -> Turn | None:
+        """Return the turn H of the layer's input; `None` for the identity."""
+        return None
+
+    def after(self) -> Turn | None:
+        """Return the turn H' of the layer's output, its bias left out; `None` for the identity."""
+        return None
 
     def expert_factors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the update of several experts' weights; only asked of networks that are made for them.

@@ -132,10 +132,13 @@ class ParameterLayer(LinearAdapterLayer):
                 updates.append(update if self.inputs_first else update.mT)
         return updates
 
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """Form the dense update of the parameter, in its layout and the adapter's dtype."""
+    def _update_factors(self, adapter: str, *, to_merged: bool = False) -> tuple[Tensor, ...]:
         left, middle, right = self.thin_factors(adapter)
-        delta = left @ (middle @ (right * self.scalings[adapter]))
+        return left, middle, right * self.scalings[adapter]
+
+    def _in_layout(self, *factors: Tensor) -> Tensor:
+        left, middle, right = factors
+        delta = left @ (middle @ right)
         return delta if self.inputs_first else delta.mT
 
     def why_not_merged(self) -> str | None:

@@ -142,7 +142,7 @@ def export_lora(
     for name, layer in layers.items():
         left, right = _factors(layer, adapter_name)
         _check_finite(name, left, right)
-        left, right, errors[name] = smallest_factors(left, right * layer.scalings[adapter_name], bound, rank)
+        left, right, errors[name] = smallest_factors(left, right, bound, rank)
         factors[name] = left, right
     ranks = {name: left.shape[-1] for name, (left, _) in factors.items()}
     if pad_to is not None:
@@ -239,7 +239,7 @@ def _factors(layer: LinearAdapterLayer, adapter: str) -> tuple[Tensor, Tensor]:
     PEFT takes the last size of a parameter for that, unless its module says that it is transposed.
     """
     if not isinstance(layer, ParameterLayer) or layer.experts is None:
-        return layer.factors(adapter)
+        return layer.update(adapter)
     transposed = getattr(layer.base_layer, "is_transposed", False)
     if layer.experts == 1 and transposed:
         raise TTTypeError(
@@ -247,7 +247,7 @@ def _factors(layer: LinearAdapterLayer, adapter: str) -> tuple[Tensor, Tensor]:
             "the other way round; merge the adapter, or leave this parameter out of it."
         )
     left, middle, right = layer.thin_factors(adapter)
-    left, right = left.expand(layer.experts, *left.shape), middle @ right
+    left, right = left.expand(layer.experts, *left.shape), middle @ (right * layer.scalings[adapter])
     return (right.mT, left.mT) if layer.inputs_first and not transposed else (left, right)
 
 

@@ -99,8 +99,7 @@ def _spectrum(name: str, layer: AdapterLayer) -> ModuleSpectrum:
     network = layer.networks["default"]
     values = None
     if isinstance(layer, LinearAdapterLayer):
-        left, right = layer.factors("default")
-        values = _values(name, left, right * layer.scalings["default"])
+        values = _values(name, *layer.update("default"))
     return ModuleSpectrum(
         name,
         (layer.in_features, layer.out_features),

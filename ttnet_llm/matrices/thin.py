@@ -60,8 +60,9 @@ def times_thin(
     right: Tensor,  # (t, n)
     scale: float,
     to: Tensor | None = None,  # (tokens, n)
+    shift: Tensor | None = None,  # (m,)
 ) -> Tensor:  # (tokens, n)
-    """Compute `scale * x @ left @ right`, or add it to something, as two skinny products.
+    """Compute `scale * (x - shift) @ left @ right`, or add it to something, as two skinny products.
 
     Args:
         x: Shape `(tokens, m)`.
@@ -70,6 +71,7 @@ def times_thin(
         scale: The factor.
         to: What the product is added to, of shape `(tokens, n)` and the dtype of the product; that takes one pass over
             the result instead of three, for product, factor and sum.
+        shift: What is taken off every token, of shape `(m,)`; without a pass over the tokens.
 
     Returns:
         The result, of shape `(tokens, n)`.
@@ -83,6 +85,8 @@ def times_thin(
         inner = torch.mm(left.mT, x.mT).mT  # faster than `x @ left`, and so is its backward pass
     else:
         inner = torch.mm(x, left)
+    if shift is not None:
+        inner = inner - shift @ left
     if to is not None:
         return torch.addmm(to, inner, right, alpha=scale)
     return torch.mm(inner * scale, right) if len(x) < right.shape[1] else torch.mm(inner, right * scale)

@@ -3,6 +3,7 @@
 Importing this room makes the methods known to PEFT.
 """
 
+from ttnet_llm.networks.ether import EtherConfig, EtherModel
 from ttnet_llm.networks.loretta_rep import LorettaRepConfig, LorettaRepModel
 from ttnet_llm.networks.lorta import LortaConfig, LortaModel
 from ttnet_llm.networks.lotr import LotrConfig, LotrModel
@@ -11,6 +12,8 @@ from ttnet_llm.networks.metatt import MetaTTConfig, MetaTTModel
 from ttnet_llm.networks.tt_lora import TTLoraConfig, TTLoraModel
 
 __all__ = [
+    "EtherConfig",
+    "EtherModel",
     "LorettaRepConfig",
     "LorettaRepModel",
     "LortaConfig",

@@ -12,6 +12,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from ttnet.errors import TTValueError
 from ttnet_llm import (
+    EtherConfig,
     LorettaAdpConfig,
     LorettaRepConfig,
     LortaConfig,
@@ -47,6 +48,7 @@ METHODS: dict[str, Method] = {
     "lotr": Method("LoTR", 5e-3, LotrConfig),
     "metatt": Method("MetaTT", 3e-3, MetaTTConfig),
     "melora": Method("MELoRA", 2e-3, MeloraConfig),
+    "ether": Method("ETHER+", 1e-2, EtherConfig),
     "lora": Method("LoRA", 1e-3, LoraConfig, {"r": 8, "lora_alpha": 16}),
     # No module of that name exists, which PEFT allows: only the head is trained, saved and loaded.
     "head": Method("Head only", 1e-2, LoraConfig, {"target_modules": DUMMY_TARGET_MODULES}),

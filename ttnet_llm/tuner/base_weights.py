@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError
+from ttnet.nn import TTEmbedding, TTLinear
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -115,13 +116,32 @@ def why_no_sum(base_layer: nn.Module, backend: QuantizationBackend | None) -> st
             "its weight is no parameter, but made anew for every forward pass, as by weight_norm, spectral_norm or "
             "pruning; take that away first (remove_weight_norm, remove_spectral_norm, prune.remove)"
         )
+    if reason := why_not_read(base_layer, backend):
+        return f"{reason}; merge into the dense model"
+    return None
+
+
+def why_not_read(base_layer: nn.Module, backend: QuantizationBackend | None) -> str | None:
+    """Say why a layer's weight, as it is read, is not what the layer computes with, if it is not.
+
+    Args:
+        base_layer: The layer.
+        backend: What `quantization_backend` answered for it, which reads quantised weights.
+
+    Returns:
+        A part of a sentence; `None` for a weight that is.
+
+    Example:
+        >>> why_not_read(nn.Linear(2, 2), None) is None
+        True
+    """
+    if backend is not None or isinstance(base_layer, TTLinear | TTEmbedding):
+        return None
+    weight: Any = base_layer.weight
     if type(weight.data) is not Tensor or weight.dtype not in FLOATS:
-        return (
-            f"its weight is a {type(weight.data).__name__} of {weight.dtype}, which takes no sum; merge into the "
-            "dense model"
-        )
+        return f"its weight is a {type(weight.data).__name__} of {weight.dtype}, which takes no sum"
     if not computes_with_weight(base_layer):
-        return "it computes with something else than its weight as it stands; merge into the dense model"
+        return "it computes with something else than its weight as it stands"
     return None
 
 

@@ -118,7 +118,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def adapt_output(self, adapter: str, x: Tensor, result: Tensor) -> Tensor:
         """Return the base layer's output as changed by one adapter; by default unchanged.
 
-        `x` has shape `(*batch, in_features)`, `result` has shape `(*batch, out_features)`.
+        `x`, of shape `(*batch, in_features)`, is what `adapt_input` of this adapter was given; `result` has shape
+        `(*batch, out_features)`.
         """
         return result
 
@@ -238,12 +239,14 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         if self.merged:
             return self.base_layer(x, *args, **kwargs)
         adapters = [name for name in self.active_adapters if name in self.networks]
-        base_input = x
+        # Each lies around the layer with the adapters before it, as it does when they are merged one after the other.
+        inputs = {}
+        for adapter in reversed(adapters):
+            inputs[adapter] = x
+            x = self.adapt_input(adapter, x)
+        result = self._base_result(x, *args, **kwargs)
         for adapter in adapters:
-            base_input = self.adapt_input(adapter, base_input)
-        result = self._base_result(base_input, *args, **kwargs)
-        for adapter in adapters:
-            result = self.adapt_output(adapter, x, result)
+            result = self.adapt_output(adapter, inputs[adapter], result)
         return result
 
     def _forward_mixed(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:

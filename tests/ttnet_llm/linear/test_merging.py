@@ -120,7 +120,11 @@ def test_weights_that_take_no_sum_are_refused_before_anything_is_merged(
         assert torch.equal(model(x), expected)
     with pytest.raises(TTTypeError, match=message):
         model.get_base_model().parts["second"].merge()
-    assert len(export_lora(model, tmp_path).modules) == 2
+    if not config_cls.adds_up and ("takes no sum" in message or "something else" in message):
+        with pytest.raises(TTTypeError, match=f"a weight that cannot be read as it is used: .*{message}.* Keep the"):
+            export_lora(model, tmp_path)  # what turns add to a weight depends on it
+    else:
+        assert len(export_lora(model, tmp_path).modules) == 2
 
 
 class Chain(nn.Module):

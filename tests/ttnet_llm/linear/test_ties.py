@@ -99,7 +99,7 @@ def test_merged_models_are_loaded_as_they_were_saved(build: Callable[[], Any], w
 
 
 @pytest.mark.parametrize("what", ["head", "tables", "both"])
-@each("merges")
+@each("takes_embeddings")
 def test_merging_changes_one_layer_and_unmerging_ties_it_again(config_cls: Method, what: str) -> None:
     base = TIED[0].values[0]()
     expected, weight = logits(base), base.lm_head.weight

@@ -46,7 +46,7 @@ def deltas(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("base", [nn.Linear(12, 20), Conv1D(20, 12), nn.Embedding(12, 20)])
-@each("merges")
+@each("takes_embeddings")
 def test_forward_is_the_dense_formula(config_cls: Method, base: nn.Module) -> None:
     torch.manual_seed(0)
     config = config_cls(target_modules=["0"], init_weights=False)
@@ -63,7 +63,7 @@ def test_forward_is_the_dense_formula(config_cls: Method, base: nn.Module) -> No
     torch.testing.assert_close(model.merge_and_unload()(x), expected)
 
 
-@each("merges")
+@each("takes_embeddings")
 def test_the_update_of_an_embedding_starts_as_large_whatever_its_number_of_rows(config_cls: Method) -> None:
     def start(base: nn.Module) -> torch.Tensor:
         torch.manual_seed(0)
