@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ttnet.contraction.equation import Shape
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.numerics.scales import complex_dtype
 
 _INTEGERS = frozenset([torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
 _DTYPES = _INTEGERS | {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
@@ -47,10 +48,9 @@ def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     if not sized or not scalar:
         return reduce(torch.promote_types, sized or scalar)
     wide, lent = reduce(torch.promote_types, sized), reduce(torch.promote_types, scalar)
-    # Not `torch.result_type`, which a compiler cannot trace.
     if _kind(lent) <= _kind(wide):
         return wide
-    return torch.promote_types(wide, torch.complex32 if wide.is_floating_point else lent)
+    return complex_dtype(wide) if wide.is_floating_point else torch.promote_types(wide, lent)
 
 
 def _kind(dtype: torch.dtype) -> int:

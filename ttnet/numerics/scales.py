@@ -73,6 +73,23 @@ def real_dtype(dtype: torch.dtype) -> torch.dtype:
     return reals.get(dtype, dtype)
 
 
+def complex_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Give the dtype of a tensor times a complex number, as `torch.result_type` does, which no compiler can trace.
+
+    Args:
+        dtype: A floating or complex dtype.
+
+    Returns:
+        The complex dtype of its precision; complex64 for bfloat16, of which torch 2.14 makes bcomplex32, in which it
+        can neither add nor multiply.
+
+    Example:
+        >>> complex_dtype(torch.float64), complex_dtype(torch.bfloat16)
+        (torch.complex128, torch.complex64)
+    """
+    return torch.promote_types(dtype, torch.complex32)
+
+
 def read(
     x: Tensor,  # ()
 ) -> float | None:

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from ttnet.numerics.linalg import r_factor
 from ttnet.numerics.memory import check_memory, check_product
-from ttnet.numerics.scales import Exponent, compute_dtype, powers_of_two, real_dtype, split_scale, times_power_of_two
+from ttnet.numerics.scales import (
+    Exponent,
+    complex_dtype,
+    compute_dtype,
+    powers_of_two,
+    real_dtype,
+    split_scale,
+    times_power_of_two,
+)
 from ttnet.numerics.train_scales import join_scale, level, split_scales
 
 
@@ -110,19 +118,37 @@ def scale(
         operation: `torch.mul` or `torch.div`.
 
     Returns:
-        Cores of the dtype that `torch.result_type` says.
+        Cores of the dtype of `scaled_dtype`.
 
     Example:
         >>> [core.flatten().tolist() for core in scale([torch.ones(1, 2, 1), torch.ones(1, 1, 1)], 3.0, torch.mul)]
         [[1.0, 1.0], [3.0]]
     """
-    dtype = (cores[-1].new_empty(1) * scalar).dtype  # torch.result_type, which cannot be compiled
+    dtype = scaled_dtype(cores[-1].dtype, scalar)
     wide = torch.complex128 if dtype.is_complex else torch.float64
     number, power = split_scale(torch.as_tensor(scalar, dtype=wide, device=cores[-1].device))
     # By numbers that enlarge nothing, complex entries neither, so that what is large stays within the range.
     factor, exponent = (0.5, power + 1) if operation is torch.mul else (4.0, 2 - power)
     first = [core.to(compute_dtype(core.dtype)) for core in cores]
     return join_scale([*first[:-1], operation(first[-1], number * factor)], exponent, dtype)
+
+
+def scaled_dtype(dtype: torch.dtype, scalar: complex | Tensor) -> torch.dtype:
+    """Give the dtype of a train times a scalar, which lends its kind and not its width.
+
+    Args:
+        dtype: The dtype of a train.
+        scalar: A number or tensor of shape ().
+
+    Returns:
+        `dtype`, or the complex dtype of its precision where the scalar is complex.
+
+    Example:
+        >>> scaled_dtype(torch.float32, 2.0), scaled_dtype(torch.float32, torch.tensor(2j))
+        (torch.float32, torch.complex64)
+    """
+    is_complex = scalar.is_complex() if isinstance(scalar, Tensor) else isinstance(scalar, complex)
+    return complex_dtype(dtype) if is_complex else dtype
 
 
 def hadamard(

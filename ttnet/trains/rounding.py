@@ -14,6 +14,7 @@ from ttnet.numerics.scales import count_nonfinite
 from ttnet.numerics.truncation import check_eps, check_max_rank, check_method
 from ttnet.rounding.methods import METHODS, round_cores
 from ttnet.rounding.sums import largest_part
+from ttnet.trains.arithmetic import scaled_dtype
 from ttnet.trains.chain import check_scalar, shorten
 from ttnet.trains.tensor_train import TensorTrain
 
@@ -180,8 +181,7 @@ def _check_coefficients(
             weight = scalar if isinstance(scalar, Tensor) else complex(scalar) * torch.ones((), dtype=torch.complex128)
         except OverflowError:  # an int beyond every float
             weight = torch.tensor(math.inf)
-        kind = scalar if isinstance(scalar, Tensor | complex) else 1.0
-        dtype = torch.result_type(torch.empty(1, dtype=dtype), kind)
+        dtype = scaled_dtype(dtype, scalar)
         if not bool(torch.isfinite(weight)):
             raise TTValueError(f"coefficients[{i}] is {value!r}; expected a finite number.")
         weights.append(weight.to(torch.complex128))

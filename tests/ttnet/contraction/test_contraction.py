@@ -101,7 +101,9 @@ def test_two_dtypes_promote_as_torch_promotes_them(kinds):
     # Float64 with a scalar of complex64 is complex128, and so on.
     a, b = (torch.ones(3 if sized else (), dtype=dtype) for dtype, sized in kinds)
     equation = f"{'i' * a.ndim},{'i' * b.ndim}->{'i' * max(a.ndim, b.ndim)}"
-    assert contract(equation, a, b).dtype == torch.result_type(a, b)
+    # Torch 2.14 and later make bfloat16 and a complex number bcomplex32, in which they cannot compute.
+    expected = torch.complex64 if "bcomplex32" in str(torch.result_type(a, b)) else torch.result_type(a, b)
+    assert contract(equation, a, b).dtype == expected
 
 
 def test_many_dtypes_promote_whatever_their_order():

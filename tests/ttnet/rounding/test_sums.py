@@ -73,14 +73,15 @@ def test_sums_of_summands_whose_norm_is_far_from_their_cores(method):
     assert float(y.log_norm() - level.log_norm()) == pytest.approx(math.log(4e8), abs=1e-6)
 
 
-def test_coefficients_promote_as_products_do():
-    x = ttnet.random((3, 4), 2, dtype=torch.float32, seed=0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_coefficients_promote_as_products_do(dtype):
+    x = ttnet.random((3, 4), 2, dtype=torch.float32, seed=0).to(dtype)
     for weight in [2, 2.0, True, 1j, np.float64(2), torch.tensor(2.0, dtype=torch.float64), torch.tensor(1j)]:
         y, expected = ttnet.round_sum([x, x], coefficients=[weight, 0]), x * weight
         assert y.dtype == expected.dtype
-        assert relative_error(dense(y), dense(expected)) <= 1e-6
+        assert relative_error(dense(y), dense(expected)) <= 8 * torch.finfo(dtype).eps
     y = ttnet.round_sum(iter([x, x]), coefficients=torch.tensor([1.0, 2.0]))
-    assert relative_error(dense(y), 3 * dense(x)) <= 1e-6
+    assert relative_error(dense(y), 3 * dense(x)) <= 8 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize(
