@@ -40,18 +40,18 @@ test-lowest: ## the tests at the lowest versions that pyproject.toml promises, i
 	$(PYTHON) -m venv --clear .venv-lowest
 	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
 	$(call install,.venv-lowest,$(TESTED),-c .venv-lowest/constraints.txt)
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n $(TEST_WORKERS)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal
 
 test-newest: ## the tests at the newest versions there are, in a new .venv-newest (PYTHON=python3.13 for another Python)
 	$(PYTHON) -m venv --clear .venv-newest
 	$(call install,.venv-newest,$(TESTED))
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -q -n $(TEST_WORKERS)
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal
 
 coverage: venv ## the branches of ttnet that its tests take; fails below 95 %
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal --cov=ttnet --cov-branch --cov-report=term:skip-covered --cov-fail-under=95 tests/ttnet ttnet
 
 conformance: venv ## PEFT's own tests on our methods (CONFORMANCE_PART=quick, lm, quant or compile)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance $(CONFORMANCE_PART) -n $(TEST_WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance $(CONFORMANCE_PART) -n $(TEST_WORKERS) --dist worksteal
 
 lint: venv ## style and types
 	$(BIN)/ruff check .
