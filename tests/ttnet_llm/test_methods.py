@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftConfig, PeftModel, get_peft_model
+from peft.utils.error import NoMatchingPeftModuleError
 from safetensors.torch import load_file
 from torch import nn
 from transformers.activations import ACT2FN
@@ -301,6 +302,10 @@ def test_layers_and_exclusions(config_cls: Method) -> None:
     config = config_cls(target_modules=["q_proj", "k_proj"], exclude_modules=["k_proj"], layers_to_transform=0)
     model = get_peft_model(models.llama(), config)
     assert model.base_model.targeted_module_names == ["model.layers.0.self_attn.q_proj"]
+    bare = get_peft_model(models.llama().model, config_cls(target_modules=["q_proj"], layers_to_transform=[1]))
+    assert bare.base_model.targeted_module_names == ["layers.1.self_attn.q_proj"]
+    with pytest.raises(NoMatchingPeftModuleError, match="'q_proj' is there, but not where the config's other fields"):
+        get_peft_model(models.llama(), config_cls(target_modules=["q_proj"], layers_to_transform=[7]))
 
 
 @each_method

@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 
 Option = typer.Option
+TARGETS = ("target_modules", "exclude_modules", "target_parameters")
 METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, lora, head or full."
 KIND_HELP = "classify, or regress for a regression on numbers; by default guessed from the labels, and said."
 ENCODING_HELP = "Codec of csv and jsonl files, such as cp1252; by default utf-8, or what a byte-order mark says."
@@ -152,8 +153,8 @@ def params_command(
         config = load_config(model, **({} if classify is None else {"num_labels": classify}))
         task_type = None if classify is None else "SEQ_CLS"
         table = make_table("method", "adapter", "norms", "head", "trainable", "share of all")
-        # LoRA adapts the same modules where the user named some.
-        targets = {key: value for key, value in options.items() if key in ("target_modules", "exclude_modules")}
+        # LoRA adapts the same modules and parameters where the user named some.
+        targets = {key: value for key, value in options.items() if key in TARGETS}
         for name, chosen in {method: options, "lora": options if method == "lora" else targets}.items():
             budget = count_parameters(config, make_config(name, chosen, task_type))
             counts = (budget.adapter, budget.norms, budget.head, budget.trainable)
@@ -202,7 +203,7 @@ def _literal(value: str) -> Any:
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        return [part.strip() for part in value.split(",")] if "," in value else value
+        return [part.strip() for part in value.split(",") if part.strip()] if "," in value else value
 
 
 def _print_result(result: FinetuneResult) -> None:

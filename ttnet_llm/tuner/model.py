@@ -20,7 +20,7 @@ from ttnet_llm.tuner.base_weights import computes_with_weight
 from ttnet_llm.tuner.bypassed import watch
 from ttnet_llm.tuner.config import AdapterConfig
 from ttnet_llm.tuner.layer import BASE, AdapterLayer
-from ttnet_llm.tuner.names import expert_parameters, plain_name
+from ttnet_llm.tuner.names import expert_parameters, is_target, plain_name
 from ttnet_llm.tuner.straight_through import pass_gradients
 from ttnet_llm.tuner.targets import INPUTS, STATE_SPACE, all_linear, default_targets, is_linear
 from ttnet_llm.tuner.ties import shared_parameters, ties_declared
@@ -146,6 +146,10 @@ class AdapterModel(BaseTuner):
         """The method's name in lower case."""
         return self.prefix.removesuffix("_")
 
+    @staticmethod
+    def _check_target_module_exists(peft_config: Any, key: str) -> Any:
+        return is_target(peft_config, key)
+
     def _create_and_replace(
         self,
         peft_config: AdapterConfig,
@@ -257,7 +261,9 @@ def near_misses(model: nn.Module, target_modules: Any) -> str:
     hints = []
     for target in targets:
         close = difflib.get_close_matches(target.rpartition(".")[2], names, n=3, cutoff=0.5)
-        if close:
+        if target in close:
+            hints.append(f"{target!r} is there, but not where the config's other fields let it be adapted.")
+        elif close:
             hints.append(f"No module matches {target!r}: did you mean {' or '.join(map(repr, close))}?")
     if not hints and names:
         hints.append(f"Linear layers of this model are {', '.join(linear_names(model))}.")

@@ -3,7 +3,9 @@
 import copy
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer, _ExcludedModule, check_target_module_exists
 from torch import Tensor, nn
 
@@ -130,5 +132,29 @@ def reaches(config: AdapterConfig, targets: Iterable[str], name: str) -> bool:
     """
     as_modules = copy.copy(config)
     as_modules.target_modules = set(targets)
-    module = check_target_module_exists(as_modules, name.rpartition(".")[0])
-    return bool(check_target_module_exists(as_modules, name)) and not isinstance(module, _ExcludedModule)
+    module = is_target(as_modules, name.rpartition(".")[0])
+    return bool(is_target(as_modules, name)) and not isinstance(module, _ExcludedModule)
+
+
+def is_target(config: PeftConfig, name: str) -> Any:
+    """Tell whether a config's targets name a module, as PEFT does, and in a model that begins with its layers too.
+
+    Without `layers_pattern`, PEFT finds the number of a layer only where something stands before the list of layers.
+
+    Args:
+        config: The config.
+        name: The module's full name.
+
+    Returns:
+        What PEFT answers: something true if they do, `_ExcludedModule` if the module is left out.
+
+    Example:
+        >>> from ttnet_llm import TTLoraConfig
+        >>> config = TTLoraConfig(target_modules=["q_proj"], layers_to_transform=[1])
+        >>> [bool(is_target(config, name)) for name in ("layers.0.q_proj", "layers.1.q_proj", "model.layers.1.q_proj")]
+        [False, True, True]
+    """
+    found = check_target_module_exists(config, name)
+    if not found and getattr(config, "layers_to_transform", None) is not None:
+        return check_target_module_exists(config, f".{name}")
+    return found

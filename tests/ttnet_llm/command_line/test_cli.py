@@ -6,7 +6,7 @@ import logging
 import pytest
 import typer
 from peft import LoraConfig
-from transformers import RobertaConfig
+from transformers import MixtralConfig, RobertaConfig
 from typer.testing import CliRunner
 
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
@@ -87,6 +87,19 @@ def test_params_counts_from_the_configuration_alone(place):
     assert code == 0, output
     assert "LoRETTA_adp" in output
     assert "LoRA r=8" in output
+
+
+def test_lora_is_counted_on_what_the_method_was_given(tmp_path):
+    MixtralConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=64, num_local_experts=4,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    options = ["target_modules=q_proj,", "target_parameters=mlp.experts.down_proj,mlp.experts.gate_up_proj"]
+    named = [part for option in options for part in ("--method-option", option)]
+    code, output = run("params", "--model", tmp_path / "config.json", "--method", "tt-lora", *named)
+    assert code == 0, output
+    (row,) = (line for line in output.splitlines() if "LoRA r=8" in line)
+    assert f"{2 * (8 * (32 + 32) + 4 * 8 * ((48 + 32) + (96 + 32))):,}" in row
 
 
 def test_budgets_are_the_published_counts():
