@@ -63,13 +63,14 @@ def main(
             for method in methods:
                 rate = rates.get(f"{task}/{method}", rates[method])
                 for seed in seeds:
-                    settings = _settings(data, task, method, seed, examples, epochs, rate, head_lr)
-                    cells.append(_cell(settings, task, output, threads))
+                    settings = cell_settings(data, task, method, seed, examples, epochs, rate, head_lr)
+                    file = output / f"{task}-{method}-{seed}.json"
+                    cells.append(run_cell(settings, task, file, threads))
                     write_text(output.with_suffix(".md"), report(cells))
         console.print(f"Report: [bold]{output.with_suffix('.md')}[/]")
 
 
-def _settings(
+def cell_settings(
     data: Path, task: str, method: str, seed: int, examples: int, epochs: float, rate: float, head: float | None
 ) -> FinetuneSettings:
     if task not in GLUE_TASKS:
@@ -97,9 +98,8 @@ def _settings(
     )
 
 
-def _cell(settings: FinetuneSettings, task: str, output: Path, threads: int) -> Cell:
+def run_cell(settings: FinetuneSettings, task: str, file: Path, threads: int) -> Cell:
     """Read a finished cell, or run it."""
-    file = output / f"{task}-{settings.method}-{settings.seed}.json"
     # What the numbers depend on, but not where things lie on this machine.
     asked = {k: v for k, v in asdict(settings).items() if k not in ("model", "output", "train", "validation")}
     asked = json.loads(json.dumps(asked | {"task": task, "threads": threads}))
