@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from tests.ttnet_llm import models
 from tests.ttnet_llm.methods import METHODS, each
 from tests.ttnet_llm.models import logits
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, TTLoraConfig, export_lora
+from ttnet_llm import EtherConfig, LorettaAdpConfig, LorettaRepConfig, TTLoraConfig, export_lora
 from ttnet_llm.tensorize import tensorize
 
 each_method = each()
@@ -152,3 +152,18 @@ def test_tables_are_offloaded_too():
         return get_peft_model(models.llama(), TTLoraConfig(init_weights=False, target_modules=["embed_tokens"])).eval()
 
     assert torch.equal(logits(on_cpu(make(), None)), logits(make()))
+
+
+@pytest.mark.parametrize("offload", [on_cpu, on_disk])
+@pytest.mark.parametrize("make", [models.gpt2, models.opt])
+def test_outputs_are_turned_about_biases_that_are_offloaded(make, offload, tmp_path):
+    def turned():
+        torch.manual_seed(0)
+        base = make()
+        for name, parameter in base.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter)
+        return get_peft_model(base, EtherConfig(init_weights=False, n=2)).eval()
+
+    expected = logits(turned())
+    assert torch.equal(logits(offload(turned(), tmp_path)), expected)

@@ -29,7 +29,7 @@ def bring_back(module: nn.Module) -> None:
             part.__dict__.pop("forward", None)  # the class's own again
 
 
-def offloaded(module: nn.Module, name: str) -> Tensor | None:
+def read_parameter(module: nn.Module, name: str) -> Tensor | None:
     """Read a small parameter of a module whose weights may be offloaded, and leave the others where they are.
 
     Args:
@@ -41,7 +41,7 @@ def offloaded(module: nn.Module, name: str) -> Tensor | None:
         none.
 
     Example:
-        >>> offloaded(nn.Linear(2, 3), "bias").shape, offloaded(nn.Linear(2, 2, bias=False), "bias")
+        >>> read_parameter(nn.Linear(2, 3), "bias").shape, read_parameter(nn.Linear(2, 2, bias=False), "bias")
         (torch.Size([3]), None)
     """
     value: Tensor | None = getattr(module, name, None)

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn import TTEmbedding, TTLinear
-from ttnet.nn.offload import offloaded
+from ttnet.nn.offload import read_parameter
 from ttnet_llm.linear.merging import MergeLoss, refusal
 from ttnet_llm.linear.network import Anchored, FactorNetwork
 from ttnet_llm.linear.turns import Turn, update_of_turns
@@ -195,7 +195,7 @@ class LinearAdapterLayer(AdapterLayer):
         scaling, dropout = self.scalings[adapter], self.dropouts[adapter]
         network = cast(FactorNetwork, self.networks[adapter])
         if (after := self.turns(adapter)[1]) is not None:
-            result = self._turned(adapter, result, after, offloaded(self.get_base_layer(), "bias"))
+            result = self._turned(adapter, result, after, read_parameter(self.get_base_layer(), "bias"))
         # What few tokens are multiplied by is cheaper not formed.
         few_tokens = 0 if self.is_embedding or adapter in self._held else network.few_tokens
         if 0 < x.numel() // self.in_features <= few_tokens:
