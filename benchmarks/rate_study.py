@@ -74,19 +74,21 @@ def report(groups: dict[tuple[str, str], dict[float, list[Cell]]], examples: int
         rows.append([task, title, f"{adapter:,}", *cells, f"{max(means) - min(means):.3f}"])
     first = next(iter(next(iter(groups.values())).values()))[0]
     versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
+    tasks = " ".join(f"--tasks {task}" for task in dict.fromkeys(task for task, _ in groups))
     header = ["task", "method", "adapter", *(f"{rate:g}" for rate in RATES), "best - worst"]
     return f"""# Learning rates of ETHER and LoRA
 
 all-MiniLM-L6-v2 (6 layers, hidden size 384), {examples:,} training examples drawn by the seed, {epochs:g} epoch(s),
 batches of {first["asked"]["batch_size"]}, query and value projections. The score is the accuracy on the validation
 split as mean ± standard deviation over the seeds {", ".join(map(str, SEEDS))}, for each learning rate of adapter and
-head; none was chosen by it. The last column is what the choice of the rate is worth.
+head; none was chosen by it. The last column is what the choice of the rate is worth. The rates lie around ETHER's own
+default; LoRA's is 0.001.
 
 {markdown_table(header, rows)}
 
 {versions}; {threads} CPU thread(s). Repeat:
 
-    python -m benchmarks.rate_study --data DIR --examples {examples} --epochs {epochs:g} --threads {threads}
+    python -m benchmarks.rate_study --data DIR {tasks} --examples {examples} --epochs {epochs:g} --threads {threads}
 """
 
 
