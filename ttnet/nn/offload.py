@@ -1,4 +1,4 @@
-"""Weights that a library has offloaded, taken back by the modules that are never called and so never given them."""
+"""Weights that a library has offloaded: taken back by modules that are never called, or read one at a time."""
 
 from __future__ import annotations
 

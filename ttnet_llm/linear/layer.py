@@ -196,7 +196,6 @@ class LinearAdapterLayer(AdapterLayer):
         network = cast(FactorNetwork, self.networks[adapter])
         if (after := self.turns(adapter)[1]) is not None:
             result = self._turned(adapter, result, after, read_parameter(self.get_base_layer(), "bias"))
-        # What few tokens are multiplied by is cheaper not formed.
         few_tokens = 0 if self.is_embedding or adapter in self._held else network.few_tokens
         if 0 < x.numel() // self.in_features <= few_tokens:
             x = dropout(self._cast_input_dtype(x, next(network.parameters()).dtype))
