@@ -18,12 +18,14 @@ from torch import nn
 from tests.ttnet_llm import models
 from tests.ttnet_llm.methods import METHODS
 from tests.ttnet_llm.models import logits, perturb
-from ttnet_llm import TTLoraConfig
+from tests.ttnet_llm.tensorized import small
+from ttnet_llm import TTLoraConfig, save_tensorized
 from ttnet_llm.lora.export import export_lora
 
 PROGRAM = f"""
 import importlib, json, sys, torch
 from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 folder, *names = sys.argv[1:]
 answers = {{}}
 
@@ -44,11 +46,21 @@ for name in names:
     except Exception as error:
         answers["without the import"][name] = repr(error)
 
+for load_model in (AutoModelForSequenceClassification, BertForSequenceClassification):
+    try:
+        load_model.from_pretrained(f"{{folder}}/trains", ignore_mismatched_sizes=True)
+    except Exception as error:
+        answers[f"{{load_model.__name__}} without the import"] = str(error)
+
 ours = ("ttnet", "ttnet_llm")
 answers["modules before the import"] = [name for name in sys.modules if name.partition(".")[0] in ours]
 import ttnet_llm
 for name in names:
     load(name)
+
+trains = AutoModelForSequenceClassification.from_pretrained(f"{{folder}}/trains")
+with torch.no_grad():
+    torch.save(trains(input_ids=torch.tensor({models.IDS.tolist()})).logits, f"{{folder}}/trains/out.pt")
 
 import ttnet_llm.networks.loretta_rep as module
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -78,7 +90,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tor
     base.name_or_path = str(folder / "base")
     model = perturb(get_peft_model(base, TTLoraConfig(tt_rank=4, task_type="CAUSAL_LM")))
     export_lora(model, folder / "lora", pad_to="uniform")
-    return folder, outputs | {"lora": logits(model)}
+    trains = small()
+    save_tensorized(trains, folder / "trains")
+    return folder, outputs | {"lora": logits(model), "trains": logits(trains)}
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +102,22 @@ def answers(saved: tuple[Path, dict[str, torch.Tensor]]) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.usefixtures("answers")
+def test_trains_load_with_transformers_own_functions_after_the_import(
+    saved: tuple[Path, dict[str, torch.Tensor]],
+) -> None:
+    folder, outputs = saved
+    assert torch.equal(torch.load(folder / "trains" / "out.pt"), outputs["trains"])
+
+
+def test_trains_without_the_import_fail_in_words_rather_than_answer_at_random(answers: dict[str, Any]) -> None:
+    for name in ("AutoModelForSequenceClassification", "BertForSequenceClassification"):
+        message = answers[f"{name} without the import"]
+        assert message.endswith(
+            "tensor trains, which `import ttnet_llm` makes known to transformers; import it before loading the model"
+        )
 
 
 @pytest.mark.usefixtures("answers")

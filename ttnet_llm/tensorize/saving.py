@@ -8,6 +8,7 @@ and once it is loaded the model does not say that it were, so that it trains, mo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
@@ -41,6 +42,9 @@ from ttnet_llm.training.model import load_config
 
 METHOD = "ttnet"
 _FORMAT = 1
+WEIGHTS = "trains"  # what weight files are called, which transformers by itself does not look for
+# Stands for their name in the config. transformers ends its error with it where this package is not imported.
+_UNREAD = "tensor trains, which `import ttnet_llm` makes known to transformers; import it before loading the model"
 
 
 class TrainsConfig(QuantizationConfigMixin):
@@ -49,13 +53,25 @@ class TrainsConfig(QuantizationConfigMixin):
     Args:
         layers: What `describe_trains` says.
         version: Of the format.
+        weights: The file with the weights, or with the index of several; None where it has transformers' own name.
         **_: What transformers adds.
     """
 
-    def __init__(self, layers: dict[str, dict[str, Any]] | None = None, version: int = _FORMAT, **_: Any) -> None:
+    def __init__(
+        self,
+        layers: dict[str, dict[str, Any]] | None = None,
+        version: int = _FORMAT,
+        weights: str | None = None,
+        **_: Any,
+    ) -> None:
         self.quant_method: Any = METHOD
         self.layers = {} if layers is None else layers
         self.version = version
+        self.weights = weights
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the entry of the config that `from_dict` reads."""
+        return {key: value for key, value in super().to_dict().items() if key != "weights" or value is not None}
 
 
 class TrainsLoader(HfQuantizer):
@@ -71,6 +87,17 @@ class TrainsLoader(HfQuantizer):
     def is_trainable(self) -> bool:
         """Say that such models can be trained."""
         return True
+
+    def update_attn_implementation(self, config: PretrainedConfig) -> PretrainedConfig:
+        """Say which file has the weights: of what transformers asks with the config, this comes before it looks."""
+        if getattr(config, "transformers_weights", None) == _UNREAD:
+            name = str(self.quantization_config.weights)
+            if not re.fullmatch(rf"{WEIGHTS}\.safetensors(\.index\.json)?", name):
+                raise TTFileError(f"The config names {name!r} for the weights of trains; save the model again.")
+            config.transformers_weights = name
+        return config
+
+    update_tp_plan = update_attn_implementation  # so it was up to transformers 5.17
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: Iterable[str] | None = None, **_: Any
@@ -216,7 +243,9 @@ def load_tensorized(path: str | Path, **kwargs: Any) -> PreTrainedModel:
 def save_tensorized(model: PreTrainedModel, path: str | Path, *, tokenizer: Any = None, report: Any = None) -> None:
     """Save a model with trains, so that the folder is either whole or as it was, whenever the program stops.
 
-    `model.save_pretrained` writes the same files, one after the other.
+    `model.save_pretrained` writes the same, one file after the other, and under transformers' own name: a program that
+    has not imported this package then loads fresh weights in place of the trains, with a warning, and refuses what is
+    written here.
 
     Args:
         model: The model.
@@ -261,10 +290,32 @@ def write_tensorized(model: PreTrainedModel, folder: Path, *, tokenizer: Any, re
     """
     record(model)
     model.save_pretrained(folder)
+    _rename_weights(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     if report is not None:
         (folder / "tensorize.json").write_text(report.to_json() + "\n", encoding="utf-8")
+
+
+def _rename_weights(folder: Path) -> None:
+    """Give weight files a name by which nobody reads them as those of a dense model, and let the config say so."""
+    for file in folder.glob("model*.safetensors"):
+        file.rename(folder / file.name.replace("model", WEIGHTS, 1))
+    weights, index = f"{WEIGHTS}.safetensors", folder / "model.safetensors.index.json"
+    if index.exists():
+        weights += ".index.json"
+        content = json.loads(index.read_text(encoding="utf-8"))
+        content["weight_map"] = {key: name.replace("model", WEIGHTS, 1) for key, name in content["weight_map"].items()}
+        _write_json(content, folder / weights)
+        index.unlink()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["transformers_weights"] = _UNREAD
+    config["quantization_config"]["weights"] = weights
+    _write_json(config, folder / "config.json")
+
+
+def _write_json(content: dict[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _read_shapes(files: list[str]) -> dict[str, tuple[int, ...]]:

@@ -61,7 +61,7 @@ def test_the_weights_are_read_into_cores_and_nothing_dense_is_made(
     shrink(model, ["embed_tokens"], ratio=0.1)
     save_tensorized(model, tmp_path / "x")
     dense = 4096 * 32
-    assert max(t.numel() for t in load_file(tmp_path / "x" / "model.safetensors").values()) < dense / 2
+    assert max(t.numel() for t in load_file(tmp_path / "x" / "trains.safetensors").values()) < dense / 2
     sizes: list[int] = []
     for name in ("empty", "empty_like", "zeros", "randn"):
         make = getattr(torch, name)
@@ -141,7 +141,7 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     (row,) = shrink(model, ["embed_tokens"]).layers
     assert row.tied == ("lm_head",)
     save_tensorized(model, tmp_path / "x")
-    assert not any(key.startswith("lm_head") for key in load_file(tmp_path / "x" / "model.safetensors"))
+    assert not any(key.startswith("lm_head") for key in load_file(tmp_path / "x" / "trains.safetensors"))
     for each in (model, load_tensorized(tmp_path / "x")):
         assert each.lm_head.tt is each.model.embed_tokens.tt
         torch.testing.assert_close(each.lm_head.weight, each.model.embed_tokens.weight)
@@ -274,9 +274,21 @@ def test_an_interrupted_save_leaves_the_old_folder_whole(saved: Path, monkeypatc
 
 
 def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    tensors = load_file(folder / "model.safetensors")
+    tensors = load_file(folder / "trains.safetensors")
     edit(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / "trains.safetensors", metadata={"format": "pt"})
+
+
+def test_weights_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.bert()
+    shrink(model, ["intermediate.dense", "word_embeddings"])
+    whole = tf.PreTrainedModel.save_pretrained
+    monkeypatch.setattr(tf.PreTrainedModel, "save_pretrained", lambda *a, **k: whole(*a, **k, max_shard_size="20kB"))
+    save_tensorized(model, tmp_path / "x")
+    assert not list((tmp_path / "x").glob("model*"))
+    assert len(list((tmp_path / "x").glob("trains-*.safetensors"))) > 1
+    for loaded in (load_tensorized(tmp_path / "x"), type(model).from_pretrained(tmp_path / "x")):
+        torch.testing.assert_close(logits(loaded), logits(model), rtol=0, atol=0)
 
 
 KEY = "bert.encoder.layer.1.intermediate.dense.tt.cores.1"
@@ -327,6 +339,9 @@ def test_other_damage_to_files(saved: Path, tmp_path: Path) -> None:
     write(lambda c: c["quantization_config"].update(version=7))
     with pytest.raises(TTFileError, match="is of format 7"):
         load_tensorized(saved)
+    write(lambda c: c["quantization_config"].update(weights="../other.safetensors"))
+    with pytest.raises(TTFileError, match=r"The config names '../other.safetensors' for the weights of trains"):
+        load_tensorized(saved)
     write(lambda c: c["quantization_config"].update(layers={"other": c["quantization_config"]["layers"][name]}))
     with pytest.raises(TTFileError, match="None of the layers that the config names"):
         load_tensorized(saved)
@@ -334,7 +349,7 @@ def test_other_damage_to_files(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(TTTypeError, match=r"is of the class \['Nothing'\]"):
         load_tensorized(saved)
     write(lambda c: None)
-    weights = saved / "model.safetensors"
+    weights = saved / "trains.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(TTFileError, match="cannot be read"):
         load_tensorized(saved)
