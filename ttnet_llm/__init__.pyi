@@ -1,5 +1,6 @@
 from .apply import apply_loretta
 from .linear import hold_factors
+from .loading import load
 from .lora.compress import compress_lora
 from .lora.export import export_lora
 from .loretta_adp import LorettaAdpConfig, LorettaAdpModel
@@ -35,6 +36,7 @@ __all__ = [
     "compress_lora",
     "export_lora",
     "hold_factors",
+    "load",
     "load_tensorized",
     "rescale_adapter_scale",
     "save_tensorized",

@@ -1,18 +1,22 @@
-"""Saved adapters put back on their base models, with or without the base models' weights."""
+"""What the commands have written, loaded again: adapters of every method on their base models, and whole models."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 import transformers
 from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ttnet.errors import TTFileError, TTTypeError, TTValueError
+from ttnet.errors import TTError, TTFileError, TTTypeError, TTValueError
+from ttnet_llm.class_names import read_class_names
 from ttnet_llm.lora.checkpoint import CONFIG, read_config, read_weights
-from ttnet_llm.training.model import load_config
+from ttnet_llm.training.model import find_tokenizer, load_config
 
 _CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -22,7 +26,110 @@ _CLASSES = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
     "FEATURE_EXTRACTION": "AutoModel",
 }
+_PARTS = (".", "adapter", "model")  # where the folder of a run has what it trained
+# All that is fetched from a hub: no weights of other frameworks.
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.md"]
 _HEAD = re.compile(r"(?:.*\.)?(?:classifier|score)(?:\.out_proj)?\.weight")
+
+
+def load(
+    path: str | Path, *, base: str | None = None, **options: Any
+) -> tuple[nn.Module, PreTrainedTokenizerBase | None]:
+    """Load what the commands of `ttnet-llm` have written: runs, adapters, exported, merged or tensorised models.
+
+    Args:
+        path: A folder, or the id of one on the Hugging Face hub.
+        base: The base model of an adapter, by folder or id; `None` takes the one that the adapter names.
+        **options: For `from_pretrained` of the whole or base model, such as `dtype` and `device_map`.
+
+    Returns:
+        The model, of the class that it was trained as, in evaluation mode; with the names of the classes in its config,
+        if it is a classifier. And the tokenizer: its own, or else that of the base model; `None` if there is none.
+
+    Raises:
+        TTFileError: If there is no such model, or its base model is not to be found.
+        TTTypeError: If the class of the model cannot be told.
+        TTValueError: If an adapter names no base model and `base` is `None`, or a whole model is given one.
+
+    Example:
+        >>> import tempfile
+        >>> from peft import get_peft_model
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from ttnet_llm import TTLoraConfig
+        >>> config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     BertForSequenceClassification(config).save_pretrained(f"{folder}/base")
+        ...     model = BertForSequenceClassification.from_pretrained(f"{folder}/base")
+        ...     get_peft_model(model, TTLoraConfig(task_type="SEQ_CLS")).save_pretrained(f"{folder}/adapter")
+        ...     model, tokenizer = load(f"{folder}/adapter")
+        >>> type(model).__name__, tokenizer
+        ('PeftModelForSequenceClassification', None)
+    """
+    folder = find_saved(path)
+    if (folder / CONFIG).is_file():
+        model: nn.Module = load_adapter(folder, model=base, **options)
+        tokenizer = find_tokenizer(str(folder)) or find_tokenizer(base_name(folder, base))
+    else:
+        if base is not None:
+            raise TTValueError(f"base is {base!r}, but {str(path)!r} holds a whole model; leave it out.")
+        model, tokenizer = load_whole(str(folder), **options), find_tokenizer(str(folder))
+    if tokenizer is not None:
+        if tokenizer.pad_token is None:  # language models come without
+            tokenizer.pad_token = tokenizer.eos_token
+        config: Any = getattr(model, "config", None)
+        if getattr(config, "pad_token_id", 0) is None:
+            config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def find_saved(path: str | Path) -> Path:
+    """Find the folder with the weights that a path stands for, and fetch it from the hub if it is not here.
+
+    Args:
+        path: The folder of an adapter or model, or of a run of `ttnet-llm finetune`; or an id on the hub.
+
+    Returns:
+        The folder.
+
+    Raises:
+        TTFileError: If there is none.
+    """
+    place = Path(path) if Path(path).exists() else _fetched(str(path))
+    for folder in (place / part for part in _PARTS):
+        if (folder / CONFIG).is_file() or (folder / "config.json").is_file():
+            return folder
+    raise TTFileError(
+        f"{str(path)!r} holds neither an adapter nor a model (there is no {CONFIG} and no config.json); check the path."
+    )
+
+
+def _fetched(name: str) -> Path:
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FILES))
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        raise TTFileError(
+            f"There is no folder {name!r}, it is not in the local cache, and the hub has no such model or cannot be "
+            "reached; check the name."
+        ) from error
+
+
+def load_whole(name: str, **options: Any) -> PreTrainedModel:
+    """Load a whole model, dense or with trains, of the class that its config names.
+
+    Args:
+        name: A folder or hub id.
+        **options: For `from_pretrained`.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        TTFileError: If there is no such model, or its weights cannot be read.
+    """
+    config = load_config(name)
+    classes = [getattr(transformers, each, None) for each in getattr(config, "architectures", None) or []]
+    model_cls: Any = next((cls for cls in classes if cls is not None), transformers.AutoModel)
+    return _loaded(name, model_cls, **options)
 
 
 def find_adapter(path: str | Path) -> Path:
@@ -63,7 +170,7 @@ def base_name(adapter: str | Path, model: str | None = None) -> str:
     return name
 
 
-def load_adapter(adapter: str | Path, *, model: str | None = None, weights: bool = True) -> PeftModel:
+def load_adapter(adapter: str | Path, *, model: str | None = None, weights: bool = True, **options: Any) -> PeftModel:
     """Load a base model, of the class that an adapter was made for, and the adapter on it.
 
     Args:
@@ -71,9 +178,10 @@ def load_adapter(adapter: str | Path, *, model: str | None = None, weights: bool
         model: The base model; `None` takes the one that the adapter names.
         weights: Whether to load the base model's weights. Without them only its config is read, and zeros that take
             no memory stand in their place, which is enough to look at the adapter itself.
+        **options: For `from_pretrained` of the base model.
 
     Returns:
-        The model in evaluation mode.
+        The model in evaluation mode; a classifier has the adapter's classes.
 
     Raises:
         TTFileError: If the adapter or its base model is not to be found.
@@ -86,6 +194,8 @@ def load_adapter(adapter: str | Path, *, model: str | None = None, weights: bool
     fields: dict[str, Any] = read_config(folder)
     if fields.get("peft_type") not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise TTTypeError(f"The adapter in {str(folder)!r} is {fields.get('peft_type')}, a method that PEFT has not.")
+    for name, value in read_class_names(folder).items():
+        setattr(config, name, value)
     # Adapters of classifiers bring their own heads, which need not have as many classes as the base model's.
     heads = [t for key, t in read_weights(folder).items() if _HEAD.fullmatch(key)] if fields.get("task_type") else []
     if heads and config.num_labels != heads[0].shape[0]:
@@ -95,13 +205,17 @@ def load_adapter(adapter: str | Path, *, model: str | None = None, weights: bool
         with torch.device("meta"):
             skeleton = model_cls.from_config(config) if hasattr(model_cls, "from_config") else model_cls(config)
         return PeftModel.from_pretrained(_on_cpu(skeleton), str(folder)).eval()
-    try:
-        loaded = model_cls.from_pretrained(base, config=config, ignore_mismatched_sizes=bool(heads))
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the model
-            raise
-        raise TTFileError(f"The weights of {base!r} cannot be loaded: {error}") from error
+    loaded = _loaded(base, model_cls, config=config, ignore_mismatched_sizes=bool(heads), **options)
     return PeftModel.from_pretrained(loaded, str(folder)).eval()
+
+
+def _loaded(name: str, model_cls: Any, **options: Any) -> Any:
+    try:
+        return model_cls.from_pretrained(name, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, TTError) or (isinstance(error, OSError) and error.errno is not None):  # or the disk
+            raise
+        raise TTFileError(f"The weights of {name!r} cannot be loaded: {error}") from error
 
 
 def _model_class(fields: dict[str, Any], config: Any, folder: Path) -> Any:

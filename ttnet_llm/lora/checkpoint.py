@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ttnet.errors import TTFileError, TTTypeError
+from ttnet_llm.class_names import read_class_names, write_class_names
 from ttnet_llm.folders import atomic_folder
 
 PREFIX = "base_model.model."  # of all keys in a checkpoint
@@ -50,6 +52,7 @@ class LoraCheckpoint:
         embeddings: Those of the modules that are embeddings.
         others: Everything else (modules trained whole, biases), by its key in the file.
         parameters: Those of the names that are parameters, which come in their order in the model.
+        classes: What a config says of a classifier's classes, as `class_fields` gives it.
     """
 
     config: LoraConfig
@@ -57,6 +60,7 @@ class LoraCheckpoint:
     embeddings: frozenset[str] = frozenset()
     others: dict[str, Tensor] = field(default_factory=dict)
     parameters: frozenset[str] = frozenset()
+    classes: dict[str, Any] = field(default_factory=dict)
 
 
 def lora_factors(path: str | Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -126,7 +130,7 @@ def read_lora(path: str | Path) -> LoraCheckpoint:
     if stacks := set(config.target_parameters or ()) - {f"{name}.weight" for name in sides}:
         raise _not_plain(folder, "target_parameters", sorted(stacks))
     factors = {name: _factors(name, pair, config, folder) for name, pair in sides.items()}
-    return LoraCheckpoint(config, factors, frozenset(embeddings), others)
+    return LoraCheckpoint(config, factors, frozenset(embeddings), others, classes=read_class_names(folder))
 
 
 def read_config(folder: str | Path) -> dict[str, object]:
@@ -196,7 +200,7 @@ def write_lora(path: str | Path, checkpoint: LoraCheckpoint) -> LoraConfig:
         (2, 2, True)
     """
     config, tensors = as_peft(checkpoint)
-    write_adapter(path, config, tensors, kind=EXPORT)
+    write_adapter(path, config, tensors, kind=EXPORT, classes=checkpoint.classes)
     return config
 
 
@@ -262,7 +266,9 @@ def _wrapper(name: str, checkpoint: LoraCheckpoint) -> str:
     return module + ".base_layer" * (len(siblings) - 1 - siblings.index(name))
 
 
-def write_adapter(path: str | Path, config: PeftConfig, tensors: Mapping[str, Tensor], *, kind: str) -> None:
+def write_adapter(
+    path: str | Path, config: PeftConfig, tensors: Mapping[str, Tensor], *, kind: str, classes: Mapping[str, Any]
+) -> None:
     """Write an adapter of any method, so that the folder is whole whenever the program stops.
 
     Args:
@@ -270,6 +276,7 @@ def write_adapter(path: str | Path, config: PeftConfig, tensors: Mapping[str, Te
         config: A PEFT config.
         tensors: The weights by their keys.
         kind: What wrote it, as for `ttnet_llm.folders.atomic_folder`.
+        classes: What a config says of a classifier's classes; empty for other models.
 
     Raises:
         TTFileError: If the folder holds something else.
@@ -277,6 +284,7 @@ def write_adapter(path: str | Path, config: PeftConfig, tensors: Mapping[str, Te
     with atomic_folder(path, kind=kind) as folder:
         config.save_pretrained(str(folder))
         save_tensors(tensors, folder / WEIGHTS)
+        write_class_names(folder, classes)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -157,7 +157,7 @@ def compress_lora(
         tensors = dict(checkpoint.others)
         for name, network in networks.items():
             tensors |= {f"{PREFIX}{name}.{method}_network.{key}": t for key, t in network.state_dict().items()}
-        write_adapter(output, config, tensors, kind=_KIND)
+        write_adapter(output, config, tensors, kind=_KIND, classes=checkpoint.classes)
     return CompressReport(None if output is None else Path(output), method, modules)
 
 
@@ -357,6 +357,7 @@ def _kept(checkpoint: LoraCheckpoint, method: str) -> dict[str, Any]:
         "target_modules": (None if old.target_parameters else old.target_modules) or sorted(checkpoint.factors),
         "bias": f"{method}_only" if old.bias == "lora_only" else old.bias,
         "dropout": old.lora_dropout,
+        "id2label": checkpoint.classes.get("id2label"),
     }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.numerics.truncation import check_eps
+from ttnet_llm.class_names import CLASSIFIERS, class_fields
 from ttnet_llm.folders import output_folder
 from ttnet_llm.linear import LinearAdapterLayer, ParameterLayer
 from ttnet_llm.lora.checkpoint import EXPORT, PREFIX, LoraCheckpoint, write_lora
@@ -156,15 +157,15 @@ def export_lora(
         factors = {name: _padded(left, right, width) for name, (left, right) in factors.items()}
     if dtype is not None:
         factors = {name: (left.to(dtype), right.to(dtype)) for name, (left, right) in factors.items()}
-    config = _configs(model)[adapter_name]
+    config, base = _configs(model)[adapter_name], base_model(model)
     checkpoint = LoraCheckpoint(
         lora_config(model, config, layers, find_targets(model, config, layers)),
         factors,
         frozenset(name for name, layer in layers.items() if layer.is_embedding),
         trained_whole(model, adapter_name, layers, save_embedding_layers),
         frozenset(name for name, layer in layers.items() if isinstance(layer, ParameterLayer)),
+        class_fields(base.config) if config.task_type in CLASSIFIERS else {},
     )
-    base = base_model(model)
     if format == "mlx":
         common_rank, caution = write_mlx(path, checkpoint, tied=_is_tied(base)), ""
     else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import transformers
 from transformers import PreTrainedModel
 
 from ttnet.errors import TTFileError, TTTypeError, TTValueError
+from ttnet_llm.loading import load_whole
 from ttnet_llm.tensorize.saving import is_tensorized
 from ttnet_llm.training.model import find_tokenizer, load_config
 from ttnet_llm.training.tables import read_text
@@ -31,15 +31,7 @@ def load_dense(name: str) -> tuple[PreTrainedModel, Any]:
     config = load_config(name)
     if is_tensorized(config):
         raise TTFileError(f"The model in {name!r} has trains already; name the dense model.")
-    classes = [getattr(transformers, each, None) for each in getattr(config, "architectures", None) or []]
-    model_cls: Any = next((cls for cls in classes if cls is not None), transformers.AutoModel)
-    try:
-        model = model_cls.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the model
-            raise
-        raise TTFileError(f"The weights of {name!r} cannot be loaded: {error}") from error
-    return model, find_tokenizer(name)
+    return load_whole(name), find_tokenizer(name)
 
 
 def text_batches(model: PreTrainedModel, tokenizer: Any, path: str | Path, *, lines: int) -> list[dict[str, Any]]:

@@ -37,6 +37,8 @@ class AdapterConfig(PeftConfig):
         alpha_pattern: The same for the factor on the update.
         train_norms: Whether to train the base model's normalisation layers too; they are saved with the adapter.
         dropout: The probability of dropout inside the adapter, in [0, 1).
+        id2label: Names of a classifier's classes by their indices. `None` takes the model's, and they are saved; an
+            adapter that is loaded gives a base model with other ones a head of its own number, and its names.
         ttnet_version: The version that made the adapter; filled in.
 
     Raises:
@@ -46,6 +48,7 @@ class AdapterConfig(PeftConfig):
     method: ClassVar[str]
     rank_field: ClassVar[str]  # what an integer in `rank_pattern` sets
     scale_field: ClassVar[str] = "alpha"  # what `alpha_pattern` sets
+    classes_are_the_models = False  # whether `id2label` was taken from a model, so that another's goes before it
     starts: ClassVar[tuple[str, ...]] = ()  # names that `init_weights` takes, besides True and False
 
     target_modules: list[str] | set[str] | str | None = field(default=None)
@@ -60,6 +63,7 @@ class AdapterConfig(PeftConfig):
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     train_norms: bool = field(default=False)
     dropout: float = field(default=0.0)
+    id2label: dict[int, str] | None = field(default=None)
     ttnet_version: str | None = field(default=None)
 
     def __post_init__(self) -> None:
@@ -92,6 +96,8 @@ class AdapterConfig(PeftConfig):
         self._check_choice("bias", ("none", "all", f"{self.method}_only"))
         if not isinstance(self.init_weights, bool):
             self._check_choice("init_weights", (True, False, *self.starts))
+        if self.id2label is not None:
+            self.id2label = self._check_names(self.id2label)
         if not 0.0 <= self.dropout < 1.0:
             raise TTValueError(f"dropout is {self.dropout!r}; expected a probability in [0, 1).")
         self._check_fields()
@@ -147,6 +153,15 @@ class AdapterConfig(PeftConfig):
     def _check_fields(self) -> None:
         """Check the method's own fields, which patterns may change for single modules; methods extend it."""
         self._check_number(self.scale_field, zero=self.init_weights not in ("tt_svd", "lora"))
+
+    def _check_names(self, names: dict[Any, str]) -> dict[int, str]:
+        try:
+            by_index = {int(k): str(name) for k, name in names.items()}  # JSON has strings for keys
+        except (AttributeError, TypeError, ValueError):
+            by_index = {}
+        if not by_index or sorted(by_index) != list(range(len(by_index))):
+            raise TTValueError(f"id2label is {names!r}; expected names by the indices 0, 1, ... of the classes.")
+        return by_index
 
     def _check_patterns(self) -> None:
         known = set(self.__dataclass_fields__) - set(AdapterConfig.__dataclass_fields__)

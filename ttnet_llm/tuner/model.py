@@ -18,6 +18,7 @@ from torch import nn
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.tuner.base_weights import computes_with_weight
 from ttnet_llm.tuner.bypassed import watch
+from ttnet_llm.tuner.classes import settle_classes
 from ttnet_llm.tuner.config import AdapterConfig
 from ttnet_llm.tuner.layer import BASE, AdapterLayer
 from ttnet_llm.tuner.names import expert_parameters, is_target, plain_name
@@ -49,6 +50,7 @@ class AdapterModel(BaseTuner):
         Raises:
             NoMatchingPeftModuleError: If no module of the model is targeted.
         """
+        settle_classes(model, self.peft_config[adapter_name])
         asked = copy.copy(self.peft_config[adapter_name])  # the defaults are about to be filled in
         try:
             with warnings.catch_warnings():
