@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from ttnet.errors import TTError, TTValueError, import_extra
+from ttnet_llm.training.details import Columns
 from ttnet_llm.training.labels import Meaning, describe, encode, is_number, settle
+from ttnet_llm.training.metrics import MEASURES
 from ttnet_llm.training.tables import Table, read_table
 
 logger = logging.getLogger(__name__)
@@ -41,15 +43,7 @@ GLUE_MEASURES = {
 _PAIRS = [*(c for c in GLUE_TASKS.values() if len(c) == 2), ("text", "text_pair"), ("text1", "text2")]
 _SINGLES = ("text", "sentence", "content", "document", "review", "question")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_LABELS = ("label", "labels", "class", "target", "category", "score")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns hold the text (one, or two for sentence pairs) and the label."""
-
-    text: tuple[str, ...]
-    label: str
+LABELS = ("label", "labels", "class", "target", "category", "score")
 
 
 @dataclass(frozen=True)
@@ -66,9 +60,16 @@ class Split:
         """Return `count` examples drawn by `seed`, in their old order; all of them for `None`."""
         if count is None or count >= len(self):
             return self
-        rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        return self.pick(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]).tolist())
+
+    def pick(self, rows: Sequence[int]) -> Split:
+        """Return some of the examples, in the given order."""
         texts: Any = [self.texts[row] for row in rows]
-        return Split(texts, self.labels[rows])
+        return Split(texts, self.labels[np.asarray(rows, dtype=np.int64)])
+
+    def key(self, row: int) -> Hashable:
+        """Give what makes two examples the same input: their text."""
+        return self.texts[row]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class TextTask:
     """
 
     train: Split
-    validation: Split
+    validation: Any  # a Split, or None where a part of the others is held out
     names: tuple[str, ...] | None
     columns: Columns
     measures: tuple[str, ...]
@@ -117,12 +118,46 @@ def load_files(
         TTValueError: If a column is missing or cannot be guessed, a label is missing or out of range, what the labels
             are is unclear, or the measures are none for them.
     """
-    tables = (read_table(train, encoding=encoding), read_table(validation, encoding=encoding))
-    columns = find_columns(tables[0], text_columns, label_column)
-    labels = tables[0].cells(columns.label)
-    meaning = settle(labels, tables[0].path, kind=kind, typed=tables[0].typed)
-    logger.info("The labels of %r are taken as %s.", tables[0].path, meaning.reason)
-    return _task(*tables, columns, meaning, measures)
+    return make_task(
+        read_table(train, encoding=encoding),
+        read_table(validation, encoding=encoding),
+        text_columns=text_columns,
+        label_column=label_column,
+        kind=kind,
+        measures=measures,
+    )
+
+
+def make_task(
+    train: Table,
+    validation: Table | None,
+    *,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    kind: str | None = None,
+    measures: tuple[str, ...] | None = None,
+) -> TextTask:
+    """Take a task from tables, as `load_files` does from files.
+
+    Args:
+        train: The training data.
+        validation: The validation data; `None` leaves them out.
+        text_columns: As for `load_files`.
+        label_column: As for `load_files`.
+        kind: As for `load_files`.
+        measures: As for `load_files`.
+
+    Returns:
+        The task.
+
+    Raises:
+        TTValueError: As for `load_files`.
+    """
+    columns = find_columns(train, text_columns, label_column)
+    labels = train.cells(columns.label or "")
+    meaning = settle(labels, train.path, kind=kind, typed=train.typed)
+    logger.info("The labels of %r are taken as %s.", train.path, meaning.reason)
+    return _task(train, validation, columns, meaning, measures)
 
 
 def load_glue(task: str) -> TextTask:
@@ -174,7 +209,7 @@ def find_columns(table: Table, text_columns: Sequence[str] | None = None, label_
 
     Example:
         >>> find_columns(Table("train.csv", {"sentence": ["Fine."], "label": [1]}))
-        Columns(text=('sentence',), label='label')
+        Columns(text=('sentence',), label='label', prompt=None, completion=None, messages=None)
     """
     present = list(table.columns)
     if text_columns is not None and len(text_columns) not in (1, 2):
@@ -182,10 +217,10 @@ def find_columns(table: Table, text_columns: Sequence[str] | None = None, label_
     for name in [*(text_columns or ()), *([label_column] if label_column else [])]:
         if name not in present:
             raise TTValueError(f"{table.path!r} has no column {name!r}; its columns are {', '.join(present)}.")
-    label = label_column or next((name for name in _LABELS if name in present), None)
+    label = label_column or next((name for name in LABELS if name in present), None)
     if label is None:
         raise TTValueError(
-            f"{table.path!r} has no column named {', '.join(_LABELS[:-1])} or {_LABELS[-1]}; say --label-column, "
+            f"{table.path!r} has no column named {', '.join(LABELS[:-1])} or {LABELS[-1]}; say --label-column, "
             f"one of {', '.join(present)}."
         )
     text = tuple(text_columns) if text_columns else _guess_text(table, label)
@@ -210,23 +245,37 @@ def to_split(table: Table, columns: Columns, names: tuple[str, ...] | None) -> S
     Raises:
         TTValueError: If a column is missing, a text or label is missing or none, or a label is not among the classes.
     """
-    find_columns(table, columns.text, columns.label)
-    parts = [_texts(table, name) for name in columns.text]
+    columns = find_columns(table, columns.text, columns.label)
+    parts = [take_texts(table, name) for name in columns.text]
     texts: Any = parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
-    return Split(texts, encode(table.cells(columns.label), table.path, names))
+    return Split(texts, encode(table.cells(columns.label or ""), table.path, names))
 
 
 def _task(
-    train: Table, validation: Table, columns: Columns, meaning: Meaning, measures: tuple[str, ...] | None
+    train: Table, validation: Table | None, columns: Columns, meaning: Meaning, measures: tuple[str, ...] | None
 ) -> TextTask:
     measures = measures or (("pearson",) if meaning.names is None else ("accuracy",))
-    if unfit := [name for name in measures if (name == "pearson") != (meaning.names is None)]:
+    if unfit := [name for name in measures if name not in MEASURES or (name == "pearson") != (meaning.names is None)]:
         raise TTValueError(f"measures names {unfit[0]!r}, but the labels are {meaning.reason}; name another.")
-    splits = (to_split(train, columns, meaning.names), to_split(validation, columns, meaning.names))
-    return TextTask(*splits, meaning.names, columns, measures, meaning.reason)
+    judged_by = None if validation is None else to_split(validation, columns, meaning.names)
+    return TextTask(
+        to_split(train, columns, meaning.names), judged_by, meaning.names, columns, measures, meaning.reason
+    )
 
 
-def _texts(table: Table, name: str) -> list[str]:
+def take_texts(table: Table, name: str) -> list[str]:
+    """Take a column of texts.
+
+    Args:
+        table: The table.
+        name: The column.
+
+    Returns:
+        The texts; numbers as they are written.
+
+    Raises:
+        TTValueError: If a cell is missing, or no text.
+    """
     cells = table.cells(name)
     if missing := sum(cell is None for cell in cells):
         raise TTValueError(f"{missing} rows of {table.path!r} have no text in the column {name!r}; remove them.")

@@ -11,27 +11,26 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ttnet_llm.files import write_text
-from ttnet_llm.training.data import to_split
-from ttnet_llm.training.metrics import measure
-from ttnet_llm.training.model import load_finetuned, predict
+from ttnet_llm.training.kinds import find_kind
+from ttnet_llm.training.saved import load_finetuned
 from ttnet_llm.training.tables import read_table
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's output on labelled text.
+    """What a model makes of labelled examples.
 
     Args:
         measures: By name.
-        logits: Shape `(n, classes)`.
-        predictions: Class names, or numbers for a regression.
-        labels: Class indices, or numbers for a regression; shape `(n,)`.
+        logits: Shape `(n, classes)`; whatever a kind of training has instead, such as losses of shape `(n,)`.
+        predictions: The same in words or numbers, such as class names.
+        labels: Class indices, or numbers for a regression, shape `(n,)`; `None` for kinds without.
     """
 
     measures: dict[str, float]
     logits: NDArray[Any]
-    predictions: list[str] | list[float]
-    labels: NDArray[Any]
+    predictions: list[Any]
+    labels: NDArray[Any] | None
 
 
 def evaluate(
@@ -61,15 +60,13 @@ def evaluate(
         TTValueError: If a column is missing, or a label is missing, unknown, or could be either of two classes.
     """
     table = read_table(data, encoding=encoding)
-    classifier, tokenizer, details = load_finetuned(adapter, model)
-    config: Any = classifier.config
-    names = None if config.num_labels == 1 else tuple(config.id2label[k] for k in range(config.num_labels))
-    split = to_split(table, details.columns, names)
-    logits = predict(
-        classifier, tokenizer, split, max_length=details.max_length, batch_size=batch_size, on_batch=on_batch
-    )
-    predictions: Any = logits[:, 0].tolist() if names is None else [names[k] for k in logits.argmax(axis=1)]
-    return Evaluation(measure(logits, split.labels, details.measures), logits, predictions, split.labels)
+    trained, tokenizer, details = load_finetuned(adapter, model)
+    kind = find_kind(details.kind)
+    config: Any = trained.config
+    rows = kind.rows(table, details, config)
+    found = kind.judge(trained, tokenizer, rows, details, batch_size=batch_size, on_batch=on_batch)
+    predictions = kind.answers(found.outputs, config)
+    return Evaluation(found.measures, found.outputs, predictions, getattr(rows, "labels", None))
 
 
 def write_predictions(evaluation: Evaluation, path: str | Path) -> None:

@@ -1,21 +1,17 @@
-"""Loading a classifier with its tokenizer, tokenising, predicting, saving, and loading what was saved."""
+"""Loading a model with its tokenizer, and what a classifier does with text."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerBase,
@@ -23,21 +19,10 @@ from transformers import (
 from transformers.utils import cached_file
 
 from ttnet.errors import TTFileError
-from ttnet_llm.files import write_text
-from ttnet_llm.training.data import Columns, Split
+from ttnet_llm.training.data import Split
 
 # Read for tokenizers of any class.
 _VOCABULARIES = {"tokenizer.json", "tokenizer.model", "tekken.json"}
-DETAILS = "finetune.json"  # what a saved model needs to be used on new text, next to PEFT's own files
-
-
-@dataclass(frozen=True)
-class Details:
-    """How a saved model was fed and judged."""
-
-    columns: Columns
-    max_length: int
-    measures: tuple[str, ...]
 
 
 def load_config(name: str, **changes: Any) -> PretrainedConfig:
@@ -56,82 +41,59 @@ def load_config(name: str, **changes: Any) -> PretrainedConfig:
     return _found(name, lambda: AutoConfig.from_pretrained(name, **changes))
 
 
-def load_classifier(name: str, names: tuple[str, ...] | None) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Load a pretrained model with a new head, and its tokenizer.
+def load_model(
+    name: str, model_cls: Any, config: PretrainedConfig, **options: Any
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Load a pretrained model, with a new head where its class has one that the checkpoint lacks, and its tokenizer.
 
     Args:
         name: A folder or hub id.
-        names: The classes, which go into the model's config; `None` for a regression.
+        model_cls: A class with `from_pretrained`, such as `AutoModelForSequenceClassification`.
+        config: The model's config.
+        **options: For `from_pretrained`, such as `dtype`.
 
     Returns:
         The model, in evaluation mode, and the tokenizer.
 
     Raises:
-        TTFileError: If there is no such model here or on the hub.
+        TTFileError: If there is no such model here or on the hub, or it has no tokenizer that can be used.
     """
-    labels: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
-    if names is not None:
-        labels = {"id2label": dict(enumerate(names)), "label2id": {label: k for k, label in enumerate(names)}}
-    return _with_tokenizer(name, load_config(name, **labels))
-
-
-def load_finetuned(folder: str | Path, base: str | None = None) -> tuple[nn.Module, PreTrainedTokenizerBase, Details]:
-    """Load what `finetune` saved.
-
-    Args:
-        folder: The output folder of a run, or the folder `adapter` or `model` in it.
-        base: The base model; `None` takes the one that the adapter names.
-
-    Returns:
-        The model in evaluation mode, its tokenizer, and how it was fed.
-
-    Raises:
-        TTFileError: If the folder holds no fine-tuned model, or its base model is not to be found.
-    """
-    folder = Path(folder)
-    inner = next((folder / part for part in ("adapter", "model") if (folder / part / DETAILS).is_file()), folder)
-    if not (inner / DETAILS).is_file():
+    tokenizer = find_tokenizer(name)
+    if tokenizer is None:
         raise TTFileError(
-            f"{str(folder)!r} holds no model made by `ttnet-llm finetune` (there is no {DETAILS}); check the path."
+            f"The model {name!r} has no tokenizer that can be loaded; save its tokenizer in the same folder."
         )
-    raw = json.loads((inner / DETAILS).read_text(encoding="utf-8"))
-    details = Details(
-        Columns(tuple(raw["text_columns"]), raw["label_column"]), raw["max_length"], tuple(raw["measures"])
-    )
-    if not (inner / "adapter_config.json").is_file():
-        return *_with_tokenizer(str(inner), load_config(str(inner))), details
-    base = base or PeftConfig.from_pretrained(str(inner)).base_model_name_or_path
-    model, tokenizer = _with_tokenizer(base, load_config(str(inner)))
-    return PeftModel.from_pretrained(model, str(inner)).eval(), tokenizer, details
+    if tokenizer.pad_token is None:  # language models come without
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise TTFileError(
+            f"The tokenizer of the model {name!r} has neither a token to pad with nor one that ends texts; set its "
+            "pad_token, and save it in the same folder."
+        )
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    model = _found(name, lambda: model_cls.from_pretrained(name, config=config, **options))
+    return model.eval(), tokenizer
 
 
-def save_finetuned(model: Any, tokenizer: PreTrainedTokenizerBase, details: Details, folder: Path) -> tuple[Path, int]:
-    """Save an adapter, or a whole model where there is none, with all that using it needs.
+def label_fields(names: tuple[str, ...] | None) -> dict[str, Any]:
+    """Give the fields of a model's config that hold its classes.
 
     Args:
-        model: A `PeftModel` or a transformers model.
-        tokenizer: Saved with a whole model; an adapter uses its base model's.
-        details: How the model was fed.
-        folder: The run's folder.
+        names: The classes; `None` for a regression.
 
     Returns:
-        The folder written, and the bytes of the weights in it.
+        The fields.
+
+    Example:
+        >>> label_fields(None)
+        {'num_labels': 1, 'problem_type': 'regression'}
+        >>> label_fields(("bad", "good"))["id2label"]
+        {0: 'bad', 1: 'good'}
     """
-    is_adapter = isinstance(model, PeftModel)
-    inner = folder / ("adapter" if is_adapter else "model")
-    model.save_pretrained(inner)
-    if is_adapter:
-        model.config.save_pretrained(inner)  # the classes' names, which PEFT does not keep
-    else:
-        tokenizer.save_pretrained(inner)
-    values = {
-        "text_columns": details.columns.text,
-        "label_column": details.columns.label,
-        "max_length": details.max_length,
-        "measures": details.measures,
-    }
-    write_text(inner / DETAILS, json.dumps(values, indent=2) + "\n")
-    return inner, sum(file.stat().st_size for file in inner.glob("*.safetensors"))
+    if names is None:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {"id2label": dict(enumerate(names)), "label2id": {label: k for k, label in enumerate(names)}}
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) -> list[dict[str, Any]]:
@@ -206,20 +168,6 @@ def find_tokenizer(name: str) -> Any:
 def _holds(name: str, file: str) -> bool:
     quiet = ("gated_repo", "missing_entries", "connection_errors")
     return cached_file(name, file, **{f"_raise_exceptions_for_{each}": False for each in quiet}) is not None
-
-
-def _with_tokenizer(name: str, config: PretrainedConfig) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    tokenizer = find_tokenizer(name)
-    if tokenizer is None:
-        raise TTFileError(
-            f"The model {name!r} has no tokenizer that can be loaded; save its tokenizer in the same folder."
-        )
-    if tokenizer.pad_token is None:  # language models come without
-        tokenizer.pad_token = tokenizer.eos_token
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    model = _found(name, lambda: AutoModelForSequenceClassification.from_pretrained(name, config=config))
-    return model.eval(), tokenizer
 
 
 def _found(name: str, load: Callable[[], Any]) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ttnet.errors import import_extra
-from ttnet_llm.training.metrics import MEASURES
 
 
 def quiet_libraries() -> None:
@@ -68,8 +67,7 @@ class RichProgress(TrainerCallback):
         logs = logs or {}
         if "loss" in logs:
             self._bar.update(self._line, loss=f"{float(logs['loss']):.3f}")
-        names = (key.removeprefix("eval_") for key in logs if key.startswith("eval_"))
-        measure = next((name for name in names if name in MEASURES), None)
+        measure = next((key.removeprefix("eval_") for key in logs if key.startswith("eval_")), None)
         if measure is not None:
             self._bar.update(self._line, measure=measure, score=f"{logs[f'eval_{measure}']:.3f}")
 

@@ -55,7 +55,7 @@ def write_report(result: FinetuneResult, folder: Path) -> None:
     """
     settings, parameters = result.settings, result.parameters
     title = find_method(settings.method).title
-    source = settings.task or f"{settings.train} and {settings.validation}"
+    source = settings.task or " and ".join(file for file in (settings.train, settings.validation) if file)
     rows = [
         ["trainable parameters", f"{parameters.trainable:,} ({parameters.share:.3%} of all)"],
         ["of these: adapter / norms / head", f"{parameters.adapter:,} / {parameters.norms:,} / {parameters.head:,}"],
@@ -65,14 +65,17 @@ def write_report(result: FinetuneResult, folder: Path) -> None:
             for name, value in result.after.items()
         ],
         ["time per step, median", seconds(result.seconds_per_step)],
+        ["tokens a second", "-" if result.tokens_per_second is None else f"{result.tokens_per_second:,.0f}"],
+        ["peak memory", f"{size(result.peak_memory)} ({'process' if result.device == 'cpu' else result.device})"],
         ["training with evaluations", f"{result.seconds:.0f} s, {result.steps} steps, {result.threads} CPU threads"],
-        ["labels", " ".join(result.labels.split()).replace("|", "\\|")],
+        ["kind", result.kind],
+        ["data", " ".join(result.labels.split()).replace("|", "\\|")],
         ["examples, training and validation", f"{result.examples[0]:,} and {result.examples[1]:,}"],
         [
             "learning rate / of the head",
             f"{result.learning_rate:g} / {settings.head_learning_rate or result.learning_rate:g}",
         ],
-        ["epochs / batch size / tokens", f"{settings.epochs:g} / {settings.batch_size} / {settings.max_length}"],
+        ["epochs / batch size / tokens", f"{settings.epochs:g} / {result.batch_size} / {result.max_length}"],
         ["seed", str(settings.seed)],
         ["versions", ", ".join(f"{name} {number}" for name, number in result.versions.items())],
     ]

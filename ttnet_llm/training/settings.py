@@ -8,9 +8,16 @@ from typing import Any
 
 from ttnet.errors import TTValueError
 from ttnet_llm.budget import ParameterBudget
-from ttnet_llm.training.labels import check_kind
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.metrics import MEASURES
+
+KINDS = ("classify", "regress", "causal")
+SCHEDULES = ("linear", "cosine", "constant_with_warmup", "polynomial", "inverse_sqrt")
+LOSSES = ("loss", "perplexity", "token_accuracy")  # the measures of language models
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("cpu", "cuda", "mps")
+COLUMNS = ("text_columns", "label_column", "prompt_column", "completion_column", "messages_column")
+_CHOICES = {"kind": KINDS, "schedule": SCHEDULES, "dtype": DTYPES, "device": DEVICES}
 
 
 @dataclass(frozen=True)
@@ -23,19 +30,32 @@ class FinetuneSettings:
         method: A key of `METHODS`.
         method_options: Fields of the method's config, such as `{"tt_rank": 5}`.
         task: A GLUE task, or `None` for files.
-        train: A csv, jsonl or parquet file, with `validation`.
-        validation: Another.
-        text_columns: One or two columns of text in the files; `None` guesses.
+        train: A file of training data, or a folder of them.
+        validation: Another; `None` holds out a part of the training data.
+        validation_share: How much is held out where there is no validation file, above 0 and below 1.
+        kind: A key of `KINDS`, such as `"causal"`; `None` guesses from columns and labels, and says so.
+        text_columns: One or two columns of text; `None` guesses.
         label_column: The label's column; `None` guesses.
-        kind: `"classify"` or `"regress"`; `None` guesses from the labels.
+        prompt_column: The column of what the model is given; `None` guesses.
+        completion_column: The column of what it has to say; `None` guesses.
+        messages_column: The column of chats; `None` guesses.
         encoding: Codec of csv and jsonl files; `None` takes UTF-8, or what a byte-order mark says.
-        measures: Keys of `MEASURES`, the one that counts first; `None` takes the task's own.
+        measures: Keys of `MEASURES`, or some of `LOSSES`, the one that counts first; `None` takes the task's own.
         epochs: Passes over the training data, above 0.
         learning_rate: Peak learning rate, above 0; `None` takes the method's own.
         head_learning_rate: Peak learning rate of the new head, above 0; `None` takes the same.
-        batch_size: Examples in a step, at least 1.
-        max_length: Tokens to cut texts to, at least 1.
+        batch_size: Examples that go through the model at once, at least 1; `None` takes the kind's own.
+        gradient_accumulation: So many batches make a step, at least 1.
+        gradient_checkpointing: Compute activations twice instead of keeping them: slower, in less memory.
+        max_length: Tokens to cut inputs to, at least 1; `None` takes the kind's own.
+        packing: Whether several examples of a language model go into one sequence.
         weight_decay: AdamW's, at least 0.
+        warmup: The share of the steps in which the learning rate grows, at least 0 and below 1.
+        schedule: How the learning rate falls then: one of `SCHEDULES`.
+        targets: Modules to adapt, by the ends of their names, or `"all-linear"`; `None` takes the method's own.
+        dtype: Type of the base model's weights, one of `DTYPES`; `None` takes the checkpoint's. Adapters are float32.
+        device: `"cpu"`, `"cuda"` or `"mps"`; `None` takes the fastest there is.
+        report_to: Trackers that the trainer reports to as well, such as `"tensorboard"`.
         seed: Of the head's start, the order of the examples and dropout.
         limit: Number of training examples to draw; `None` takes all.
         evaluations: Evaluations in an epoch, at least 1; each leaves a checkpoint.
@@ -53,17 +73,30 @@ class FinetuneSettings:
     task: str | None = None
     train: str | None = None
     validation: str | None = None
+    validation_share: float = 0.1
+    kind: str | None = None
     text_columns: tuple[str, ...] | None = None
     label_column: str | None = None
-    kind: str | None = None
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    messages_column: str | None = None
     encoding: str | None = None
     measures: tuple[str, ...] | None = None
     epochs: float = 3.0
     learning_rate: float | None = None
     head_learning_rate: float | None = None
-    batch_size: int = 32
-    max_length: int = 128
+    batch_size: int | None = None
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+    max_length: int | None = None
+    packing: bool = False
     weight_decay: float = 0.01
+    warmup: float = 0.06
+    schedule: str = "linear"
+    targets: tuple[str, ...] | str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    report_to: tuple[str, ...] = ()
     seed: int = 0
     limit: int | None = None
     evaluations: int = 1
@@ -71,28 +104,39 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         find_method(self.method)
-        check_kind(self.kind)
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) is not None and value not in choices:
+                raise TTValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}.")
         for name in ("epochs", "learning_rate", "head_learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise TTValueError(f"{name} is {value}; expected a number above 0.")
-        for name in ("batch_size", "max_length", "limit", "evaluations", "early_stopping"):
+        for name in ("batch_size", "max_length", "limit", "evaluations", "early_stopping", "gradient_accumulation"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TTValueError(f"{name} is {value}; expected an integer of at least 1.")
-        if self.measures is not None and (not self.measures or not set(self.measures) <= set(MEASURES)):
-            raise TTValueError(f"measures is {self.measures!r}; expected some of {', '.join(MEASURES)}.")
+        known = (*MEASURES, *LOSSES)
+        if self.measures is not None and (not self.measures or not set(self.measures) <= set(known)):
+            raise TTValueError(f"measures is {self.measures!r}; expected some of {', '.join(known)}.")
         if not 0 <= self.weight_decay < math.inf:
             raise TTValueError(f"weight_decay is {self.weight_decay}; expected a number of at least 0.")
+        if not 0 <= self.warmup < 1:
+            raise TTValueError(f"warmup is {self.warmup}; expected a share of the steps, at least 0 and below 1.")
+        if not 0 < self.validation_share < 1:
+            raise TTValueError(
+                f"validation_share is {self.validation_share}; expected a share of the examples, above 0 and below 1."
+            )
         if not 0 <= self.seed < 2**32:
             raise TTValueError(f"seed is {self.seed}; expected an integer from 0 to 2**32 - 1.")
-        files = (self.train is not None, self.validation is not None)
-        if (self.task is not None and any(files)) or (self.task is None and not all(files)):
+        self._check_data()
+
+    def _check_data(self) -> None:
+        if (self.task is None) == (self.train is None) or (self.task is not None and self.validation is not None):
             raise TTValueError(
-                "Say either a task, or both a training and a validation file; "
+                "Say either a task, or a training file, with or without a validation file; "
                 f"task is {self.task!r}, train is {self.train!r}, validation is {self.validation!r}."
             )
-        for name in ("text_columns", "label_column", "kind", "encoding"):
+        for name in ("kind", "encoding", *COLUMNS):
             if self.task is not None and getattr(self, name) is not None:
                 raise TTValueError(
                     f"{name} is {getattr(self, name)!r}, but the task {self.task!r} settles that; leave it out."
@@ -117,7 +161,13 @@ class FinetuneResult:
         losses: `(step, training loss)`.
         scores: `(step, first measure)` on the validation data.
         examples: Numbers of training and validation examples.
-        labels: What the labels were taken as, and why.
+        labels: What the data were taken as, and why.
+        kind: The kind of training.
+        batch_size: Examples that went through the model at once.
+        max_length: Tokens that inputs were cut to.
+        tokens_per_second: In the optimiser steps, without padding; `None` where none were counted.
+        peak_memory: The most bytes taken at once, of the accelerator if there is one, or else of the process.
+        device: Where it was trained.
         threads: CPU threads.
         versions: Of the packages that matter.
     """
@@ -136,5 +186,11 @@ class FinetuneResult:
     scores: list[tuple[int, float]]
     examples: tuple[int, int]
     labels: str
+    kind: str
+    batch_size: int
+    max_length: int
+    tokens_per_second: float | None
+    peak_memory: int
+    device: str
     threads: int
     versions: dict[str, str]

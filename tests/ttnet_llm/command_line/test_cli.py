@@ -118,7 +118,7 @@ def test_budgets_are_the_published_counts():
         (["--label-column", "mark"], "mark"),
         (["--method-option", "target_modules=['qeury']"], "did you mean 'query'"),
         (["--model", "no/such-model"], "no/such-model"),
-        (["--kind", "rank"], "kind is 'rank'; expected 'classify', 'regress'"),
+        (["--kind", "rank"], "kind is 'rank'; expected one of classify, regress, causal"),
         (["--kind", "regress"], "no number as a regression needs it"),
         (["--encoding", "utf-9"], "encoding is 'utf-9'; expected the name of a codec"),
     ],

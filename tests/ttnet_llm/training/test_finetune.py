@@ -153,7 +153,7 @@ def test_early_stopping_keeps_the_best(place, tmp_path):
 def test_regression_reports_the_correlation(place, tmp_path):
     records = [{**row, "label": 4.5 if row["label"] == "good" else 0.5} for row in rows(64)]
     file = save_rows(tmp_path / "r.jsonl", records)
-    result = finetune(make(place, tmp_path / "run", train=file, validation=file, epochs=4))
+    result = finetune(make(place, tmp_path / "run", train=file, validation=file, epochs=8))
     assert result.after["pearson"] > 0.8
     assert result.parameters.head == 33
     found = evaluate(tmp_path / "run", file)
@@ -169,7 +169,7 @@ def test_whole_ratings_are_a_regression_where_that_is_asked_for(place, tmp_path)
     result = finetune(make(place, tmp_path / "run", train=file, validation=file, kind="regress", epochs=1))
     assert result.after.keys() == {"pearson"}
     reason = "numbers from 1 to 5 for a regression, as kind says"
-    assert f"| labels | {reason} |" in (tmp_path / "run" / "report.md").read_text()
+    assert f"| data | {reason} |" in (tmp_path / "run" / "report.md").read_text()
     assert json.loads((tmp_path / "run" / "results.json").read_text())["labels"] == reason
     assert isinstance(evaluate(tmp_path / "run", file).predictions[0], float)
     result = finetune(make(place, tmp_path / "classes", train=file, validation=file, kind="classify", epochs=1))
@@ -216,10 +216,16 @@ def test_sentence_pairs_and_limit(place, tmp_path):
         ({"limit": 0}, "limit is 0"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0"),
         ({"seed": -1}, "seed is -1"),
-        ({"task": "sst2"}, "either a task, or both"),
-        ({"validation": None}, "either a task, or both"),
+        ({"gradient_accumulation": 0}, "gradient_accumulation is 0; expected an integer of at least 1"),
+        ({"warmup": 1.0}, "warmup is 1.0; expected a share of the steps, at least 0 and below 1"),
+        ({"validation_share": 0.0}, "validation_share is 0.0; expected a share of the examples, above 0 and below 1"),
+        ({"schedule": "step"}, "schedule is 'step'; expected one of linear, cosine"),
+        ({"dtype": "int8"}, "dtype is 'int8'; expected one of float32, bfloat16, float16"),
+        ({"device": "tpu"}, "device is 'tpu'; expected one of cpu, cuda, mps"),
+        ({"task": "sst2"}, "either a task, or a training file, with or without"),
+        ({"train": None}, "either a task, or a training file, with or without"),
         ({"measures": ("auc",)}, r"measures is \('auc',\)"),
-        ({"kind": "rank"}, "kind is 'rank'; expected 'classify', 'regress', or None for a guess"),
+        ({"kind": "rank"}, "kind is 'rank'; expected one of classify, regress, causal"),
         (
             {"task": "sst2", "train": None, "validation": None, "kind": "regress"},
             "kind is 'regress', but the task 'sst2' settles that; leave it out",
@@ -239,6 +245,8 @@ def test_settings_out_of_range(place, tmp_path, changes, message):
         ({"method_options": {"tt_rank": 0}}, "tt_rank is 0"),
         ({"method": "full", "method_options": {"r": 3}}, "has no options, but r was given"),
         ({"method_options": {"target_modules": ["quary"]}}, "No module matches 'quary': did you mean 'query'?"),
+        ({"targets": ("quary",)}, "No module matches 'quary': did you mean 'query'?"),
+        ({"packing": True}, "packing was asked for, but the kind is classify, whose examples stay apart; leave it out"),
         ({"method": "lora", "method_options": {"target_modules": ["quary"]}}, "'quary': did you mean 'query'?"),
     ],
 )

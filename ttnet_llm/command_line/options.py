@@ -1,0 +1,43 @@
+"""How values are written on the command line."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from ttnet.errors import TTValueError
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """Read `KEY=VALUE` pairs; values are Python literals where they can be, otherwise strings.
+
+    Args:
+        pairs: Such as `["tt_rank=5", "target_modules=q_proj,v_proj"]`; a comma makes a list.
+
+    Returns:
+        The options.
+
+    Raises:
+        TTValueError: If a pair has no `=`.
+
+    Example:
+        >>> parse_options(["tt_rank=5", "train_norms=true", "target_modules=q_proj,v_proj"])
+        {'tt_rank': 5, 'train_norms': True, 'target_modules': ['q_proj', 'v_proj']}
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise TTValueError(f"--method-option is {pair!r}; expected KEY=VALUE, such as tt_rank=5.")
+        options[key.strip()] = _literal(value.strip())
+    return options
+
+
+def _literal(value: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return words[value.lower()]
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return [part.strip() for part in value.split(",") if part.strip()] if "," in value else value

@@ -1,0 +1,104 @@
+"""What a saved model needs to be used on new data, in a file next to PEFT's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ttnet.errors import TTFileError
+from ttnet_llm.files import write_text
+
+DETAILS = "finetune.json"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; what a kind of training does not use is empty.
+
+    Args:
+        text: The text: one column, or two for pairs.
+        label: The label, or labels.
+        prompt: What the model is given.
+        completion: What it has to say then.
+        messages: A chat.
+    """
+
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    messages: str | None = None
+
+
+@dataclass(frozen=True)
+class Details:
+    """How a saved model was fed and judged.
+
+    Args:
+        columns: Which columns of the files held what.
+        max_length: Tokens that inputs were cut to.
+        measures: What it was judged by, the one that counts first.
+        kind: A key of `KINDS`.
+        options: What else the kind keeps.
+    """
+
+    columns: Columns
+    max_length: int
+    measures: tuple[str, ...]
+    kind: str = "classify"
+    options: dict[str, str] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write `finetune.json`.
+
+        Args:
+            folder: The adapter's or model's folder.
+        """
+        columns = {name: value for name, value in asdict(self.columns).items() if value}
+        values = {
+            "kind": self.kind,
+            "columns": columns,
+            "max_length": self.max_length,
+            "measures": self.measures,
+            "options": self.options,
+        }
+        write_text(folder / DETAILS, json.dumps(values, indent=2) + "\n")
+
+
+def find_saved(folder: str | Path) -> Path:
+    """Find what `finetune` saved.
+
+    Args:
+        folder: The output folder of a run, or the folder `adapter` or `model` in it.
+
+    Returns:
+        The folder with the weights.
+
+    Raises:
+        TTFileError: If there is none.
+    """
+    folder = Path(folder)
+    for inner in (folder / "adapter", folder / "model", folder):
+        if (inner / DETAILS).is_file():
+            return inner
+    raise TTFileError(
+        f"{str(folder)!r} holds no model made by `ttnet-llm finetune` (there is no {DETAILS}); check the path."
+    )
+
+
+def read_details(folder: Path) -> Details:
+    """Read what `Details.write` wrote, in this version or an earlier one.
+
+    Args:
+        folder: As `find_saved` gives it.
+
+    Returns:
+        The details.
+    """
+    raw = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
+    # The first version had classifiers only.
+    columns = raw.get("columns") or {"text": raw["text_columns"], "label": raw["label_column"]}
+    columns = Columns(**columns | {"text": tuple(columns.get("text", ()))})
+    kind, options = raw.get("kind", "classify"), raw.get("options", {})
+    return Details(columns, raw["max_length"], tuple(raw["measures"]), kind, options)

@@ -1,0 +1,140 @@
+"""Classification and regression of texts and pairs of texts, by transformers' own trainer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
+from peft import TaskType
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+
+from ttnet_llm.training.data import Split, TextTask, make_task, to_split
+from ttnet_llm.training.details import Details
+from ttnet_llm.training.kinds.kind import Judgement, Kind, OnBatch, Shown, Task
+from ttnet_llm.training.metrics import measure
+from ttnet_llm.training.model import label_fields, load_config, predict, tokenize
+from ttnet_llm.training.settings import FinetuneSettings
+from ttnet_llm.training.tables import Table
+from ttnet_llm.training.trainer import judged
+
+
+class Classify(Kind):
+    """Texts, or pairs of texts, and the class that each belongs to."""
+
+    name: ClassVar[str] = "classify"
+    about: ClassVar[str] = "texts and their classes"
+    task_type: ClassVar[TaskType] = TaskType.SEQ_CLS
+    measures: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def read(self, settings: FinetuneSettings, train: Table, validation: Table | None) -> Task:
+        """Settle columns and classes, and take both."""
+        return self.task_of(
+            make_task(
+                train,
+                validation,
+                text_columns=settings.text_columns,
+                label_column=settings.label_column,
+                kind=settings.kind,
+                measures=settings.measures,
+            ),
+            settings,
+        )
+
+    def task_of(self, task: TextTask, settings: FinetuneSettings) -> Task:
+        """Make a run's task of labelled text."""
+        details = Details(task.columns, settings.max_length or self.max_length, task.measures, self.name)
+        return Task(task.train, task.validation, details, task.taken_as, task.names)
+
+    def rows(self, table: Table, details: Details, config: PretrainedConfig) -> Split:
+        """Take texts, and labels by the classes' names."""
+        return to_split(table, details.columns, class_names(config))
+
+    @property
+    def model_cls(self) -> Any:
+        """The class that puts a head for a whole text on a model."""
+        return AutoModelForSequenceClassification
+
+    def configure(self, name: str, task: Task) -> PretrainedConfig:
+        """Load the config, with the classes in it."""
+        return load_config(name, **label_fields(task.names))
+
+    def trainer(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        settings: FinetuneSettings,
+        arguments: dict[str, Any],
+    ) -> Any:
+        """Make transformers' trainer."""
+        length = task.details.max_length
+        return judged(Trainer)(
+            model=model,
+            args=TrainingArguments(**arguments, train_sampling_strategy="group_by_length"),
+            train_dataset=tokenize(tokenizer, task.train, length),
+            eval_dataset=tokenize(tokenizer, task.validation, length),
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+
+    def judge(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Split,
+        details: Details,
+        *,
+        batch_size: int = 32,
+        on_batch: OnBatch | None = None,
+    ) -> Judgement:
+        """Compare classes, or numbers, with the labels."""
+        length = details.max_length
+        logits = predict(model, tokenizer, rows, max_length=length, batch_size=batch_size, on_batch=on_batch)
+        return Judgement(measure(logits, rows.labels, details.measures), logits)
+
+    def answers(self, outputs: NDArray[Any], config: PretrainedConfig) -> list[Any]:
+        """Name the classes, or give the numbers."""
+        names = class_names(config)
+        return outputs[:, 0].tolist() if names is None else [names[k] for k in outputs.argmax(axis=1)]
+
+    def show(self, task: Task, outputs: NDArray[Any]) -> list[Shown]:
+        """Set the predicted class beside the labelled one."""
+        names = task.names
+        shown = []
+        for text, label, logits in zip(task.validation.texts, task.validation.labels, outputs, strict=True):
+            given = text if isinstance(text, str) else " / ".join(text)
+            if names is None:
+                shown.append(Shown(given, f"{label:g}", f"{logits[0]:.3g}", None))
+            else:
+                best = int(logits.argmax())
+                shown.append(Shown(given, names[int(label)], names[best], best == int(label)))
+        return shown
+
+
+class Regress(Classify):
+    """Texts, or pairs of texts, and a number for each."""
+
+    name: ClassVar[str] = "regress"
+    about: ClassVar[str] = "texts and a number for each"
+    measures: ClassVar[tuple[str, ...]] = ("pearson",)
+
+
+def class_names(config: PretrainedConfig) -> tuple[str, ...] | None:
+    """Read a classifier's classes, in the order of their indices.
+
+    Args:
+        config: The model's config.
+
+    Returns:
+        The names; `None` for a regression.
+    """
+    labels: Any = config
+    return None if labels.num_labels == 1 else tuple(labels.id2label[k] for k in range(labels.num_labels))

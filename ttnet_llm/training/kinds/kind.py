@@ -1,0 +1,269 @@
+"""What a kind of training has to know; everything else about a run is the same for all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from peft import PeftModel, TaskType
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from ttnet_llm.training.details import Details
+from ttnet_llm.training.model import load_config, load_model
+from ttnet_llm.training.settings import FinetuneSettings
+from ttnet_llm.training.tables import Table
+
+OnBatch = Callable[[int], None]
+
+
+class Rows(Protocol):
+    """Examples to train or judge on."""
+
+    def __len__(self) -> int:
+        """Say how many there are."""
+
+    def pick(self, rows: Sequence[int]) -> Self:
+        """Return some of them, in the given order."""
+
+    def key(self, row: int) -> Hashable:
+        """Give what makes two of them the same input."""
+
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+class Examples(list[Item], Generic[Item]):
+    """A list of examples whose inputs say what they are."""
+
+    def pick(self, rows: Sequence[int]) -> Examples[Item]:
+        """Return some of them, in the given order."""
+        return Examples(self[row] for row in rows)
+
+    def key(self, row: int) -> Hashable:
+        """Give what makes two of them the same input: what their attribute `given` says, or all they hold."""
+        return getattr(self[row], "given", self[row])
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run trains and judges on.
+
+    Args:
+        train: The examples to learn from.
+        validation: Those to judge by; `None` if some of the others have to be held out.
+        details: Which columns they came from, and how the model is fed and judged.
+        taken_as: In words, what the data were taken as, and why.
+        names: Classes or tags, in the order of their indices.
+    """
+
+    train: Any
+    validation: Any
+    details: Details
+    taken_as: str
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An example with what the model made of it, for reports; `right` is `None` where nobody can tell."""
+
+    given: str
+    expected: str
+    answered: str
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model makes of examples.
+
+    Args:
+        measures: By name, the one that counts first.
+        outputs: An entry for every example: logits, losses, scores.
+    """
+
+    measures: dict[str, float]
+    outputs: NDArray[Any]
+
+
+class Kind(ABC):
+    """A kind of training: what it takes from data, which model it trains by which trainer, and how it is judged.
+
+    Kinds hold nothing: what they know of a run is in its task and its details.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]  # in one line
+    task_type: ClassVar[TaskType]
+    measures: ClassVar[tuple[str, ...]]
+    max_length: ClassVar[int] = 128
+    batch_size: ClassVar[int] = 32
+    outputs_file: ClassVar[str] = "logits.npy"
+    packages: ClassVar[tuple[str, ...]] = ()  # whose versions matter besides
+    packs: ClassVar[bool] = False  # whether several examples may go into one sequence
+
+    @abstractmethod
+    def read(self, settings: FinetuneSettings, train: Table, validation: Table | None) -> Task:
+        """Take from the tables what there is to learn.
+
+        Args:
+            settings: What the user says of the columns.
+            train: The training data.
+            validation: The validation data, if they are apart.
+
+        Returns:
+            The task.
+
+        Raises:
+            TTValueError: If a column is missing or unclear, or a cell is unfit; the message says what to do.
+        """
+
+    @abstractmethod
+    def rows(self, table: Table, details: Details, config: PretrainedConfig) -> Any:
+        """Take examples from a file for a model that is trained.
+
+        Args:
+            table: The file's content.
+            details: The columns.
+            config: The model's config, which names its classes.
+
+        Returns:
+            The examples.
+        """
+
+    @property
+    @abstractmethod
+    def model_cls(self) -> Any:
+        """The class that loads models of this kind."""
+
+    def configure(self, name: str, task: Task) -> PretrainedConfig:
+        """Load the config of a base model, and put into it what the task needs.
+
+        Args:
+            name: A folder or hub id.
+            task: The task.
+
+        Returns:
+            The config.
+        """
+        return load_config(name)
+
+    def load(self, name: str, config: PretrainedConfig, **options: Any) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        """Load a model and its tokenizer.
+
+        Args:
+            name: A folder or hub id.
+            config: The model's config.
+            **options: For `from_pretrained`, such as `dtype`.
+
+        Returns:
+            The model in evaluation mode, and the tokenizer.
+        """
+        return load_model(name, self.model_cls, config, **options)
+
+    def put_adapter(self, model: nn.Module, folder: Path) -> nn.Module:
+        """Put a saved adapter on its base model."""
+        return PeftModel.from_pretrained(model, str(folder))
+
+    @abstractmethod
+    def trainer(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        settings: FinetuneSettings,
+        arguments: dict[str, Any],
+    ) -> Any:
+        """Make the trainer.
+
+        Args:
+            model: With its adapter.
+            tokenizer: The model's.
+            task: What there is to learn.
+            settings: The settings.
+            arguments: For `TrainingArguments` or a class made of it.
+
+        Returns:
+            A `Trainer` made by `judged`.
+        """
+
+    @abstractmethod
+    def judge(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Any,
+        details: Details,
+        *,
+        batch_size: int = 32,
+        on_batch: OnBatch | None = None,
+    ) -> Judgement:
+        """Judge a model on labelled examples, always in the same batches.
+
+        Args:
+            model: Put into evaluation mode.
+            tokenizer: The model's.
+            rows: The examples.
+            details: How to feed it, and the measures.
+            batch_size: Examples in a batch, at least 1.
+            on_batch: Called with the number of examples done.
+
+        Returns:
+            Measures and outputs.
+        """
+
+    def answers(self, outputs: NDArray[Any], config: PretrainedConfig) -> list[Any]:
+        """Put what `judge` gives out into words or numbers that people read.
+
+        Args:
+            outputs: The outputs.
+            config: The model's config, which names its classes.
+
+        Returns:
+            An entry for every example.
+        """
+        return outputs.tolist()
+
+    def show(self, task: Task, outputs: NDArray[Any]) -> list[Shown]:
+        """Set validation examples beside what the model made of them.
+
+        Args:
+            task: The task.
+            outputs: Of the trained model, as `judge` gives them.
+
+        Returns:
+            An entry for every example; none where there is nothing to show.
+        """
+        return []
+
+
+def batches(count: int, size: int) -> list[range]:
+    """Cut the numbers below `count` into pieces.
+
+    Example:
+        >>> batches(5, 2)
+        [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def draw(rows: Any, count: int | None, seed: int) -> Any:
+    """Draw examples.
+
+    Args:
+        rows: The examples.
+        count: How many; `None` for all.
+        seed: Of the draw.
+
+    Returns:
+        Some of them, in their old order.
+    """
+    if count is None or count >= len(rows):
+        return rows
+    return rows.pick(np.sort(np.random.default_rng(seed).permutation(len(rows))[:count]).tolist())

@@ -1,0 +1,60 @@
+"""Saving what was trained, and loading it again, of any kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ttnet_llm.training.details import Details, find_saved, read_details
+from ttnet_llm.training.kinds import find_kind
+from ttnet_llm.training.model import load_config
+
+
+def load_finetuned(folder: str | Path, base: str | None = None) -> tuple[nn.Module, PreTrainedTokenizerBase, Details]:
+    """Load what `finetune` saved.
+
+    Args:
+        folder: The output folder of a run, or the folder `adapter` or `model` in it.
+        base: The base model; `None` takes the one that the adapter names.
+
+    Returns:
+        The model in evaluation mode, its tokenizer, and how it was fed.
+
+    Raises:
+        TTFileError: If the folder holds no fine-tuned model, or its base model is not to be found.
+    """
+    inner = find_saved(folder)
+    details = read_details(inner)
+    kind = find_kind(details.kind)
+    if not (inner / "adapter_config.json").is_file():
+        return *kind.load(str(inner), load_config(str(inner))), details
+    base = base or PeftConfig.from_pretrained(str(inner)).base_model_name_or_path
+    model, tokenizer = kind.load(base, load_config(str(inner)))
+    return kind.put_adapter(model, inner).eval(), tokenizer, details
+
+
+def save_finetuned(model: Any, tokenizer: PreTrainedTokenizerBase, details: Details, folder: Path) -> tuple[Path, int]:
+    """Save an adapter, or a whole model where there is none, with all that using it needs.
+
+    Args:
+        model: A `PeftModel` or a transformers model.
+        tokenizer: Saved with a whole model; an adapter uses its base model's.
+        details: How the model was fed.
+        folder: The run's folder.
+
+    Returns:
+        The folder written, and the bytes of the weights in it.
+    """
+    is_adapter = isinstance(model, PeftModel)
+    inner = folder / ("adapter" if is_adapter else "model")
+    model.save_pretrained(inner)
+    if is_adapter:
+        model.config.save_pretrained(inner)  # the classes' names, which PEFT does not keep
+    else:
+        tokenizer.save_pretrained(inner)
+    details.write(inner)
+    return inner, sum(file.stat().st_size for file in inner.glob("*.safetensors"))
