@@ -10,6 +10,7 @@ from .networks.lorta import LortaConfig, LortaModel
 from .networks.lotr import LotrConfig, LotrModel
 from .networks.melora import MeloraConfig, MeloraModel
 from .networks.metatt import MetaTTConfig, MetaTTModel, set_task
+from .networks.tt_ether import TTEtherConfig, TTEtherModel
 from .networks.tt_lora import TTLoraConfig, TTLoraModel
 from .tensorize import RankSchedule, load_tensorized, save_tensorized
 from .tuner import rescale_adapter_scale
@@ -30,6 +31,8 @@ __all__ = [
     "MetaTTConfig",
     "MetaTTModel",
     "RankSchedule",
+    "TTEtherConfig",
+    "TTEtherModel",
     "TTLoraConfig",
     "TTLoraModel",
     "apply_loretta",

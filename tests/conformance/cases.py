@@ -44,6 +44,7 @@ OPTIONS: dict[str, list[Options]] = {
     "lotr": [{"alpha_pattern": {"lin1": 0.5}}],
     "metatt": [{"num_tasks": 3, "task": 1}],
     "melora": [{"n": 1}, {"rank_pattern": {"lin1": {"r": 1, "n": 4}}}],
+    "tt_ether": [{"r": None}, {"n": 1}],
     "ether": [{"sides": "input"}, {"sides": "output"}, {"rank_pattern": {"lin1": 2}}],
 }
 
@@ -150,7 +151,7 @@ ROWS: dict[str, dict[str, Any]] = {
 # Which tests cannot run, as expressions for parts of their names, and why.
 SKIPS = {
     r"test_from_pretrained_cache_dir\[": "downloads a checkpoint into an empty cache",
-    r"layer_indexing\[(Lorta|MetaTT)Config": "expects more parameter tensors for more layers, which share theirs here",
+    r"layer_indexing\[(Lorta|MetaTT|TTEther)Config": "expects more parameter tensors for more layers, which share theirs here",
     r"fsdp_wrapped.*tt_svd": "saves an adapter with init_weights=False and loads it as 'tt_svd', which has a start",
 }
 NEEDS_MERGING = r"test_(mixed_adapter_batches_merged_raises|merge_unmerge_unload)\["

@@ -13,6 +13,7 @@ from ttnet_llm import (
     LotrConfig,
     MeloraConfig,
     MetaTTConfig,
+    TTEtherConfig,
     TTLoraConfig,
 )
 from ttnet_llm.linear import SharedConfig
@@ -40,12 +41,16 @@ class Method:
         return self.config_cls is not LorettaAdpConfig
 
     @property
+    def turns(self) -> bool:
+        return self.config_cls in (EtherConfig, TTEtherConfig)
+
+    @property
     def takes_embeddings(self) -> bool:
-        return self.config_cls not in (LorettaAdpConfig, EtherConfig)
+        return self.config_cls is not LorettaAdpConfig and not self.turns
 
     @property
     def adds_up(self) -> bool:
-        return self.merges and self.config_cls is not EtherConfig
+        return self.merges and not self.turns
 
     @property
     def has_trains(self) -> bool:
@@ -67,6 +72,7 @@ METHODS = [
     Method("metatt", MetaTTConfig),
     Method("melora", MeloraConfig, {"r": 2, "n": 3}),
     Method("ether", EtherConfig, {"n": 3}),
+    Method("tt_ether", TTEtherConfig, {"r": 2, "n": 3}),
 ]
 
 

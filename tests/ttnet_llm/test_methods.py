@@ -422,9 +422,9 @@ def test_dropout_is_off_when_evaluating(config_cls: Method) -> None:
 @pytest.mark.parametrize("size", [1, 17, 101, 4097])
 @each_method
 def test_any_size_has_an_adapter(config_cls: Method, size: int) -> None:
-    outputs = 2 if config_cls.method == "ether" and size == 1 else size  # two single numbers leave nothing to turn
-    model = get_peft_model(nn.Sequential(nn.Linear(size, outputs)), config_cls(target_modules=["0"]))
-    assert model(torch.ones(2, size)).shape == (2, outputs)
+    inputs, outputs = (size, size) if size > 1 or not config_cls.turns else (2, 1)  # a single number cannot turn
+    model = get_peft_model(nn.Sequential(nn.Linear(inputs, outputs)), config_cls(target_modules=["0"]))
+    assert model(torch.ones(2, inputs)).shape == (2, outputs)
 
 
 def test_adp_refuses_to_merge() -> None:

@@ -31,6 +31,7 @@ UNLUCKY = {
     "metatt": "inputs",
     "melora": "B",
     "ether": "mirror",
+    "tt_ether": "mirror",
 }
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ttnet_llm.training import FinetuneResult
 
 Option = typer.Option
-METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, lora, head or full."
+METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, tt-ether, lora, head or full."
 KIND_HELP = "classify, regress or causal; by default guessed from columns and labels, and said."
 ENCODING_HELP = "Codec of csv and jsonl files, such as cp1252; by default utf-8, or what a byte-order mark says."
 MethodOption = Annotated[

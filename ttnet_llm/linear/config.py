@@ -35,8 +35,8 @@ class LinearConfig(AdapterConfig):
 
 
 @dataclass
-class SharedConfig(LinearConfig):
-    """Fields of a method whose modules share one network, so that they have one rank.
+class SharedConfig(AdapterConfig):
+    """Fields of a method whose modules share one network, so that they have one rank; a base beside others.
 
     Raises:
         TTValueError: If a value is outside its range, or single modules are given ranks of their own.

@@ -204,7 +204,9 @@ class LinearModel(AdapterModel):
     def _share(self, adapter_name: str, config: AdapterConfig) -> None:
         shapes: dict[tuple[int, int, int], list[tuple[str, LinearAdapterLayer]]] = {}
         for name, layer in self.layers_with(adapter_name):
-            shapes.setdefault((layer.in_features, layer.out_features, layer.fan_in), []).append((name, layer))
+            view = cast(SharedView, layer.networks[adapter_name])
+            shape = view.shape(layer.in_features, layer.out_features, layer.fan_in)
+            shapes.setdefault(shape, []).append((name, layer))
         for shape, members in shapes.items():
             group = Group.of([name for name, _ in members], *shape, head_size(self.get_model_config(self.model)))
             views = [cast(SharedView, layer.networks[adapter_name]) for _, layer in members]

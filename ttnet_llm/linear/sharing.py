@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -68,6 +69,20 @@ class SharedView(FactorNetwork):
     projection: int
     _reference: tuple[nn.Module, ...] = ()  # in a tuple, so that torch does not register it
 
+    @classmethod
+    def shape(cls, in_features: int, out_features: int, fan_in: int) -> tuple[int, int, int]:
+        """Say what modules agree in that share a network: by default in all of their sizes.
+
+        Args:
+            in_features: A module's input size.
+            out_features: Its output size.
+            fan_in: How many inputs an output adds up.
+
+        Returns:
+            The sizes that their group gets.
+        """
+        return in_features, out_features, fan_in
+
     @property
     def shared(self) -> Any:
         """The common network."""
@@ -80,15 +95,16 @@ class SharedView(FactorNetwork):
         others it is gathered here, and the gradients of all of them are averaged as FSDP2's own are.
 
         Args:
-            name: The parameter's name.
+            name: The parameter's name in it.
 
         Returns:
             The parameter, whole.
         """
-        parameter = getattr(self.shared, name)
+        find = attrgetter(name)  # FSDP1 puts tensors in the place of parameters
+        parameter: Tensor = find(self.shared)
         if parameter.is_meta:
             bring_back(self.shared)
-            parameter = getattr(self.shared, name)
+            parameter = find(self.shared)
         if isinstance(parameter, DTensor):
             return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)
         return parameter

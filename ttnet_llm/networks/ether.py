@@ -83,7 +83,7 @@ class Reflections(nn.Module):
 
     def __init__(self, size: int, n: int, plus: bool, identity: bool) -> None:
         super().__init__()
-        self.n = min(n, max(size // 2, 1))
+        self.n = most_blocks(n, size)
         # Only directions count; blocks of norm 1 let a step of the optimiser turn them by its learning rate or so.
         self.mirror = nn.Parameter(torch.randn(size) * (self.n / size) ** 0.5)
         self.restore: nn.Parameter | None = None
@@ -95,18 +95,72 @@ class Reflections(nn.Module):
         """Return `H - I` as a product of thin factors, of rank n, or 2 n with a second vector."""
         if self.mirror.is_meta:
             bring_back(self)
-        u = self._unit_blocks(self.mirror)
-        if self.restore is None:
-            return Turn(-2 * u, u.mT)
-        # V V^T - U U^T as half the sum of mixed products, which is zero in every bit where the vectors are the same.
-        v = self._unit_blocks(self.restore)
-        return Turn(torch.cat([v - u, v + u], dim=1) / 2, torch.cat([v + u, v - u], dim=1).mT)
+        if self.restore is not None:
+            return restored_reflection(self.mirror, self.restore, self.n)
+        u = unit_blocks(self.mirror, self.n)
+        return Turn(-2 * u, u.mT)
 
-    def _unit_blocks(self, vector: Tensor) -> Tensor:  # (d,) -> (d, n)
-        d, n = len(vector), self.n
-        block = torch.arange(d, device=vector.device) * n // d
-        is_own = block[:, None] == torch.arange(n, device=vector.device)
-        return F.normalize(torch.where(is_own, vector[:, None], 0), dim=0)
+
+def most_blocks(n: int, size: int) -> int:
+    """Cap a number of blocks: a block of one entry could not turn.
+
+    Args:
+        n: The number asked for.
+        size: The side, d.
+
+    Returns:
+        At most d / 2, and at least 1.
+
+    Example:
+        >>> most_blocks(4, 384), most_blocks(4, 5), most_blocks(4, 1)
+        (4, 2, 1)
+    """
+    return min(n, max(size // 2, 1))
+
+
+def unit_blocks(vector: Tensor, n: int) -> Tensor:
+    """Cut a vector into blocks of norm 1, each in a column of its own.
+
+    Args:
+        vector: Shape `(d,)`.
+        n: Number of blocks, at least 1.
+
+    Returns:
+        U, of shape `(d, n)`, with orthonormal columns.
+
+    Example:
+        >>> unit_blocks(torch.tensor([3.0, 4.0, 5.0, 0.0]), 2)
+        tensor([[0.6000, 0.0000],
+                [0.8000, 0.0000],
+                [0.0000, 1.0000],
+                [0.0000, 0.0000]])
+    """
+    d = len(vector)
+    block = torch.arange(d, device=vector.device) * n // d
+    is_own = block[:, None] == torch.arange(n, device=vector.device)
+    return F.normalize(torch.where(is_own, vector[:, None], 0), dim=0)
+
+
+def restored_reflection(mirror: Tensor, restore: Tensor, n: int) -> Turn:
+    """Give ETHER+'s turn, `H - I = V V^T - U U^T`.
+
+    Args:
+        mirror: The vector of U, `(d,)`.
+        restore: The vector of V, `(d,)`.
+        n: Number of blocks.
+
+    Returns:
+        The turn, of rank 2 n; zero in every bit where the two vectors are the same.
+
+    Example:
+        >>> turn = restored_reflection(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 1)
+        >>> turn.down @ turn.up
+        tensor([[-1.,  0.],
+                [ 0.,  1.]])
+    """
+    u, v = unit_blocks(mirror, n), unit_blocks(restore, n)
+    # Half the sum of mixed products rather than the difference of two, for the sake of that zero.
+    return Turn(torch.cat([v - u, v + u], dim=1) / 2, torch.cat([v + u, v - u], dim=1).mT)
 
 
 class EtherNetwork(FactorNetwork):

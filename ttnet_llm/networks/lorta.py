@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError
-from ttnet_llm.linear import Group, LinearAdapterLayer, LinearModel, SharedConfig, SharedView
+from ttnet_llm.linear import Group, LinearAdapterLayer, LinearConfig, LinearModel, SharedConfig, SharedView
 from ttnet_llm.networks.targets import ATTENTION
 from ttnet_llm.registry import register
 from ttnet_llm.tuner import targets
 
 
 @dataclass
-class LortaConfig(SharedConfig):
+class LortaConfig(SharedConfig, LinearConfig):
     """Configuration of LoRTA: one CP tensor over (in, out in a head, head, layer, projection).
 
     The update of projection p in layer l is `(alpha / r) * sum_k A[:, k] C_l[k] D_p[k] (H[:, k] x B[:, k])^T`. All

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ttnet.nn.offload import bring_back
-from ttnet_llm.linear import Group, LinearAdapterLayer, LinearModel, SharedConfig, SharedView
+from ttnet_llm.linear import Group, LinearAdapterLayer, LinearConfig, LinearModel, SharedConfig, SharedView
 from ttnet_llm.matrices.sums import set_to_sum
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 
 
 @dataclass
-class LotrConfig(SharedConfig):
+class LotrConfig(SharedConfig, LinearConfig):
     """Configuration of LoTR: `delta_W_m = (alpha / r) * U @ G_m @ V` for module m.
 
     All fields of `AdapterConfig` apply too; by default the query and value projections are adapted. U and V are

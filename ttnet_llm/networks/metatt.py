@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ttnet.errors import TTValueError
-from ttnet_llm.linear import Group, LinearAdapterLayer, LinearModel, SharedConfig, SharedView
+from ttnet_llm.linear import Group, LinearAdapterLayer, LinearConfig, LinearModel, SharedConfig, SharedView
 from ttnet_llm.matrices.sums import set_to_sum
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 
 
 @dataclass
-class MetaTTConfig(SharedConfig):
+class MetaTTConfig(SharedConfig, LinearConfig):
     """Configuration of MetaTT: one train over (in, layer, projection, out), or (in, layer, projection, task, out).
 
     The update of projection p in layer l is `(alpha / r) * G_1 @ G_2[l] @ G_3[p] @ G_4`, all modules of a shape

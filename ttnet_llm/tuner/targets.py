@@ -27,6 +27,14 @@ FEED_FORWARD = (
     *("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "fc_in", "fc_out", "c_fc", "mlp.c_proj"),
     *("dense_h_to_4h", "dense_4h_to_h", "wi", "wi_0", "wi_1", "wo", "Wo", "lin1", "lin2", "output.dense", "ffn_output"),
 )
+# What reads the residual stream: the first layers of attention and of the feed-forward block.
+READERS = (
+    *INPUTS,
+    *("k_proj", "key", "k", "k_lin", "key_proj"),
+    *("q_a_proj", "kv_a_proj_with_mqa", "in_proj_ba"),
+    *("gate_proj", "up_proj", "gate_up_proj", "fc1", "fc_in", "c_fc", "dense_h_to_4h", "wi", "wi_0", "wi_1", "Wi"),
+    *("lin1", "intermediate.dense", "ffn"),
+)
 OUTPUTS = ("o_proj", "out_proj", "out_lin", "dense")
 STATE_SPACE = ("in_proj",)  # the one projection of a mixer that its fused kernels do not go around
 

@@ -1,0 +1,167 @@
+"""TT-ETHER: turns of what the blocks of a model read, whose vectors are one tensor train."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ttnet.errors import TTValueError
+from ttnet_llm.linear import Group, LinearModel, SharedConfig, SharedView, Turn
+from ttnet_llm.networks.ether import EtherLinear, most_blocks, restored_reflection
+from ttnet_llm.registry import register
+from ttnet_llm.tuner.targets import READERS, STATE_SPACE
+
+
+@dataclass
+class TTEtherConfig(SharedConfig):
+    """Configuration of TT-ETHER: `H_s = I - U_s U_s^T + V_s V_s^T` turns what the modules in place s read.
+
+    The turns are ETHER+'s (arXiv:2405.20271): U_s and V_s hold one unit vector for each of n diagonal blocks. Modules
+    that read the same input, such as query, key and value of an attention, make up one place and share its turn; and
+    the vectors of all places with inputs of one size are the rows of two trains of two cores, over (place, feature).
+    All fields of `AdapterConfig` apply too; by default every layer that reads the residual stream is adapted.
+
+    Args:
+        r: Rank of the trains, at least 1; `None` gives every place its own vectors, as does a rank that is no less than
+            the number of places.
+        n: Number of diagonal blocks, at least 1; at most half of the input size, as a block of one entry cannot turn.
+        scale: Every turn is `I + scale * (H - I)`.
+
+    Raises:
+        TTValueError: If a value is outside its range.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 64), nn.Linear(64, 32))
+        >>> model = get_peft_model(model, TTEtherConfig(r=1, target_modules=["0", "2"]))
+        >>> model.get_nb_trainable_parameters()[0] == 2 * (2 + 64)
+        True
+    """
+
+    method: ClassVar[str] = "tt_ether"
+    rank_field: ClassVar[str] = "r"
+    scale_field: ClassVar[str] = "scale"
+
+    r: int | None = field(default=4)
+    n: int = field(default=4)
+    scale: float = field(default=1.0)
+
+    @property
+    def update_scale(self) -> float:
+        """The factor on what every turn changes."""
+        return self.scale
+
+    def _check_fields(self) -> None:
+        super()._check_fields()
+        if self.r is not None:
+            self._check_positive("r")
+        self._check_positive("n")
+
+
+class VectorTrain(nn.Module):
+    """A vector for every place, as a train over (place, feature).
+
+    Args:
+        places: Number of places.
+        size: Number of features, d.
+        r: Rank of the train; `None` or at least `places` for the vectors themselves.
+        variance: Mean square of the entries of fresh vectors.
+    """
+
+    def __init__(self, places: int, size: int, r: int | None, variance: float) -> None:
+        super().__init__()
+        self.places: nn.Parameter | None = None
+        if r is not None and r < places:
+            self.places = nn.Parameter(torch.randn(places, r) * r**-0.5)
+        self.features = nn.Parameter(torch.randn(min(r or places, places), size) * variance**0.5)
+
+
+class TTEtherTurns(nn.Module):
+    """The turns of all places with inputs of one size.
+
+    Args:
+        group: The modules.
+        config: The method's config.
+    """
+
+    def __init__(self, group: Group, config: TTEtherConfig) -> None:
+        super().__init__()
+        self.n = most_blocks(config.n, group.in_features)
+        readings = [_reading(projection) for projection in group.projections]
+        unique = list(dict.fromkeys(readings))
+        self.place_of = [unique.index(reading) for reading in readings]  # a projection's, within its layer
+        self.places_in_layer = len(unique)
+        # Only directions count; blocks of norm 1 let a step of the optimiser turn them by its learning rate or so.
+        sizes = (len(group.layers) * len(unique), group.in_features, config.r, self.n / group.in_features)
+        self.mirror, self.restore = VectorTrain(*sizes), VectorTrain(*sizes)
+        if config.init_weights is True:
+            self.restore.load_state_dict(self.mirror.state_dict())
+
+
+class TTEtherView(SharedView):
+    """The turn of one module's input.
+
+    Args:
+        in_features: The layer's input size.
+        out_features: The layer's output size.
+        fan_in: How many inputs an output adds up.
+        config: The method's config.
+
+    Raises:
+        TTValueError: If the layer has a single input, which cannot be turned.
+    """
+
+    common_cls = TTEtherTurns
+
+    def __init__(self, in_features: int, out_features: int, fan_in: int, config: TTEtherConfig) -> None:
+        super().__init__(in_features, out_features, fan_in, config)
+        if in_features == 1:
+            raise TTValueError(
+                "target_modules names a layer with one input, and a single number cannot be turned; leave it out."
+            )
+
+    @classmethod
+    def shape(cls, in_features: int, out_features: int, fan_in: int) -> tuple[int, int, int]:
+        """Let all modules with inputs of one size share their trains, whatever comes out of them."""
+        return in_features, in_features, fan_in
+
+    def before(self) -> Turn:
+        """Return the turn of the module's input."""
+        mirror, restore = self._vector("mirror"), self._vector("restore")
+        return restored_reflection(mirror, restore, self.shared.n)
+
+    def _vector(self, name: str) -> Tensor:  # (d,)
+        turns: TTEtherTurns = self.shared
+        place = self.layer * turns.places_in_layer + turns.place_of[self.projection]
+        features = self.part(f"{name}.features")
+        if getattr(turns, name).places is None:
+            return features[place]
+        return self.part(f"{name}.places")[place] @ features
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return factors without columns and rows: nothing is added to the weight."""
+        features = self.part("mirror.features")
+        return features.new_zeros(self.in_features, 0), features.new_zeros(0, self.out_features)
+
+
+def _reading(projection: str) -> str:
+    """Name what a module reads: what its siblings do, if it is known to read the residual stream."""
+    known = any(f".{projection}".endswith(f".{name}") for name in READERS)
+    return projection.rpartition(".")[0] if known else f"{projection} alone"
+
+
+class TTEtherLinear(EtherLinear, method="tt_ether", network=TTEtherView):
+    """A linear layer with TT-ETHER adapters."""
+
+
+class TTEtherModel(LinearModel):
+    """The tuner of TT-ETHER."""
+
+    prefix = "tt_ether_"
+    tuner_layer_cls = TTEtherLinear
+    target_module_mapping: ClassVar[dict[str, list[str] | str]] = {}
+    default_names = (READERS, STATE_SPACE)
+
+
+register("tt_ether", TTEtherConfig, TTEtherModel)
