@@ -151,7 +151,7 @@ ROWS: dict[str, dict[str, Any]] = {
 # Which tests cannot run, as expressions for parts of their names, and why.
 SKIPS = {
     r"test_from_pretrained_cache_dir\[": "downloads a checkpoint into an empty cache",
-    r"layer_indexing\[(Lorta|MetaTT|TTEther)Config": "expects more parameter tensors for more layers, which share theirs here",
+    r"layer_indexing\[(Lorta|MetaTT|TTEther)Config": "expects more tensors for more layers, which share theirs here",
     r"fsdp_wrapped.*tt_svd": "saves an adapter with init_weights=False and loads it as 'tt_svd', which has a start",
 }
 NEEDS_MERGING = r"test_(mixed_adapter_batches_merged_raises|merge_unmerge_unload)\["
