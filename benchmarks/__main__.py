@@ -6,7 +6,7 @@ The peers are libraries of trains from PyPI; `make peers` makes an environment t
 import importlib
 import sys
 
-OWN = ("contraction", "step_time", "expert_memory", "linear_layer", "tt_maps")
+OWN = ("contraction", "step_time", "turning", "expert_memory", "linear_layer", "tt_maps")
 BESIDE_PEERS = ("rounding", "tt_svd", "layers")
 
 if __name__ == "__main__":

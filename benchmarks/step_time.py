@@ -11,7 +11,7 @@ import importlib.metadata
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from peft import HRAConfig, LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from ttnet_llm import EtherConfig, LorettaAdpConfig, LorettaRepConfig
+from ttnet_llm import EtherConfig, LorettaAdpConfig, LorettaRepConfig, TTEtherConfig
 
 RESULTS = Path(__file__).parent / "results" / "step_time.md"
 METHODS = {
@@ -30,6 +30,7 @@ METHODS = {
     "ETHER, input side": lambda: EtherConfig(task_type="SEQ_CLS", plus=False, sides="input", init_weights=False),
     "ETHER+, input side": lambda: EtherConfig(task_type="SEQ_CLS", sides="input"),
     "ETHER+, both sides": lambda: EtherConfig(task_type="SEQ_CLS"),
+    "TT-ETHER r=4": lambda: TTEtherConfig(task_type="SEQ_CLS"),
     "PEFT's HRA r=8": lambda: HRAConfig(task_type="SEQ_CLS", r=8, target_modules=["query", "value"]),
 }
 BASELINE = "LoRA r=8"
@@ -49,16 +50,13 @@ def make_step(base: torch.nn.Module, config: object, batch: dict[str, torch.Tens
     return step
 
 
-def measure(base: torch.nn.Module, sentences: int, tokens: int, rounds: int) -> dict[str, list[float]]:
-    torch.manual_seed(0)
-    batch = {
-        "input_ids": torch.randint(1000, 20000, (sentences, tokens)),
-        "attention_mask": torch.ones(sentences, tokens, dtype=torch.long),
-        "labels": torch.randint(0, 2, (sentences,)),
-    }
-    steps = {name: make_step(base, config(), batch) for name, config in METHODS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
-    names = list(METHODS)
+def measure(
+    base: torch.nn.Module, batch: dict[str, torch.Tensor], methods: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[float]]:
+    """Take the times of every method's steps, in rounds in which each takes one."""
+    steps = {name: make_step(base, config(), batch) for name, config in methods.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    names = list(methods)
     gc.collect()
     gc.disable()
     for round_ in range(rounds + 2):
@@ -88,7 +86,13 @@ def main() -> None:
 
     rows = []
     for sentences, tokens in SHAPES:
-        seconds = measure(base, sentences, tokens, args.rounds)
+        torch.manual_seed(0)
+        batch = {
+            "input_ids": torch.randint(1000, 20000, (sentences, tokens)),
+            "attention_mask": torch.ones(sentences, tokens, dtype=torch.long),
+            "labels": torch.randint(0, 2, (sentences,)),
+        }
+        seconds = measure(base, batch, METHODS, args.rounds)
         for name, times in seconds.items():
             low, middle, high = quartiles([t / b for t, b in zip(times, seconds[BASELINE], strict=True)])
             rows.append(
@@ -101,7 +105,8 @@ def main() -> None:
     RESULTS.write_text(
         "# Time of one training step\n\n"
         "Forward, backward and AdamW on all-MiniLM-L6-v2 (6 layers, hidden size 384, float32), classification head "
-        "included. Query and value projections are adapted, attention and feed-forward outputs by LoRETTA_adp. "
+        "included. Query and value projections are adapted; by TT-ETHER all that reads the residual stream, by "
+        "LoRETTA_adp the outputs of attention and feed-forward blocks. "
         f"Medians over {args.rounds} interleaved rounds; the ratio is that of the same "
         "round's times.\n\n"
         f"{args.threads} thread(s), {platform.processor() or platform.machine()}, {versions}. "

@@ -1,0 +1,157 @@
+"""A study's page: its tables, and score against trained parameters."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from benchmarks.study.runs import Record, Runs
+from benchmarks.study.settings import Study
+from ttnet.plotting import COLOURS, STYLE
+from ttnet_llm.files import atomic, write_text
+from ttnet_llm.training.report import markdown_table
+
+TASKS = {
+    "sst2": "SST-2 (4,000 phrases kept from its training part)",
+    "mrpc": "MRPC (its test part)",
+    "rte": "RTE (its validation part)",
+    "docstrings": "the demo's docstrings (12 classes)",
+}
+
+
+def write_report(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: Path, command: str) -> None:
+    """Write a study's Markdown file, and its picture where a rate was chosen.
+
+    Args:
+        plan: The study.
+        rates: The reported learning rates of every method.
+        done: The trainings.
+        path: The file.
+        command: What repeats the study.
+    """
+    table = _rates_table(plan, rates, done) if plan.every_rate else _scores_table(plan, rates, done)
+    first = next(run for name in rates for run in plan.reported(name, rates[name][0]))
+    record = done[first]
+    picture = ""
+    if not plan.every_rate:
+        image = path.with_suffix(".png")
+        _draw(plan, rates, done, image)
+        picture = f"![Accuracy against trained parameters]({image.name})\n\n"
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    chosen = (
+        "Every rate of a method is shown, and none was chosen."
+        if plan.every_rate
+        else f"Each method's learning rate was chosen among {_counts(plan, rates)} by other seeds "
+        f"({_list(plan.select_seeds)}) on examples that are neither trained on nor reported "
+        f"({_list(plan.select_tasks or plan.tasks)}), and is the same for all tasks."
+    )
+    write_text(
+        path,
+        f"""# {plan.title}
+
+all-MiniLM-L6-v2 (6 layers, hidden size 384), {plan.examples:,} training examples drawn by the seed, {plan.epochs:g}
+epoch(s), batches of {plan.batch_size} texts of similar lengths, AdamW with a linear warm-up and decay, no dropout, a
+new head at rate {plan.head_rate:g} (770 parameters, not counted below). {chosen}
+
+Scores are accuracies on {_list([TASKS[task] for task in plan.tasks])}, as mean ± standard deviation over the seeds
+{_list(plan.seeds)}. A difference is the mean of those seed by seed, ± its standard error: the methods of a seed see
+the same examples in the same order and start with the same head.
+
+{table}
+
+{picture}{versions}; one CPU thread a training. Repeat:
+
+    {command}
+""",
+    )
+
+
+def _scores(plan: Study, done: Runs, method: str, rate: float, task: str | None = None) -> list[float]:
+    """Give a score for each seed, the mean over the tasks unless one is named."""
+    by_seed: dict[int, list[float]] = {}
+    for run in plan.reported(method, rate):
+        if task in (None, run.task):
+            by_seed.setdefault(run.seed, []).append(done[run]["accuracy"])
+    return [statistics.mean(scores) for scores in by_seed.values()]
+
+
+def _parameters(plan: Study, done: Runs, method: str, rate: float) -> int:
+    record: Record = done[next(plan.reported(method, rate))]
+    return int(record["adapter"]) + int(record["norms"])
+
+
+def _scores_table(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs) -> str:
+    header = ["method", "parameters", "rate", *plan.tasks]
+    header += ["mean"] if len(plan.tasks) > 1 else []
+    header += [f"against {name}" for name in plan.beside]
+    rows = []
+    for name, (rate, *_) in rates.items():
+        means = _scores(plan, done, name, rate)
+        row = [name, f"{_parameters(plan, done, name, rate):,}", f"{rate:g}"]
+        row += [_spread(_scores(plan, done, name, rate, task)) for task in plan.tasks]
+        row += [f"{statistics.mean(means):.4f}"] if len(plan.tasks) > 1 else []
+        for other in plan.beside:
+            pairs = zip(means, _scores(plan, done, other, rates[other][0]), strict=True)
+            differences = [ours - theirs for ours, theirs in pairs]
+            error = statistics.stdev(differences) / len(differences) ** 0.5
+            row.append("-" if other == name else f"{statistics.mean(differences):+.4f} ± {error:.4f}")
+        rows.append((statistics.mean(means), row))
+    return markdown_table(header, [row for _, row in sorted(rows, key=lambda row: -row[0])])
+
+
+def _rates_table(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs) -> str:
+    header = ["task", "method", "parameters", *(f"rate {k}" for k in ("low", "middle", "high")), "best - worst"]
+    rows = []
+    for task in plan.tasks:
+        for name, tried in rates.items():
+            scores = [_scores(plan, done, name, rate, task) for rate in tried]
+            means = [statistics.mean(part) for part in scores]
+            cells = [f"{rate:g}: {_spread(part)}" for rate, part in zip(tried, scores, strict=True)]
+            count = f"{_parameters(plan, done, name, tried[0]):,}"
+            rows.append([task, name, count, *cells, f"{max(means) - min(means):.3f}"])
+    return markdown_table(header, rows)
+
+
+def _draw(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: Path) -> None:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9, 5.4), dpi=160, layout="constrained")
+        axes = figure.subplots()
+        ours = {name for name, method in plan.methods.items() if method.config and method.config.startswith(_OURS)}
+        for name, (rate, *_) in rates.items():
+            scores = _scores(plan, done, name, rate)
+            count = _parameters(plan, done, name, rate)
+            if not count:
+                axes.axhline(statistics.mean(scores), color="0.6", linewidth=1, linestyle="--")
+                axes.annotate(name, (0.99, statistics.mean(scores)), xycoords=("axes fraction", "data"), ha="right")
+                continue
+            colour = COLOURS[0 if name in ours else 1]
+            error = statistics.stdev(scores) / len(scores) ** 0.5
+            axes.errorbar(count, statistics.mean(scores), error, fmt="o", color=colour, capsize=3)
+            axes.annotate(name, (count, statistics.mean(scores)), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.set_xscale("log")
+        axes.set_xlabel("trained parameters without the head")
+        axes.set_ylabel("accuracy, mean ± standard error")
+        axes.set_title(plan.title, loc="left")
+        with atomic(path) as partial:
+            figure.savefig(partial, format="png")
+
+
+_OURS = ("TT", "Loretta", "Lorta", "Lotr", "MetaTT", "Melora", "Ether")
+
+
+def _spread(scores: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
+    return f"{statistics.mean(scores):.4f}{deviation}"
+
+
+def _list(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _counts(plan: Study, rates: Mapping[str, Sequence[float]]) -> str:
+    counts = sorted({len(plan.methods[name].rates) for name in rates})
+    return " or ".join(map(str, counts))

@@ -1,0 +1,162 @@
+"""What a study runs, as its YAML file says it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import peft
+import yaml
+from torch import nn
+
+import ttnet_llm
+from ttnet.errors import TTValueError
+from ttnet_llm.attach import attach
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the study's tables.
+
+    Args:
+        config: Name of a config class of PEFT's or ours; `None` trains the head alone.
+        options: Its fields.
+        rates: Candidate learning rates of the adapter.
+        function: `module:function` that changes a model in place, in the place of a config: for ideas that are no
+            method yet. It is called with the model and `options`, and answers with the model.
+        norms: Whether the norms are trained along.
+    """
+
+    config: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    function: str | None = None
+    norms: bool = False
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        """Put the method into a frozen model."""
+        model.requires_grad_(False)
+        if self.function is not None:
+            module, name = self.function.split(":")
+            make: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
+            model = make(model, **self.options)
+        elif self.config is not None:
+            cls = getattr(peft, self.config, None) or getattr(ttnet_llm, self.config)
+            model = attach(model, cls(**self.options, task_type=None))
+        for name, parameter in model.named_parameters():
+            if name.endswith(("classifier.weight", "classifier.bias")) or (self.norms and "LayerNorm" in name):
+                parameter.requires_grad_(True)
+        return model
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, and the part of its task that it is scored on: all that its numbers depend on."""
+
+    task: str
+    method: str
+    settings: Method
+    rate: float
+    seed: int
+    examples: int | None
+    epochs: float
+    batch_size: int
+    head_rate: float
+    max_length: int
+    part: str
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What makes this run the same as one that was done before: rates of other runs do not."""
+        asked = dataclasses.asdict(self)
+        del asked["settings"]["rates"]
+        return json.loads(json.dumps(asked))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's file.
+
+    Args:
+        tasks: Names of tasks.
+        methods: The rows.
+        title: Of the report.
+        beside: Methods that every other is compared with, seed by seed.
+        seeds: Of what is reported: training examples, their order and the starts.
+        select_seeds: Of the trainings that learning rates are chosen by.
+        select_tasks: The tasks whose trainings they are; by default all. The rate is one for all tasks.
+        every_rate: Whether all rates are reported, and none is chosen.
+        examples: Training examples that a seed draws; `None` takes all.
+        epochs: Passes over them.
+        batch_size: Examples in a step.
+        head_rate: Learning rate of the new head, the same for all methods.
+        max_length: Tokens to cut texts to.
+    """
+
+    tasks: tuple[str, ...]
+    methods: dict[str, Method]
+    title: str
+    beside: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    select_seeds: tuple[int, ...] = (100, 101)
+    select_tasks: tuple[str, ...] = ()
+    every_rate: bool = False
+    examples: int | None = 3000
+    epochs: float = 3.0
+    batch_size: int = 32
+    head_rate: float = 5e-3
+    max_length: int = 128
+
+    @classmethod
+    def read(cls, file: Path) -> Study:
+        """Read a study.
+
+        Args:
+            file: A YAML file with the fields of this class; those of a method are `Method`'s.
+
+        Raises:
+            TTValueError: If it has fields that there are not.
+        """
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        _check_fields(cls, raw, str(file))
+        methods = {}
+        for name, fields in raw.pop("methods").items():
+            _check_fields(Method, fields, f"{file}, method {name!r}")
+            rates = tuple(float(rate) for rate in fields.pop("rates", Method.rates))
+            methods[name] = Method(rates=rates, **fields)
+            known = methods[name].config
+            if known is not None and not any(hasattr(package, known) for package in (peft, ttnet_llm)):
+                raise TTValueError(
+                    f"{file}: config is {known!r}, which neither peft nor ttnet_llm has; check its name."
+                )
+        lists = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+        return cls(methods=methods, **lists)
+
+    def candidates(self, method: str) -> Iterator[Run]:
+        """List the trainings that choose a method's learning rate."""
+        for task in self.select_tasks or self.tasks:
+            for rate in self.methods[method].rates:
+                for seed in self.select_seeds:
+                    yield self._run(task, method, rate, seed, "select")
+
+    def reported(self, method: str, rate: float) -> Iterator[Run]:
+        """List the trainings that a method is judged by."""
+        for task in self.tasks:
+            for seed in self.seeds:
+                yield self._run(task, method, rate, seed, "report")
+
+    def _run(self, task: str, method: str, rate: float, seed: int, part: str) -> Run:
+        shared = {name: getattr(self, name) for name in ("examples", "epochs", "batch_size", "head_rate", "max_length")}
+        settings = self.methods[method]
+        return Run(task=task, method=method, settings=settings, rate=rate, seed=seed, part=part, **shared)
+
+
+def _check_fields(cls: type, raw: dict[str, Any], where: str) -> None:
+    known = [f.name for f in dataclasses.fields(cls)]
+    if unknown := sorted(set(raw) - set(known)):
+        raise TTValueError(f"{where} has {', '.join(unknown)}; expected some of {', '.join(known)}.")

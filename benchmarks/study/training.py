@@ -1,0 +1,119 @@
+"""One training of a study, as fast as a frozen encoder allows.
+
+Against `ttnet-llm finetune`: batches hold texts of about one length, evaluation takes as many texts at once as give
+some thousands of tokens, and what the head does not see is not computed. Dropout is off.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import resource
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.study.encoder import draw_head, first_token_only, load_base
+from benchmarks.study.settings import Run
+from benchmarks.study.tasks import Part, Task
+from ttnet_llm.budget import split_parameters
+
+WARM_UP = 0.06  # share of the steps, after which the rate falls to 0 in a line
+SORTED_TOGETHER = 50  # batches' worth of examples that are sorted by length, so that the order stays mostly random
+EVALUATED_TOKENS = 4096
+CURVE = 30  # points of the recorded training loss
+
+
+def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
+    """Do one training.
+
+    Args:
+        run: What to train.
+        task: Its task with the seed's examples.
+        folder: The pretrained model.
+
+    Returns:
+        Parameters, the accuracy and loss on the held-out part, training losses, time, memory and versions.
+    """
+    started = time.perf_counter()
+    torch.manual_seed(run.seed)
+    base = load_base(folder, task.classes)
+    draw_head(base, run.seed)
+    torch.manual_seed(run.seed)
+    model = run.settings(base)
+    parameters = split_parameters(model)
+    head, rest = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (head if ".classifier." in f".{name}" else rest).append(parameter)
+    groups = [{"params": head, "lr": run.head_rate}, {"params": rest, "lr": run.rate}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0, fused=True)
+    steps = math.ceil(len(task.train) / run.batch_size * run.epochs)
+    warm = max(1, round(WARM_UP * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(steps - warm, 1))
+    )
+    losses = []
+    with first_token_only(model):
+        model.train()
+        drawn = batches(task.train.lengths, run.batch_size, run.seed)
+        for _ in range(steps):
+            rows = next(drawn)
+            logits = model(**task.train.batch(rows)).logits
+            loss = nn.functional.cross_entropy(logits, task.train.labels[rows])
+            loss.backward()
+            nn.utils.clip_grad_norm_([*head, *rest], 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        trained = time.perf_counter()
+        scores = evaluate(model, getattr(task, run.part))
+    return {
+        "adapter": parameters.adapter,
+        "norms": parameters.norms,
+        "head": parameters.head,
+        **scores,
+        "training": [round(float(np.mean(part)), 4) for part in np.array_split(losses, min(CURVE, steps))],
+        "steps": steps,
+        "seconds": round(time.perf_counter() - started, 2),
+        "seconds_of_training": round(trained - started, 2),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "threads": torch.get_num_threads(),
+        "versions": {name: importlib.metadata.version(name) for name in ("ttnet", "torch", "transformers", "peft")},
+    }
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, part: Part) -> dict[str, float]:
+    """Score a model on one part of a task."""
+    model.eval()
+    order = np.argsort(part.lengths, kind="stable")
+    loss, right, start = 0.0, 0, 0
+    while start < len(order):
+        longest = part.lengths[order[min(start + 64, len(order)) - 1]]
+        rows = order[start : start + max(1, EVALUATED_TOKENS // int(longest))].tolist()
+        logits = model(**part.batch(rows)).logits
+        labels = part.labels[rows]
+        loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        right += int((logits.argmax(dim=1) == labels).sum())
+        start += len(rows)
+    return {"accuracy": right / len(part), "loss": loss / len(part)}
+
+
+def batches(lengths: np.ndarray[Any, Any], size: int, seed: int) -> Iterator[list[int]]:
+    """Draw batches of texts of similar lengths, for ever; every epoch holds each text once."""
+    generator = np.random.default_rng(seed)
+    while True:
+        order = generator.permutation(len(lengths))
+        epoch = []
+        for start in range(0, len(order), SORTED_TOGETHER * size):
+            chunk = order[start : start + SORTED_TOGETHER * size]
+            chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+            epoch += [chunk[k : k + size].tolist() for k in range(0, len(chunk), size)]
+        for k in generator.permutation(len(epoch)):
+            yield epoch[k]

