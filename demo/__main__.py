@@ -31,7 +31,7 @@ from demo.settings import (
     METHOD_OPTIONS,
     QUICK,
 )
-from ttnet_llm.command_line.cli import one_sentence_errors
+from ttnet_llm.command_line.console import one_sentence_errors
 from ttnet_llm.files import write_text
 from ttnet_llm.folders import atomic_folder
 from ttnet_llm.training import METHODS, FinetuneResult, FinetuneSettings, finetune, load_finetuned, predict

@@ -33,7 +33,15 @@ def run(tmp_path, name, *arguments):
 
 @pytest.mark.parametrize(
     "command",
-    ["ttnet --help", "ttnet --version", "ttnet decompose --help", "ttnet-llm --help", "ttnet-llm finetune --help"],
+    [
+        "ttnet --help",
+        "ttnet --version",
+        "ttnet decompose --help",
+        "ttnet-llm --help",
+        "ttnet-llm finetune --help",
+        "ttnet-llm --version",
+        "ttnet-llm chat --help",
+    ],
 )
 def test_help_loads_nothing_heavy(tmp_path, command):
     name, *arguments = command.split()
@@ -53,7 +61,7 @@ def test_a_command_knows_the_methods(tmp_path):
     BertConfig(
         vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     ).save_pretrained(tmp_path / "bert")
-    done = run(tmp_path, "ttnet-llm", "params", "--model", "bert", "--method", "metatt", "--method-option", "r=2")
+    done = run(tmp_path, "ttnet-llm", "params", "bert", "--method", "metatt", "--method-option", "r=2")
     assert done.returncode == 0, done.stderr
     assert "MetaTT" in done.stdout
 

@@ -65,7 +65,7 @@ def load(
         >>> type(model).__name__, tokenizer
         ('PeftModelForSequenceClassification', None)
     """
-    folder = find_saved(path)
+    folder = find_model(path)
     if (folder / CONFIG).is_file():
         model: nn.Module = load_adapter(folder, model=base, **options)
         tokenizer = find_tokenizer(str(folder)) or find_tokenizer(base_name(folder, base))
@@ -82,7 +82,7 @@ def load(
     return model, tokenizer
 
 
-def find_saved(path: str | Path) -> Path:
+def find_model(path: str | Path) -> Path:
     """Find the folder with the weights that a path stands for, and fetch it from the hub if it is not here.
 
     Args:
@@ -166,7 +166,7 @@ def base_name(adapter: str | Path, model: str | None = None) -> str:
     """
     name = model or read_config(find_adapter(adapter)).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
-        raise TTValueError(f"The adapter in {str(adapter)!r} names no base model; say which one with model (--model).")
+        raise TTValueError(f"The adapter in {str(adapter)!r} names no base model; say which one with model (--base).")
     return name
 
 

@@ -17,7 +17,7 @@ from tests.ttnet_llm.models import logits, perturb
 from tests.ttnet_llm.tiny import save_model
 from ttnet.errors import TTFileError, TTTypeError, TTValueError
 from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, MetaTTConfig, TTLoraConfig, export_lora
-from ttnet_llm.loading import find_saved
+from ttnet_llm.loading import find_model
 from ttnet_llm.tensorize import tensorize
 from ttnet_llm.tuner.ties import merge_apart
 
@@ -147,9 +147,9 @@ def test_ids_are_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "*.safetensors" in asked["someone/adapter"]
     torch.testing.assert_close(logits(loaded, IDS), logits(model, IDS))
     with pytest.raises(TTFileError, match="There is no folder 'someone/else', it is not in the local cache"):
-        find_saved("someone/else")
+        find_model("someone/else")
     with pytest.raises(TTFileError, match="There is no folder 'no such place!'"):
-        find_saved("no such place!")
+        find_model("no such place!")
 
 
 def test_folders_that_hold_something_else(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ttnet_llm.command_line.console import Console, make_table, one_sentence_errors, plain, typer
+from ttnet_llm.command_line.console import Console, Json, Quiet, Screen, make_table, one_sentence_errors, typer
 from ttnet_llm.command_line.options import parse_options
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ DATA, METHOD, TRAINING, RUN = "Data", "Method", "Training", "Run"
 
 
 def finetune(
-    model: Annotated[str, Option(help="Folder or hub id of the pretrained model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub id of the pretrained model.")],
     output: Annotated[str, Option(help="Folder for the adapter and its report.")],
     train: Annotated[str | None, Option(help="A csv, jsonl or parquet file.", rich_help_panel=DATA)] = None,
     validation: Annotated[
@@ -104,14 +104,15 @@ def finetune(
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace an earlier run in the output folder.", rich_help_panel=RUN)
     ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Fine-tune a model on your own data, and save the adapter with a report."""
-    with one_sentence_errors():
+    with one_sentence_errors(quiet=quiet, as_json=as_json) as screen:
         from ttnet_llm.training import METHODS, FinetuneSettings
         from ttnet_llm.training import finetune as run
-        from ttnet_llm.training.progress import RichProgress, quiet_libraries
+        from ttnet_llm.training.progress import RichProgress
 
-        quiet_libraries()
         settings = FinetuneSettings(
             model=model,
             output=output,
@@ -148,12 +149,12 @@ def finetune(
             early_stopping=early_stopping,
             report_to=tuple(report_to or ()),
         )
-        progress = RichProgress(METHODS[method].title)
+        progress = RichProgress(METHODS[method].title, Console(stderr=True, quiet=quiet))
         try:
             result = run(settings, resume=resume, overwrite=overwrite, callbacks=[progress])
         finally:
             progress.close()
-        print_result(result)
+        print_result(result, screen)
 
 
 def parse_targets(value: str | None) -> Any:
@@ -174,11 +175,12 @@ def parse_targets(value: str | None) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-def print_result(result: FinetuneResult) -> None:
+def print_result(result: FinetuneResult, screen: Screen) -> None:
     """Print what came of a run.
 
     Args:
         result: The result.
+        screen: Where to.
     """
     from ttnet_llm.training.report import seconds, size
 
@@ -193,5 +195,6 @@ def print_result(result: FinetuneResult) -> None:
     if result.tokens_per_second is not None:
         table.add_row("tokens a second", f"{result.tokens_per_second:,.0f}")
     table.add_row("peak memory", size(result.peak_memory))
-    Console().print(table)
-    Console(soft_wrap=True).print(f"Saved in {plain(result.settings.output)}: {Path(result.adapter).name}, report.md")
+    screen.table(table)
+    screen.say(f"Saved in {result.settings.output}: {Path(result.adapter).name}, report.md")
+    screen.result({"output": result.settings.output, "adapter": result.adapter, "after": result.after})

@@ -223,7 +223,7 @@ def find_columns(table: Table, text_columns: Sequence[str] | None = None, label_
             f"{table.path!r} has no column named {', '.join(LABELS[:-1])} or {LABELS[-1]}; say --label-column, "
             f"one of {', '.join(present)}."
         )
-    text = tuple(text_columns) if text_columns else _guess_text(table, label)
+    text = tuple(text_columns) if text_columns else guess_text(table, label)
     if not text:
         raise TTValueError(
             f"Which column of {table.path!r} holds the text is unclear; say --text-column, one of {', '.join(present)}."
@@ -289,7 +289,16 @@ def take_texts(table: Table, name: str) -> list[str]:
     return [str(cell) for cell in cells]
 
 
-def _guess_text(table: Table, label: str) -> tuple[str, ...]:
+def guess_text(table: Table, label: str) -> tuple[str, ...]:
+    """Guess by names and contents which columns hold the text.
+
+    Args:
+        table: The table.
+        label: The column that does not.
+
+    Returns:
+        One column, or two for pairs; none if it is unclear.
+    """
     for pair in _PAIRS:
         if set(pair) <= set(table.columns):
             return pair

@@ -9,6 +9,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from ttnet_llm.class_names import CLASSIFIERS, class_fields, read_class_names, write_class_names
 from ttnet_llm.training.details import Details, find_saved, read_details
 from ttnet_llm.training.kinds import find_kind
 from ttnet_llm.training.model import load_config
@@ -33,7 +34,7 @@ def load_finetuned(folder: str | Path, base: str | None = None) -> tuple[nn.Modu
     if not (inner / "adapter_config.json").is_file():
         return *kind.load(str(inner), load_config(str(inner))), details
     base = base or PeftConfig.from_pretrained(str(inner)).base_model_name_or_path
-    model, tokenizer = kind.load(base, load_config(str(inner)))
+    model, tokenizer = kind.load(base, load_config(base, **read_class_names(inner)))
     return kind.put_adapter(model, inner).eval(), tokenizer, details
 
 
@@ -53,7 +54,8 @@ def save_finetuned(model: Any, tokenizer: PreTrainedTokenizerBase, details: Deta
     inner = folder / ("adapter" if is_adapter else "model")
     model.save_pretrained(inner)
     if is_adapter:
-        model.config.save_pretrained(inner)  # the classes' names, which PEFT does not keep
+        if find_kind(details.kind).task_type in CLASSIFIERS:
+            write_class_names(inner, class_fields(model.config))
     else:
         tokenizer.save_pretrained(inner)
     details.write(inner)

@@ -32,7 +32,7 @@ def run(*arguments):
 
 def finetune(place, output, *more):
     return run(
-        "finetune", "--model", place / "model", "--train", place / "train.jsonl", "--validation",
+        "finetune", place / "model", "--train", place / "train.jsonl", "--validation",
         place / "validation.jsonl", "--epochs", 1, "--output", output, *more,
     )  # fmt: skip
 
@@ -41,11 +41,11 @@ def test_finetune_then_evaluate(place, tmp_path):
     code, output = finetune(place, tmp_path / "run", "--method", "loretta-rep", "--method-option", "tt_rank=3")
     assert code == 0, output
     assert {"report.md", "curves.png", "adapter"} <= {p.name for p in (tmp_path / "run").iterdir()}
-    code, output = run("evaluate", "--adapter", tmp_path / "run", "--data", place / "validation.jsonl")
+    code, output = run("evaluate", tmp_path / "run", "--data", place / "validation.jsonl")
     assert code == 0, output
     assert "accuracy" in output
     data = (place / "validation.jsonl").read_bytes()
-    evaluate = ("evaluate", "--adapter", tmp_path / "run", "--data", place / "validation.jsonl", "--predictions")
+    evaluate = ("evaluate", tmp_path / "run", "--data", place / "validation.jsonl", "--predictions")
     code, output = run(*evaluate, place / "validation.jsonl")
     assert code == 1
     assert "would be replaced, and with it" in " ".join(output.split())
@@ -70,7 +70,7 @@ def test_what_the_data_are_taken_as_is_said(place, tmp_path):
     assert "pearson" in output
     level = logging.getLogger("ttnet_llm").level
     assert (level, logging.getLogger("ttnet_llm").handlers) == (logging.NOTSET, [])
-    code, output = run("evaluate", "--adapter", tmp_path / "run", "--data", data[1], "--encoding", "cp1252")
+    code, output = run("evaluate", tmp_path / "run", "--data", data[1], "--encoding", "cp1252")
     assert code == 0, output
 
 
@@ -83,7 +83,7 @@ def test_labels_that_are_lists_are_one_sentence(place, tmp_path):
 
 
 def test_params_counts_from_the_configuration_alone(place):
-    code, output = run("params", "--model", place / "model" / "config.json", "--method", "loretta-adp")
+    code, output = run("params", place / "model" / "config.json", "--method", "loretta-adp")
     assert code == 0, output
     assert "LoRETTA_adp" in output
     assert "LoRA r=8" in output
@@ -96,7 +96,7 @@ def test_lora_is_counted_on_what_the_method_was_given(tmp_path):
     ).save_pretrained(tmp_path)  # fmt: skip
     options = ["target_modules=q_proj,", "target_parameters=mlp.experts.down_proj,mlp.experts.gate_up_proj"]
     named = [part for option in options for part in ("--method-option", option)]
-    code, output = run("params", "--model", tmp_path / "config.json", "--method", "tt-lora", *named)
+    code, output = run("params", tmp_path / "config.json", "--method", "tt-lora", *named)
     assert code == 0, output
     (row,) = (line for line in output.splitlines() if "LoRA r=8" in line)
     assert f"{2 * (8 * (32 + 32) + 4 * 8 * ((48 + 32) + (96 + 32))):,}" in row
@@ -117,7 +117,6 @@ def test_budgets_are_the_published_counts():
         (["--text-column", "sentence"], "sentence"),
         (["--label-column", "mark"], "mark"),
         (["--method-option", "target_modules=['qeury']"], "did you mean 'query'"),
-        (["--model", "no/such-model"], "no/such-model"),
         (["--kind", "rank"], "kind is 'rank'; expected one of classify, regress, causal"),
         (["--kind", "regress"], "no number as a regression needs it"),
         (["--encoding", "utf-9"], "encoding is 'utf-9'; expected the name of a codec"),

@@ -50,7 +50,7 @@ def save(folder: Path, make: Callable[[], nn.Module], config: object) -> nn.Modu
 def test_export_needs_no_base_weights(make: Callable[[], nn.Module], config: object, tmp_path: Path) -> None:
     model = save(tmp_path, make, config)
     (tmp_path / "base" / "model.safetensors").rename(tmp_path / "weights")
-    code, output = run("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "lora")
+    code, output = run("export", tmp_path / "adapter", "--output", tmp_path / "lora")
     assert code == 0, output
     assert "LoRA of rank" in output
     assert ("Note: The export holds more than LoRA: norms (" in output) == config.train_norms
@@ -76,7 +76,7 @@ def test_the_number_of_classes_is_read_off_the_weights(with_head: bool, tmp_path
 @pytest.mark.parametrize(("options", "ranks"), [((), {4}), (("--pad-to", 8), {8}), (("--pad-to", "none"), {2, 4})])
 def test_export_pads_as_it_is_told(options: tuple[object, ...], ranks: set[int], tmp_path: Path) -> None:
     save(tmp_path, models.llama, MeloraConfig(r=2, n=2, rank_pattern={"v_proj": 1}))
-    code, output = run("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "lora", *options)
+    code, output = run("export", tmp_path / "adapter", "--output", tmp_path / "lora", *options)
     assert code == 0, output
     saved = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
     assert {saved["r"], *saved["rank_pattern"].values()} == ranks
@@ -84,7 +84,7 @@ def test_export_pads_as_it_is_told(options: tuple[object, ...], ranks: set[int],
 
 def test_export_keeps_to_a_rank_and_a_format(tmp_path: Path) -> None:
     save(tmp_path, models.llama, MeloraConfig(r=2, n=2))
-    arguments = ("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "lora", "--rank", 1)
+    arguments = ("export", tmp_path / "adapter", "--output", tmp_path / "lora", "--rank", 1)
     assert "LoRA of rank 1" in run(*arguments)[1]
     assert "LoRA of rank 1" in run(*arguments, "--format", "mlx")[1]
     assert (tmp_path / "lora" / "adapters.safetensors").exists()
@@ -93,7 +93,7 @@ def test_export_keeps_to_a_rank_and_a_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["tt-lora", "loretta-rep"])
 def test_compress(method: str, tmp_path: Path) -> None:
     model = save(tmp_path, models.llama, LoraConfig(r=4))
-    arguments = ("compress", "--lora", tmp_path / "adapter", "--method", method)
+    arguments = ("compress", tmp_path / "adapter", "--method", method)
     code, output = run(*arguments, "--eps", 0.5)
     assert code == 0, output
     assert "Not saved: " in output
@@ -111,7 +111,7 @@ def test_merge_saves_the_model_with_its_tokenizer(tmp_path: Path) -> None:
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
     model = perturb(get_peft_model(base, LorettaRepConfig(task_type="SEQ_CLS", tt_head=True))).eval()
     model.save_pretrained(tmp_path / "adapter")
-    code, output = run("merge", "--adapter", tmp_path / "adapter", "--output", tmp_path / "merged")
+    code, output = run("merge", tmp_path / "adapter", "--output", tmp_path / "merged")
     assert code == 0, output
     merged = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(logits(merged, models.IDS % 8), logits(model, models.IDS % 8), rtol=1e-4, atol=1e-4)
@@ -120,7 +120,7 @@ def test_merge_saves_the_model_with_its_tokenizer(tmp_path: Path) -> None:
 
 def test_merge_without_a_tokenizer_and_of_lora(tmp_path: Path) -> None:
     model = save(tmp_path, models.llama, LoraConfig(task_type="CAUSAL_LM"))
-    code, output = run("merge", "--adapter", tmp_path / "adapter", "--output", tmp_path / "merged")
+    code, output = run("merge", tmp_path / "adapter", "--output", tmp_path / "merged")
     assert code == 0, output
     assert "has no tokenizer that can be loaded" in output
     merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
@@ -129,7 +129,7 @@ def test_merge_without_a_tokenizer_and_of_lora(tmp_path: Path) -> None:
 
 def test_merge_takes_no_tokenizer_that_knows_no_words(tmp_path: Path) -> None:
     save(tmp_path, models.bert, LorettaRepConfig(task_type="SEQ_CLS"))  # for which transformers makes one up
-    code, output = run("merge", "--adapter", tmp_path / "adapter", "--output", tmp_path / "merged")
+    code, output = run("merge", tmp_path / "adapter", "--output", tmp_path / "merged")
     assert code == 0, output
     assert "has no tokenizer that can be loaded" in output
     assert not list((tmp_path / "merged").glob("token*"))
@@ -139,13 +139,13 @@ def test_a_run_of_finetune_can_be_exported_merged_and_inspected(tmp_path: Path) 
     save_model(tmp_path / "model")
     data = [{**row, "label": ("good", "bad", "so-so")[k % 3]} for k, row in enumerate(rows(24))]
     code, output = run(
-        "finetune", "--model", tmp_path / "model", "--train", save_rows(tmp_path / "train.jsonl", data),
+        "finetune", tmp_path / "model", "--train", save_rows(tmp_path / "train.jsonl", data),
         "--validation", save_rows(tmp_path / "validation.jsonl", data), "--epochs", 1, "--output", tmp_path / "run",
     )  # fmt: skip
     assert code == 0, output
     for arguments in (
-        ("export", "--adapter", tmp_path / "run", "--output", tmp_path / "lora"),
-        ("merge", "--adapter", tmp_path / "run", "--output", tmp_path / "merged"),
+        ("export", tmp_path / "run", "--output", tmp_path / "lora"),
+        ("merge", tmp_path / "run", "--output", tmp_path / "merged"),
         ("inspect", tmp_path / "run"),
     ):
         code, output = run(*arguments)
@@ -212,16 +212,16 @@ def test_mistakes_get_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "full" / "mine.txt").write_text("keep")
     out = ("--output", tmp_path / "out")
     for arguments, sentence in (
-        (("export", "--adapter", tmp_path / "nowhere", *out), "holds no adapter (there is no adapter_config.json)"),
-        (("export", "--adapter", tmp_path / "adapter", *out), "loretta_adp, which is not linear in its input"),
-        (("export", "--adapter", nameless, *out), "names no base model; say which one with model (--model)"),
-        (("export", "--adapter", nameless, "--model", "no/such-model", *out), "no/such-model"),
-        (("export", "--adapter", tmp_path / "other" / "adapter", *out), "is IA3, no method of this package"),
-        (("export", "--adapter", nameless, "--model", tmp_path / "base", "--pad-to", "most", *out), "pad_to is 'most'"),
-        (("compress", "--lora", tmp_path / "adapter", *out), "is LORETTA_ADP, not LoRA"),
-        (("compress", "--lora", tmp_path / "adapter", "--method", "cp", *out), "method is 'cp'; expected one of"),
-        (("merge", "--adapter", tmp_path / "adapter", *out), "a non-linearity stands between its two matrices"),
-        (("merge", "--adapter", nameless, "--output", tmp_path / "full"), "holds 'mine.txt', which would be lost"),
+        (("export", tmp_path / "nowhere", *out), "holds no adapter (there is no adapter_config.json)"),
+        (("export", tmp_path / "adapter", *out), "loretta_adp, which is not linear in its input"),
+        (("export", nameless, *out), "names no base model; say which one with model (--base)"),
+        (("export", nameless, "--base", "no/such-model", *out), "no/such-model"),
+        (("export", tmp_path / "other" / "adapter", *out), "is IA3, no method of this package"),
+        (("export", nameless, "--base", tmp_path / "base", "--pad-to", "most", *out), "pad_to is 'most'"),
+        (("compress", tmp_path / "adapter", *out), "is LORETTA_ADP, not LoRA"),
+        (("compress", tmp_path / "adapter", "--method", "cp", *out), "method is 'cp'; expected one of"),
+        (("merge", tmp_path / "adapter", *out), "a non-linearity stands between its two matrices"),
+        (("merge", nameless, "--output", tmp_path / "full"), "holds 'mine.txt', which would be lost"),
         (("inspect", tmp_path / "other" / "adapter"), "is IA3; expected LoRA or a method of this package"),
         (("inspect", nameless, "--picture", "a.jpeg"), "expected a png, pdf or svg file"),
     ):
@@ -240,11 +240,11 @@ def test_no_command_replaces_what_it_has_not_written(tmp_path: Path) -> None:
     tokens = save_model(tmp_path / "model")
     files = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     for command in (
-        ("export", "--adapter", tmp_path / "adapter"),
-        ("merge", "--adapter", tmp_path / "adapter"),
-        ("compress", "--lora", tmp_path / "mine"),
-        ("compress", "--lora", tmp_path / "lora"),
-        ("tensorize", "--model", tokens, "--ratio", 0.5),
+        ("export", tmp_path / "adapter"),
+        ("merge", tmp_path / "adapter"),
+        ("compress", tmp_path / "mine"),
+        ("compress", tmp_path / "lora"),
+        ("tensorize", tokens, "--ratio", 0.5),
     ):
         for output in ("base", "adapter", "mine", "model", "lora", "model/../lora"):
             if (command[0], output[-4:]) != ("export", "lora"):
@@ -252,7 +252,7 @@ def test_no_command_replaces_what_it_has_not_written(tmp_path: Path) -> None:
                 assert code == 1, (command, output)
                 assert "would be lost" in printed or "would be replaced" in printed
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == files
-    assert run("export", "--adapter", tmp_path / "adapter", "--output", tmp_path / "model/../lora")[0] == 0
+    assert run("export", tmp_path / "adapter", "--output", tmp_path / "model/../lora")[0] == 0
 
 
 def test_classes_that_cannot_be_told_and_methods_that_are_not_known(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_an_interrupted_merge_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", stop)
-    code, output = run("merge", "--adapter", tmp_path / "adapter", "--output", tmp_path / "merged")
-    assert code == 1
+    code, output = run("merge", tmp_path / "adapter", "--output", tmp_path / "merged")
+    assert code == 130
     assert "Interrupted; run the command again." in output
     assert {file.name for file in tmp_path.iterdir()} == {"base", "adapter"}

@@ -42,6 +42,29 @@ def read_chat(cell: Any, row: int, path: str) -> tuple[Message, ...]:
         >>> read_chat([{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}], 1, "a.jsonl")[1]
         Message(role='assistant', content='Hello')
     """
+    messages = read_turns(cell, row, path)
+    if not any(message.role == "assistant" for message in messages[1:]):
+        raise TTValueError(
+            f"The chat in row {row} of {path!r} has no turn of the assistant's after another, so there is nothing to "
+            "learn; add one, or remove the row."
+        )
+    return messages
+
+
+def read_turns(cell: Any, row: int, path: str) -> tuple[Message, ...]:
+    """Read the turns of a chat from a cell, as `read_chat`, whoever they are.
+
+    Args:
+        cell: What the cell holds.
+        row: Its row, for messages.
+        path: Where it is from, for messages.
+
+    Returns:
+        The turns, at least one.
+
+    Raises:
+        TTValueError: If it is no chat.
+    """
     turns = cell
     if isinstance(cell, str):
         try:
@@ -53,13 +76,7 @@ def read_chat(cell: Any, row: int, path: str) -> tuple[Message, ...]:
             f"Row {row} of {path!r} holds {describe(cell)} where a chat should be; expected a list of "
             '{"role": ..., "content": ...}.'
         )
-    messages = tuple(_message(turn, row, path) for turn in turns)
-    if not any(message.role == "assistant" for message in messages[1:]):
-        raise TTValueError(
-            f"The chat in row {row} of {path!r} has no turn of the assistant's after another, so there is nothing to "
-            "learn; add one, or remove the row."
-        )
-    return messages
+    return tuple(_message(turn, row, path) for turn in turns)
 
 
 def _message(turn: Any, row: int, path: str) -> Message:
