@@ -1,4 +1,5 @@
 from .apply import apply_loretta
+from .budget import fit_to_budget
 from .linear import hold_factors
 from .loading import load
 from .lora.compress import compress_lora
@@ -38,6 +39,7 @@ __all__ = [
     "apply_loretta",
     "compress_lora",
     "export_lora",
+    "fit_to_budget",
     "hold_factors",
     "load",
     "load_tensorized",

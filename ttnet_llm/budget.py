@@ -9,10 +9,28 @@ from typing import Any
 import torch
 from peft import PeftConfig, TaskType
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+)
 
-from ttnet.errors import TTTypeError
+from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.attach import attach
+from ttnet_llm.networks.tt_ether import TTEtherConfig
+
+# By PEFT's task types, which compare equal to their names.
+_MODELS: dict[Any, Any] = {
+    TaskType.SEQ_CLS: AutoModelForSequenceClassification,
+    TaskType.CAUSAL_LM: AutoModelForCausalLM,
+    TaskType.SEQ_2_SEQ_LM: AutoModelForSeq2SeqLM,
+    TaskType.TOKEN_CLS: AutoModelForTokenClassification,
+    TaskType.QUESTION_ANS: AutoModelForQuestionAnswering,
+}
 
 
 @dataclass(frozen=True)
@@ -89,8 +107,8 @@ def count_parameters(
     Nothing is allocated and nothing is changed, so this works for models that do not fit into memory.
 
     Args:
-        config_or_model: A transformers config, or a model. From a config the bare model is built, or a sequence
-            classifier where `peft_config.task_type` is `"SEQ_CLS"`.
+        config_or_model: A transformers config, or a model. From a config the model that `peft_config.task_type` names
+            is built, such as a sequence classifier for `"SEQ_CLS"`; without one the bare model.
         peft_config: Any PEFT config; `None` counts full fine-tuning.
 
     Returns:
@@ -112,10 +130,55 @@ def count_parameters(
     return split_parameters(model)
 
 
+def fit_to_budget(
+    config_or_model: PretrainedConfig | nn.Module, parameters: int, *, task_type: TaskType | str | None = None
+) -> TTEtherConfig:
+    """Choose the adapter that a number of parameters is best spent on, by what has been measured.
+
+    That is TT-ETHER with the largest rank that fits, up to vectors of its own for every place; the study behind it is
+    in the documentation (`docs/choosing.md`).
+
+    Args:
+        config_or_model: As in `count_parameters`.
+        parameters: How many the adapter may train, at least 1. A head and norms are not counted.
+        task_type: PEFT's, which the config gets.
+
+    Returns:
+        A config whose exact number of parameters is at most the budget.
+
+    Raises:
+        TTValueError: If the budget is below that of rank 1.
+        TTTypeError: If `config_or_model` is neither a config nor a model.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> config = fit_to_budget(BertConfig(), parameters=5_000)
+        >>> config.r, count_parameters(BertConfig(), config).adapter
+        (3, 4752)
+    """
+
+    def count(r: int | None) -> int:
+        return count_parameters(config_or_model, TTEtherConfig(r=r, task_type=task_type)).adapter
+
+    if parameters < (smallest := count(1)):
+        raise TTValueError(
+            f"parameters is {parameters}, but the smallest adapter of this model, TT-ETHER of rank 1, has {smallest}; "
+            "allow as many, or adapt fewer modules with a config of your own."
+        )
+    if parameters >= count(None):
+        return TTEtherConfig(r=None, task_type=task_type)
+    fits, too_many = 1, 2
+    while count(too_many) <= parameters:
+        fits, too_many = too_many, 2 * too_many
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if count(middle) <= parameters else (fits, middle)
+    return TTEtherConfig(r=fits, task_type=task_type)
+
+
 def _on_meta(config_or_model: PretrainedConfig | nn.Module, peft_config: PeftConfig | None) -> Any:
     if isinstance(config_or_model, PretrainedConfig):
-        classify = peft_config is not None and peft_config.task_type == TaskType.SEQ_CLS
-        return (AutoModelForSequenceClassification if classify else AutoModel).from_config(config_or_model)
+        return _MODELS.get(getattr(peft_config, "task_type", None), AutoModel).from_config(config_or_model)
     if not isinstance(config_or_model, nn.Module):
         raise TTTypeError(
             f"config_or_model is a {type(config_or_model).__name__}; expected a transformers config or a torch module."

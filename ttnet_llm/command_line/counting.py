@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from ttnet.errors import TTValueError
@@ -15,15 +16,18 @@ TARGETS = ("target_modules", "exclude_modules", "target_parameters")
 
 def params(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub id of a model, or its config.json.")],
-    method: Annotated[str, Option(help=METHOD_HELP)] = "loretta-rep",
+    method: Annotated[str | None, Option(help=f"{METHOD_HELP[:-1]}; by default loretta-rep.")] = None,
     method_option: MethodOption = None,
+    budget: Annotated[
+        str | None, Option(help="Choose method and rank for at most so many parameters of the adapter, such as 50k.")
+    ] = None,
     classify: Annotated[int | None, Option(help="Count a classification head for so many classes, too.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Count what a method would train, exactly and without the model's weights, next to LoRA of rank 8."""
+    """Count what a method would train, exactly and without the model's weights, next to LoRA of ranks 1 and 8."""
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
-        from ttnet_llm.budget import count_parameters
+        from ttnet_llm.budget import count_parameters, fit_to_budget
         from ttnet_llm.training.methods import METHODS, make_config
         from ttnet_llm.training.model import load_config
 
@@ -32,19 +36,41 @@ def params(
         options = parse_options(method_option or [])
         config = load_config(model, **({} if classify is None else {"num_labels": classify}))
         task_type = None if classify is None else "SEQ_CLS"
+        if budget is not None:
+            if method is not None or options:
+                raise TTValueError("Say either --budget, which chooses the method, or --method and its options.")
+            method = "tt-ether"
+            options = {"r": fit_to_budget(config, _number(budget), task_type=task_type).r}
+        method = method or "loretta-rep"
         table = make_table("method", "adapter", "norms", "head", "trainable", "share of all")
         # LoRA adapts the same modules and parameters where the user named some.
         targets = {key: value for key, value in options.items() if key in TARGETS}
         found = {}
-        for name, chosen in {method: options, "lora": options if method == "lora" else targets}.items():
-            budget = count_parameters(config, make_config(name, chosen, task_type))
-            counts = (budget.adapter, budget.norms, budget.head, budget.trainable)
-            title = f"{METHODS[name].title} r=8" if name == "lora" and "r" not in chosen else METHODS[name].title
-            table.add_row(title, *(f"{count:,}" for count in counts), f"{budget.share:.4%}")
+        rows = {method: (method, options), "lora-1": ("lora", targets | {"r": 1}), "lora": ("lora", targets)}
+        if method == "lora":
+            rows = {"lora": ("lora", options)}
+        for key, (name, chosen) in rows.items():
+            counted = count_parameters(config, make_config(name, chosen, task_type))
+            counts = (counted.adapter, counted.norms, counted.head, counted.trainable)
+            rank = chosen.get("r", 8) if name == "lora" else chosen.get("r")
+            title = METHODS[name].title + (f" r={rank}" if rank is not None else "")
+            table.add_row(title, *(f"{count:,}" for count in counts), f"{counted.share:.4%}")
             keys = ("adapter", "norms", "head", "trainable", "share")
-            found[name] = dict(zip(keys, (*counts, budget.share), strict=True))
+            found[key] = dict(zip(keys, (*counts, counted.share), strict=True))
         screen.table(table)
+        if budget is not None:
+            screen.say(f"Train it with --method tt-ether --method-option r={options['r']}")
+            found["options"] = options
         screen.result(found)
+
+
+def _number(text: str) -> int:
+    """Read a number such as 5000, 50k or 1.5M."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text.replace("_", "").replace(",", ""))
+    number = 0 if found is None else int(float(found[1]) * {"": 1, "k": 10**3, "m": 10**6}[found[2].lower()])
+    if number < 1:
+        raise TTValueError(f"budget is {text!r}; expected a number of parameters such as 5000, 50k or 1.5M.")
+    return number
 
 
 COMMANDS = (params,)

@@ -1,16 +1,17 @@
 """The command `ttnet-llm`, and the parameter budgets behind it."""
 
 import errno
+import json
 import logging
 
 import pytest
 import typer
 from peft import LoraConfig
-from transformers import MixtralConfig, RobertaConfig
+from transformers import AutoConfig, MixtralConfig, RobertaConfig
 from typer.testing import CliRunner
 
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig
+from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, TTEtherConfig, fit_to_budget
 from ttnet_llm.budget import count_parameters
 from ttnet_llm.command_line.cli import app
 from ttnet_llm.command_line.console import one_sentence_errors
@@ -87,6 +88,35 @@ def test_params_counts_from_the_configuration_alone(place):
     assert code == 0, output
     assert "LoRETTA_adp" in output
     assert "LoRA r=8" in output
+
+
+@pytest.mark.parametrize("number", ["600", "0.6k", "1_000", "1M"])
+def test_a_budget_chooses_method_and_rank(place, number):
+    config = AutoConfig.from_pretrained(place / "model")
+    code, output = run("params", place / "model", "--budget", number, "--json")
+    assert code == 0, output
+    found = json.loads(output)
+    budget = {"600": 600, "0.6k": 600, "1_000": 1000, "1M": 10**6}[number]
+    assert found["tt-ether"]["adapter"] == count_parameters(config, TTEtherConfig(**found["options"])).adapter <= budget
+    assert found["options"] == {"r": fit_to_budget(config, budget).r}
+    assert found["lora-1"]["adapter"] == count_parameters(config, LoraConfig(r=1)).adapter
+    code, output = run("params", place / "model", "--budget", number)
+    assert f"--method-option r={found['options']['r']}" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--budget", "many"], "budget is 'many'; expected a number of parameters such as 5000, 50k or 1.5M"),
+        (["--budget", "0"], "budget is '0'; expected a number of parameters"),
+        (["--budget", "2"], "parameters is 2, but the smallest adapter of this model, TT-ETHER of rank 1, has"),
+        (["--budget", "50k", "--method", "lora"], "Say either --budget, which chooses the method, or --method"),
+    ],
+)
+def test_a_budget_that_cannot_be_met_is_told_of(place, options, sentence):
+    code, output = run("params", place / "model", *options)
+    assert code == 1
+    assert sentence in " ".join(output.split())
 
 
 def test_lora_is_counted_on_what_the_method_was_given(tmp_path):

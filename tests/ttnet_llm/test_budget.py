@@ -1,0 +1,54 @@
+"""The configuration that a number of parameters is spent on: exact, and never above the number."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import get_peft_model
+from transformers import BertConfig, LlamaConfig
+
+from tests.ttnet_llm import models
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm import TTEtherConfig, fit_to_budget
+from ttnet_llm.budget import count_parameters, split_parameters
+
+LLAMA = LlamaConfig(
+    hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, vocab_size=9
+)  # six places of 16 features
+
+
+@given(parameters=st.integers(44, 400))
+def test_the_largest_rank_is_taken_that_fits(parameters: int) -> None:
+    config = fit_to_budget(LLAMA, parameters)
+    counts = {r: 2 * r * (6 + 16) for r in range(1, 6)} | {None: 2 * 6 * 16}
+    assert count_parameters(LLAMA, config).adapter == counts[config.r] <= parameters
+    assert counts[config.r] == max(count for r, count in counts.items() if count <= min(parameters, 2 * 6 * 16))
+
+
+@pytest.mark.parametrize("parameters", [2_000, 50_000, 10**6])
+def test_large_models_are_counted_without_their_weights(parameters: int) -> None:
+    llama = LlamaConfig(
+        hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32000
+    )
+    if parameters < 2 * (64 + 4096):
+        with pytest.raises(TTValueError, match=r"parameters is 2000, but the smallest adapter of this model, .* 8320;"):
+            fit_to_budget(llama, parameters)
+        return
+    config = fit_to_budget(llama, parameters, task_type="CAUSAL_LM")
+    assert config.r == {50_000: 6, 10**6: None}[parameters]
+    assert config.task_type == "CAUSAL_LM"
+
+
+def test_it_takes_a_model_and_its_config_trains() -> None:
+    base = models.bert()
+    smallest = count_parameters(base, TTEtherConfig(r=1)).adapter
+    config = fit_to_budget(base, smallest, task_type="SEQ_CLS")
+    assert config.r == 1
+    assert split_parameters(get_peft_model(base, config)).adapter == smallest
+    with pytest.raises(TTTypeError, match="config_or_model is a str"):
+        fit_to_budget("bert", 300)  # type: ignore[arg-type]
+    assert fit_to_budget(BertConfig(), 10**7).r is None
+
+
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", None])
+def test_a_config_is_counted_for_every_task(task_type: str | None) -> None:
+    assert count_parameters(LLAMA, TTEtherConfig(r=2, task_type=task_type)).adapter == 2 * 2 * (6 + 16)
