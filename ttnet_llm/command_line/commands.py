@@ -38,8 +38,10 @@ def export(
 ) -> None:
     """Write an adapter as an ordinary LoRA checkpoint, exactly, for serving engines; needs no base weights."""
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
-        from ttnet_llm.loading import load_adapter
+        from ttnet_llm.loading import find_adapter, load_adapter
+        from ttnet_llm.lora.checkpoint import EXPORT
         from ttnet_llm.lora.export import export_lora
+        from ttnet_llm.training.details import carry_details
 
         width: Any = int(pad_to) if pad_to.isdecimal() else None if pad_to == "none" else pad_to
         with screen.status("Exporting"), warnings.catch_warnings():
@@ -47,6 +49,7 @@ def export(
             loaded = load_adapter(model, model=base, weights=False)
             layout: Any = format
             report = export_lora(loaded, output, eps=eps, rank=rank, pad_to=width, format=layout)
+            carry_details(find_adapter(model), output, kind=EXPORT)
         table = make_table("module", "shape", "rank", "parameters", "error")
         names = short_names([module.name for module in report.modules])
         for module in report.modules:
@@ -76,7 +79,8 @@ def compress(
     """Turn a LoRA adapter into tensor trains, to a stated error or size; needs no base model."""
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
         from ttnet_llm.loading import find_adapter
-        from ttnet_llm.lora.compress import compress_lora
+        from ttnet_llm.lora.compress import COMPRESSED, compress_lora
+        from ttnet_llm.training.details import carry_details
 
         with screen.status("Compressing"):
             report = compress_lora(
@@ -87,6 +91,8 @@ def compress(
                 max_rank=max_rank,
                 budget=budget,
             )
+            if output is not None:
+                carry_details(find_adapter(model), output, kind=COMPRESSED)
         table = make_table("module", "shape", "ranks", "parameters", "of LoRA", "error")
         names = short_names([module.name for module in report.modules])
         for module in report.modules:
@@ -115,7 +121,8 @@ def merge(
     """Merge an adapter into its base model, and save that with its tokenizer."""
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
         from ttnet_llm.folders import atomic_folder
-        from ttnet_llm.loading import base_name, load_adapter
+        from ttnet_llm.loading import base_name, find_adapter, load_adapter
+        from ttnet_llm.training.details import carry_details
         from ttnet_llm.training.model import find_tokenizer
         from ttnet_llm.tuner.ties import merge_apart
 
@@ -127,6 +134,7 @@ def merge(
             tokenizer = find_tokenizer(base_name(model, base))
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
+            carry_details(find_adapter(model), folder)
             ending = " and its tokenizer" if tokenizer is not None else "; its base has no tokenizer that can be loaded"
         screen.say(f"Saved in {output}: the model{ending}.")
         screen.result({"output": output, "tokenizer": tokenizer is not None})

@@ -50,6 +50,7 @@ def tensorize(
         from ttnet_llm.tensorize.loading import load_dense, text_batches
         from ttnet_llm.tensorize.report import draw_report
         from ttnet_llm.tensorize.saving import model_folder, write_tensorized
+        from ttnet_llm.training.details import carry_details
 
         if picture is not None and Path(picture).suffix not in (".png", ".pdf", ".svg"):
             raise TTValueError(f"--picture is {picture!r}; expected a png, pdf or svg file.")
@@ -69,6 +70,7 @@ def tensorize(
                 progress=not quiet,
             )
             write_tensorized(loaded, folder, tokenizer=tokenizer, report=report)
+            carry_details(model, folder)
         if Console().is_terminal:
             table = make_table("layer", "shape", "ranks", "params", "of dense", "weight error", "output error", "s")
             names = short_names([layer.name for layer in report.layers])

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ttnet.errors import TTFileError, TTTypeError
+from ttnet_llm.cards import Card, lora_card
 from ttnet_llm.class_names import read_class_names, write_class_names
 from ttnet_llm.folders import atomic_folder
 
@@ -200,7 +201,8 @@ def write_lora(path: str | Path, checkpoint: LoraCheckpoint) -> LoraConfig:
         (2, 2, True)
     """
     config, tensors = as_peft(checkpoint)
-    write_adapter(path, config, tensors, kind=EXPORT, classes=checkpoint.classes)
+    card = lora_card(config, sum(tensor.numel() for tensor in tensors.values()), checkpoint.classes)
+    write_adapter(path, config, tensors, kind=EXPORT, classes=checkpoint.classes, card=card)
     return config
 
 
@@ -267,7 +269,13 @@ def _wrapper(name: str, checkpoint: LoraCheckpoint) -> str:
 
 
 def write_adapter(
-    path: str | Path, config: PeftConfig, tensors: Mapping[str, Tensor], *, kind: str, classes: Mapping[str, Any]
+    path: str | Path,
+    config: PeftConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    kind: str,
+    classes: Mapping[str, Any],
+    card: Card | None = None,
 ) -> None:
     """Write an adapter of any method, so that the folder is whole whenever the program stops.
 
@@ -277,6 +285,7 @@ def write_adapter(
         tensors: The weights by their keys.
         kind: What wrote it, as for `ttnet_llm.folders.atomic_folder`.
         classes: What a config says of a classifier's classes; empty for other models.
+        card: The model card, if there is one.
 
     Raises:
         TTFileError: If the folder holds something else.
@@ -285,6 +294,8 @@ def write_adapter(
         config.save_pretrained(str(folder))
         save_tensors(tensors, folder / WEIGHTS)
         write_class_names(folder, classes)
+        if card is not None:
+            card.write(folder)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -30,7 +30,7 @@ from ttnet_llm.networks.tt_lora import TTLoraConfig, TTLoraNetwork
 from ttnet_llm.tuner import AdapterConfig
 
 METHODS = ("tt_lora", "loretta_rep")
-_KIND = "compress"  # what marks the folders written here
+COMPRESSED = "compress"  # what marks the folders written here
 
 ROUNDING = 1e-6  # what storing the cores in float32 may cost of an update, relative to it
 
@@ -135,7 +135,7 @@ def compress_lora(
     _check_arguments(method, eps, max_rank, budget)
     checkpoint = read_lora(path)
     if output is not None:
-        output_folder(output, kind=_KIND, reads=(path,))
+        output_folder(output, kind=COMPRESSED, reads=(path,))
     for name, factors in checkpoint.factors.items():
         if not all(bool(torch.isfinite(factor).all()) for factor in factors):
             raise TTValueError(f"The LoRA weights of {name!r} are NaN or infinite; there is nothing to compress.")
@@ -157,7 +157,7 @@ def compress_lora(
         tensors = dict(checkpoint.others)
         for name, network in networks.items():
             tensors |= {f"{PREFIX}{name}.{method}_network.{key}": t for key, t in network.state_dict().items()}
-        write_adapter(output, config, tensors, kind=_KIND, classes=checkpoint.classes)
+        write_adapter(output, config, tensors, kind=COMPRESSED, classes=checkpoint.classes)
     return CompressReport(None if output is None else Path(output), method, modules)
 
 

@@ -290,7 +290,8 @@ def write_tensorized(model: PreTrainedModel, folder: Path, *, tokenizer: Any, re
     """
     record(model)
     model.save_pretrained(folder)
-    _rename_weights(folder)
+    if is_tensorized(model.config):  # or all layers have stayed dense
+        _rename_weights(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     if report is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ttnet.errors import TTFileError
 from ttnet_llm.files import write_text
+from ttnet_llm.folders import mark_folder
 
 DETAILS = "finetune.json"
 
@@ -85,6 +86,20 @@ def find_saved(folder: str | Path) -> Path:
     raise TTFileError(
         f"{str(folder)!r} holds no model made by `ttnet-llm finetune` (there is no {DETAILS}); check the path."
     )
+
+
+def carry_details(source: str | Path, target: str | Path, *, kind: str | None = None) -> None:
+    """Let a model that was made of another be fed and judged as that one.
+
+    Args:
+        source: The folder of the other; nothing happens if it says nothing.
+        target: The new folder.
+        kind: What the new folder is marked with, if it is.
+    """
+    if (Path(source) / DETAILS).is_file():
+        write_text(Path(target) / DETAILS, (Path(source) / DETAILS).read_text(encoding="utf-8"))
+        if kind is not None:
+            mark_folder(Path(target), kind)
 
 
 def read_details(folder: Path) -> Details:

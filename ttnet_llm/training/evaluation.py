@@ -10,10 +10,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.files import write_text
+from ttnet_llm.training.data import find_columns
+from ttnet_llm.training.details import DETAILS, Details
 from ttnet_llm.training.kinds import find_kind
+from ttnet_llm.training.kinds.causal import find_shape
 from ttnet_llm.training.saved import load_finetuned
-from ttnet_llm.training.tables import read_table
+from ttnet_llm.training.settings import FinetuneSettings
+from ttnet_llm.training.tables import Table, read_table
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,12 @@ def evaluate(
     batch_size: int = 32,
     on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Judge what `finetune` saved on a labelled file.
+    """Judge a model on a labelled file: whatever `ttnet_llm.load` loads and was trained for one of the kinds.
 
     Args:
-        adapter: A run's output folder, or the adapter in it.
-        data: A csv, jsonl or parquet file with the columns of the training data.
+        adapter: The folder of a run, of an adapter, or of an exported, compressed, merged or tensorised model.
+        data: A csv, jsonl or parquet file with the columns of the training data, or if those are not known with usual
+            names.
         model: The base model; `None` takes the one that the adapter names.
         encoding: Codec of a csv or jsonl file; `None` takes UTF-8, or what a byte-order mark says.
         batch_size: Texts in a batch, at least 1.
@@ -57,16 +63,59 @@ def evaluate(
 
     Raises:
         TTFileError: If the adapter, its base model or the file is not to be found, or the file cannot be read.
+        TTTypeError: If the model is of no kind that is judged here.
         TTValueError: If a column is missing, or a label is missing, unknown, or could be either of two classes.
     """
+    from ttnet_llm.loading import find_model, load  # which reads configs by this room
+
     table = read_table(data, encoding=encoding)
-    trained, tokenizer, details = load_finetuned(adapter, model)
+    folder = find_model(adapter)
+    if (folder / DETAILS).is_file():
+        trained, tokenizer, details = load_finetuned(folder, model)
+    else:
+        trained, tokenizer = load(folder, base=model)
+        if tokenizer is None:
+            raise TTTypeError(f"The model in {str(adapter)!r} has no tokenizer that can be loaded; save one beside it.")
+        details = guess_details(trained, table)
     kind = find_kind(details.kind)
     config: Any = trained.config
     rows = kind.rows(table, details, config)
     found = kind.judge(trained, tokenizer, rows, details, batch_size=batch_size, on_batch=on_batch)
     predictions = kind.answers(found.outputs, config)
     return Evaluation(found.measures, found.outputs, predictions, getattr(rows, "labels", None))
+
+
+def guess_details(model: Any, table: Table) -> Details:
+    """Tell from a model's class, and the columns of a file, how it is judged.
+
+    Args:
+        model: The model.
+        table: The file.
+
+    Returns:
+        The details.
+
+    Raises:
+        TTTypeError: If the model is of no kind that is judged here.
+        TTValueError: If the columns are unclear.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    length = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 512
+    if type(base).__name__.endswith("ForSequenceClassification"):
+        kind = find_kind("regress" if base.config.num_labels == 1 else "classify")
+        return Details(find_columns(table), min(length, 512), kind.measures, kind.name)
+    columns = find_shape(table, FinetuneSettings("", "", train=table.path))
+    if not type(base).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        raise TTTypeError(
+            f"The model is a {type(base).__name__}; expected one that classifies texts, rates them or writes them."
+        )
+    if columns is None:
+        raise TTValueError(
+            f"{table.path!r} has no column of texts, prompts and completions, or chats; its columns are "
+            f"{', '.join(table.columns)}: rename one to text."
+        )
+    kind = find_kind("causal")
+    return Details(columns, min(length, kind.max_length), kind.measures, kind.name)
 
 
 def write_predictions(evaluation: Evaluation, path: str | Path) -> None:

@@ -20,6 +20,7 @@ from ttnet_llm.attach import attach
 from ttnet_llm.budget import split_parameters
 from ttnet_llm.files import naming_a_full_disk, write_text
 from ttnet_llm.folders import mark_folder, output_folder, replace_folder
+from ttnet_llm.training.card import finetuned_card
 from ttnet_llm.training.kinds.kind import Judgement, draw
 from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.open_task import open_task
@@ -151,6 +152,7 @@ def finetune(
     )
     write_text(partial / "results.json", to_json(result))
     write_report(result, partial)
+    finetuned_card(result, task.details, task.names).write(adapter)
     output_folder(output, kind=KIND if resume or overwrite else None)  # as something may have come there meanwhile
     shutil.rmtree(partial / "checkpoints", ignore_errors=True)
     mark_folder(partial, KIND)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from ttnet_llm import (
     TTEtherConfig,
     TTLoraConfig,
 )
+from ttnet_llm.tuner import AdapterConfig
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,26 @@ def find_method(name: str) -> Method:
         0.001
     """
     if name not in METHODS:
-        raise TTValueError(f"method is {name!r}; expected one of {', '.join(METHODS)}.")
+        raise TTValueError(f"method is {name!r}; {near(name, METHODS)}expected one of {', '.join(METHODS)}.")
     return METHODS[name]
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Ask whether a known word was meant by one that comes near.
+
+    Args:
+        word: What was said.
+        known: What there is.
+
+    Returns:
+        The beginning of a sentence; empty if nothing comes near.
+
+    Example:
+        >>> near("lorretta-rep", METHODS), near("x", METHODS)
+        ("did you mean 'loretta-rep'? ", '')
+    """
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {found[0]!r}? " if found else ""
 
 
 def make_config(
@@ -105,9 +125,16 @@ def make_config(
         if options:
             raise TTValueError(f"method 'full' has no options, but {', '.join(options)} was given; leave it out.")
         return None
-    fields = sorted(f.name for f in dataclasses.fields(method.config) if f.init)
+    fields = {entry.name: entry for entry in dataclasses.fields(method.config) if entry.init}
     if unknown := sorted(set(options) - set(fields)):
-        raise TTValueError(f"{', '.join(unknown)}: no such option of {name!r}; it has {', '.join(fields)}.")
+        shared = {entry.name for entry in dataclasses.fields(PeftConfig)} | {
+            entry.name for entry in dataclasses.fields(AdapterConfig)
+        }
+        own = sorted(set(fields) - shared)
+        raise TTValueError(
+            f"{', '.join(unknown)}: no such option of {name!r}; {near(unknown[0], fields)}it has {', '.join(own)}, and "
+            "what all methods have, such as target_modules."
+        )
     try:
         return method.config(**{**method.options, **options}, task_type=task_type)
     except (TypeError, ValueError) as error:

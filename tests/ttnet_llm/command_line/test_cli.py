@@ -143,7 +143,9 @@ def test_budgets_are_the_published_counts():
     ("changes", "sentence"),
     [
         (["--train", "nowhere.csv"], "nowhere.csv"),
-        (["--method", "lorretta"], "expected one of loretta-adp, loretta-rep, tt-lora"),
+        (["--method", "lorretta-rep"], "did you mean 'loretta-rep'? expected one of loretta-adp, loretta-rep, tt-lora"),
+        (["--method-option", "x=1"], "no such option of 'loretta-rep'; it has alpha, layout, "),
+        (["--method-option", "tt_rnak=1"], "did you mean 'tt_rank'?"),
         (["--text-column", "sentence"], "sentence"),
         (["--label-column", "mark"], "mark"),
         (["--method-option", "target_modules=['qeury']"], "did you mean 'query'"),
@@ -186,6 +188,17 @@ def test_an_output_that_is_not_empty_is_left_alone(place, tmp_path):
     assert code == 1
     assert "mine.txt" in output
     assert (tmp_path / "run" / "mine.txt").read_text() == "keep"
+
+
+def test_the_version_and_a_word_that_comes_near():
+    code, output = run("--version")
+    assert (code, output.split()[0]) == (0, "ttnet-llm")
+    code, output = run("predikt")
+    assert code == 2
+    assert "Did you mean 'predict'?" in output
+    code, output = run("merge", "x", "--outptu", "y")
+    assert code == 2
+    assert "--output" in output
 
 
 def test_a_label_outside_the_range_is_named(place, tmp_path):

@@ -209,7 +209,7 @@ def test_sentence_pairs_and_limit(place, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "lroa"}, r"method is 'lroa'; expected one of loretta-adp, loretta-rep, tt-lora"),
+        ({"method": "lroa"}, r"method is 'lroa'; did you mean 'lora'\? expected one of loretta-adp, loretta-rep"),
         ({"epochs": 0}, "epochs is 0; expected a number above 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"batch_size": 0}, "batch_size is 0; expected an integer of at least 1"),
@@ -241,7 +241,7 @@ def test_settings_out_of_range(place, tmp_path, changes, message):
     ("changes", "message"),
     [
         ({"model": "nobody/nothing"}, "model 'nobody/nothing' cannot be loaded"),
-        ({"method_options": {"rank": 3}}, "rank: no such option of 'loretta-rep'; it has"),
+        ({"method_options": {"rank": 3}}, "rank: no such option of 'loretta-rep'; did you mean 'tt_rank'"),
         ({"method_options": {"tt_rank": 0}}, "tt_rank is 0"),
         ({"method": "full", "method_options": {"r": 3}}, "has no options, but r was given"),
         ({"method_options": {"target_modules": ["quary"]}}, "No module matches 'quary': did you mean 'query'?"),

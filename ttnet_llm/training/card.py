@@ -1,0 +1,82 @@
+"""The model card of what was fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ttnet_llm.cards import Card, is_local, shown_base
+from ttnet_llm.training.details import Details
+from ttnet_llm.training.methods import find_method
+from ttnet_llm.training.report import size
+from ttnet_llm.training.settings import FinetuneResult
+
+# The hub's names for kinds of training.
+_PIPELINES = {"classify": "text-classification", "regress": "text-classification", "causal": "text-generation"}
+
+
+def finetuned_card(result: FinetuneResult, details: Details, names: Sequence[str] | None) -> Card:
+    """Say of a model that was fine-tuned what it is, how good, and how to use it.
+
+    Args:
+        result: The run.
+        details: How the model is fed.
+        names: The classes, for a classifier.
+
+    Returns:
+        The card.
+    """
+    settings, parameters = result.settings, result.parameters
+    method = find_method(settings.method)
+    whole = method.config is None
+    base = shown_base(settings.model)
+    scores = {
+        f"{name.replace('_', ' ')}, before and after": f"{result.before[name]:.4f}, {value:.4f}"
+        for name, value in result.after.items()
+    }
+    options = ", ".join(f"{key} = {value}" for key, value in settings.method_options.items())
+    counts = f"{parameters.adapter:,} of the adapter, {parameters.norms:,} of norms, {parameters.head:,} of the head"
+    facts = {
+        "method": f"{method.title}{f' ({options})' if options else ''}",
+        "trained parameters": f"{parameters.trainable:,} ({parameters.share:.3%}): {counts}",
+        "size of the file": size(result.adapter_bytes),
+        "trained on": f"{result.examples[0]:,} examples",
+        "judged on": f"{result.examples[1]:,} examples",
+        **scores,
+        "seed": str(settings.seed),
+        **({"classes": ", ".join(names)} if names else {}),
+        "tokens of an input": f"{result.max_length:,} at most",
+        "learning rate, epochs, batch size": f"{result.learning_rate:g}, {settings.epochs:g}, {result.batch_size}",
+        "versions": ", ".join(f"{name} {number}" for name, number in result.versions.items()),
+    }
+    kind = "model" if whole else "adapter"
+    about = f"{'A whole model' if whole else 'An adapter'}, fine-tuned with [ttnet](https://pypi.org/project/ttnet)."
+    if not whole:
+        about += f" It needs {base}, and the import of `ttnet_llm`, which makes its method known to PEFT."
+    if not whole and is_local(settings.model):
+        about += f' Where {base} lies elsewhere than in training, say `load(..., base="FOLDER")`.'
+    return Card(
+        f"{method.title} on {base}",
+        about,
+        settings.model,
+        facts,
+        _load_code(kind) + _use_code(result.kind, details),
+        ("ttnet", settings.method),
+        "transformers" if whole else "peft",
+        _PIPELINES.get(result.kind),
+    )
+
+
+def _load_code(kind: str) -> str:
+    return f'import ttnet_llm\n\nmodel, tokenizer = ttnet_llm.load(".")  # the folder or hub id of this {kind}\n'
+
+
+def _use_code(kind: str, details: Details) -> str:
+    if kind == "causal":
+        prompt = '[{"role": "user", "content": "Hello!"}]' if details.columns.messages else '"Once"'
+        return f"\nfrom ttnet_llm.inference import generate\n\nprint(generate(model, tokenizer, [{prompt}])[0])"
+    if kind not in _PIPELINES:
+        return ""
+    given = '("A text.", "Another.")' if len(details.columns.text) == 2 else '"A text."'
+    length = f", max_length={details.max_length}"
+    predictor = f"Predictor(model, tokenizer{length})"
+    return f"\nfrom ttnet_llm.inference import Predictor\n\nfor answer in {predictor}([{given}]):\n    print(answer)"
