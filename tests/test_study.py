@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from benchmarks.study.encoder import draw_head, first_token_only, load_base
+from benchmarks.study.base import draw_head, first_token_only, load_base
 from benchmarks.study.report import write_report
 from benchmarks.study.runs import Runs
 from benchmarks.study.settings import Method, Study
@@ -179,7 +179,7 @@ def test_wrong_files_are_refused(change: dict[str, str], message: str, tmp_path:
     [
         (None, "sst2", TTValueError, "The task 'sst2' needs files; name their folder with --data"),
         (Path("nowhere"), "mrpc", TTFileError, "There is no file train"),
-        (None, "cola", TTValueError, "tasks has 'cola'; expected some of docstrings, sst2, mrpc, rte"),
+        (None, "cola", TTValueError, "tasks has 'cola'; expected some of code, docstrings, sst2, mrpc, rte"),
     ],
 )
 def test_missing_data_are_named(data: Path | None, name: str, error: Any, message: str) -> None:

@@ -27,6 +27,7 @@ from benchmarks.study.report import write_report
 from benchmarks.study.runs import Runs
 from benchmarks.study.settings import Run, Study
 from benchmarks.study.worker import start, work
+from ttnet.errors import TTValueError
 
 console = Console()
 
@@ -34,6 +35,7 @@ console = Console()
 def main(
     study: Annotated[Path, typer.Argument(help="The study's YAML file.")],
     data: Annotated[Path | None, typer.Option(help="Folder with a folder of parquet files for each GLUE task.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of the study's model, where it is not MiniLM.")] = None,
     methods: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat for several.")] = None,
     runs: Annotated[Path | None, typer.Option(help="File of the trainings; by default runs.jsonl beside it.")] = None,
     report: Annotated[Path | None, typer.Option(help="Markdown file to write, with a picture beside it.")] = None,
@@ -42,8 +44,10 @@ def main(
     """Run what is missing, and write the report."""
     plan = Study.read(study)
     names = methods or list(plan.methods)
+    if (plan.model is None) != (model is None):
+        raise TTValueError(f"The study's model is {plan.model or 'the default one'}, but --model is {model}.")
     done = Runs(runs or study.with_name("runs.jsonl"))
-    with ProcessPoolExecutor(jobs, get_context("spawn"), start, (data, plan.max_length)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), start, (data, model, plan.max_length)) as pool:
         if not plan.every_rate:
             _do([run for name in names for run in plan.candidates(name)], done, pool, "choose rates")
         rates = {name: plan.methods[name].rates for name in names}

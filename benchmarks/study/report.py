@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from benchmarks.study.runs import Record, Runs
+from benchmarks.study.runs import Record, Runs, score
 from benchmarks.study.settings import Study
 from ttnet.plotting import COLOURS, STYLE
 from ttnet_llm.files import atomic, write_text
@@ -75,7 +75,7 @@ def _scores(plan: Study, done: Runs, method: str, rate: float, task: str | None 
     by_seed: dict[int, list[float]] = {}
     for run in plan.reported(method, rate):
         if task in (None, run.task):
-            by_seed.setdefault(run.seed, []).append(done[run]["accuracy"])
+            by_seed.setdefault(run.seed, []).append(score(done[run]))
     return [statistics.mean(scores) for scores in by_seed.values()]
 
 

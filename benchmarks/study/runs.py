@@ -45,8 +45,13 @@ class Runs:
         """Choose the rate with the best mean score, over tasks and seeds, on the part that is kept for choosing."""
         scores: dict[float, list[float]] = {}
         for run in plan.candidates(method):
-            scores.setdefault(run.rate, []).append(self[run]["accuracy"])
+            scores.setdefault(run.rate, []).append(score(self[run]))
         return max(scores, key=lambda rate: statistics.mean(scores[rate]))
+
+
+def score(record: Record) -> float:
+    """Give what a training is judged by, larger for better ones: its accuracy, or its loss with the sign turned."""
+    return record["accuracy"] if "accuracy" in record else -record["loss"]
 
 
 def _key(asked: Record) -> str:

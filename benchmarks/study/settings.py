@@ -69,11 +69,12 @@ class Run:
     head_rate: float
     max_length: int
     part: str
+    model: str | None
 
     @property
     def asked(self) -> dict[str, Any]:
         """What makes this run the same as one that was done before: rates of other runs do not."""
-        asked = dataclasses.asdict(self)
+        asked = {name: value for name, value in dataclasses.asdict(self).items() if name != "model" or value}
         del asked["settings"]["rates"]
         return json.loads(json.dumps(asked))
 
@@ -96,6 +97,7 @@ class Study:
         batch_size: Examples in a step.
         head_rate: Learning rate of the new head, the same for all methods.
         max_length: Tokens to cut texts to.
+        model: Name of the pretrained model, whose folder the command is told; `None` for all-MiniLM-L6-v2.
     """
 
     tasks: tuple[str, ...]
@@ -111,6 +113,7 @@ class Study:
     batch_size: int = 32
     head_rate: float = 5e-3
     max_length: int = 128
+    model: str | None = None
 
     @classmethod
     def read(cls, file: Path) -> Study:
@@ -151,7 +154,10 @@ class Study:
                 yield self._run(task, method, rate, seed, "report")
 
     def _run(self, task: str, method: str, rate: float, seed: int, part: str) -> Run:
-        shared = {name: getattr(self, name) for name in ("examples", "epochs", "batch_size", "head_rate", "max_length")}
+        shared = {
+            name: getattr(self, name)
+            for name in ("examples", "epochs", "batch_size", "head_rate", "max_length", "model")
+        }
         settings = self.methods[method]
         return Run(task=task, method=method, settings=settings, rate=rate, seed=seed, part=part, **shared)
 

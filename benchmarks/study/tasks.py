@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import PreTrainedTokenizerBase
 
 from demo.data import load as load_docstrings
@@ -25,13 +26,16 @@ Texts = list[tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Part:
-    """Tokens of examples: `fields[name][k]` is a list of numbers for example k, `labels` has shape `(n,)`."""
+    """Tokens of examples: `fields[name][k]` is a list of numbers for example k, `labels` has shape `(n,)`.
+
+    Texts without labels are of one length, and predict their own tokens.
+    """
 
     fields: dict[str, list[list[int]]]
-    labels: torch.Tensor
+    labels: torch.Tensor | None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.fields["input_ids"])
 
     @property
     def lengths(self) -> np.ndarray[Any, Any]:
@@ -50,10 +54,10 @@ class Part:
 class Source:
     """A task's labelled texts: those that trainings draw from, those to choose by, and those that are reported."""
 
-    classes: int
-    pool: tuple[Texts, np.ndarray[Any, Any]]
-    select: tuple[Texts, np.ndarray[Any, Any]]
-    report: tuple[Texts, np.ndarray[Any, Any]]
+    classes: int | None
+    pool: tuple[Texts, np.ndarray[Any, Any] | None]
+    select: tuple[Texts, np.ndarray[Any, Any] | None]
+    report: tuple[Texts, np.ndarray[Any, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Task:
     """What one training sees; `key` tells it apart from every other of a process."""
 
     name: str
-    classes: int
+    classes: int | None  # `None` for a language model's
     train: Part
     select: Part
     report: Part
@@ -90,8 +94,10 @@ class Tasks:
     def _read(self, name: str) -> Source:
         if name == "docstrings":
             return _docstrings()
+        if name == "code":
+            return _code()
         if name not in _HELD_OUT:
-            raise TTValueError(f"tasks has {name!r}; expected some of docstrings, {', '.join(_HELD_OUT)}.")
+            raise TTValueError(f"tasks has {name!r}; expected some of code, docstrings, {', '.join(_HELD_OUT)}.")
         train = self._glue(name, "train")
         if name == "sst2":  # its validation part is small, and its phrases are many: both are kept from the pool
             return Source(2, *_cut(train, *_HELD_OUT[name]))
@@ -110,10 +116,19 @@ class Tasks:
         texts = list(zip(*(table.cells(column) for column in GLUE_TASKS[name]), strict=True))
         return texts, np.array(table.cells("label"))
 
-    def _tokenize(self, texts: Texts, labels: np.ndarray[Any, Any]) -> Part:
+    def _tokenize(self, texts: Texts, labels: np.ndarray[Any, Any] | None) -> Part:
+        if labels is None:
+            return self._chunks(texts)
         columns = [list(column) for column in zip(*texts, strict=True)]
         encoded = self._tokenizer(*columns, truncation=True, max_length=self._max_length)
         return Part(dict(encoded.items()), torch.from_numpy(labels))
+
+    def _chunks(self, texts: Texts) -> Part:
+        """Cut texts into pieces of `max_length` tokens; what is left over is not used."""
+        size = self._max_length
+        every = [self._tokenizer(text)["input_ids"] for (text,) in texts]
+        chunks = [ids[k : k + size] for ids in every for k in range(0, len(ids) - size + 1, size)]
+        return Part({"input_ids": chunks, "attention_mask": [[1] * size] * len(chunks)}, None)
 
     def _tokenize_kept(self, name: str) -> tuple[Part, Part]:
         source = self._source(name)
@@ -121,6 +136,10 @@ class Tasks:
 
     def _tokenize_train(self, name: str, examples: int | None, seed: int) -> Part:
         texts, labels = self._source(name).pool
+        if labels is None:
+            whole = self._chunks(texts)
+            rows = np.random.default_rng(seed).permutation(len(whole))[:examples]
+            return Part({key: [cells[row] for row in rows] for key, cells in whole.fields.items()}, None)
         rows = np.random.default_rng(seed).permutation(len(labels))[:examples]
         return self._tokenize([texts[row] for row in rows], labels[rows])
 
@@ -143,6 +162,16 @@ def _docstrings() -> Source:
     task = load_docstrings(400, 100)
     pool, select, _ = _cut(_labelled(task.train), 1000, 0)
     return Source(len(task.names), pool, select, _labelled(task.validation))
+
+
+def _code() -> Source:
+    """Take the beginning of every model's code in transformers, whole models kept for choosing and for the report."""
+    files = sorted(Path(transformers.__file__).parent.glob("models/*/modeling_*.py"))
+    parts: tuple[Texts, Texts, Texts] = ([], [], [])
+    for place, file in zip(np.random.default_rng(2024).permutation(len(files)), files, strict=True):
+        code = file.read_text(encoding="utf-8").partition("import")[2][:4000]  # without the licence
+        parts[0 if place % 10 < 7 else 1 if place % 10 == 7 else 2].append((code,))
+    return Source(None, (parts[0], None), (parts[1][:12], None), (parts[2][:24], None))
 
 
 def _labelled(rows: Sequence[tuple[str, int]]) -> tuple[Texts, np.ndarray[Any, Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.study.encoder import draw_head, first_token_only, load_base
+from benchmarks.study.base import draw_head, first_token_only, load_base
 from benchmarks.study.settings import Run
 from benchmarks.study.tasks import Part, Task
 from ttnet_llm.budget import split_parameters
@@ -37,12 +37,13 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
         folder: The pretrained model.
 
     Returns:
-        Parameters, the accuracy and loss on the held-out part, training losses, time, memory and versions.
+        Parameters, accuracy and loss on the held-out part, training losses, time, memory and versions.
     """
     started = time.perf_counter()
     torch.manual_seed(run.seed)
     base = load_base(folder, task.classes)
-    draw_head(base, run.seed)
+    if task.classes is not None:
+        draw_head(base, run.seed)
     torch.manual_seed(run.seed)
     model = run.settings(base)
     parameters = split_parameters(model)
@@ -63,8 +64,7 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
         drawn = batches(task.train.lengths, run.batch_size, run.seed)
         for _ in range(steps):
             rows = next(drawn)
-            logits = model(**task.train.batch(rows)).logits
-            loss = nn.functional.cross_entropy(logits, task.train.labels[rows])
+            loss, _ = _loss(model, task.train, rows)
             loss.backward()
             nn.utils.clip_grad_norm_([*head, *rest], 1.0)
             optimizer.step()
@@ -97,12 +97,21 @@ def evaluate(model: nn.Module, part: Part) -> dict[str, float]:
     while start < len(order):
         longest = part.lengths[order[min(start + 64, len(order)) - 1]]
         rows = order[start : start + max(1, EVALUATED_TOKENS // int(longest))].tolist()
-        logits = model(**part.batch(rows)).logits
-        labels = part.labels[rows]
-        loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-        right += int((logits.argmax(dim=1) == labels).sum())
+        mean, hits = _loss(model, part, rows)
+        loss += float(mean) * len(rows)
+        right += hits
         start += len(rows)
-    return {"accuracy": right / len(part), "loss": loss / len(part)}
+    scores = {"loss": loss / len(part)}
+    return scores if part.labels is None else {"accuracy": right / len(part)} | scores
+
+
+def _loss(model: nn.Module, part: Part, rows: list[int]) -> tuple[torch.Tensor, int]:
+    """Give the mean loss of some examples, and how many are classified right; texts predict their own tokens."""
+    batch = part.batch(rows)
+    if part.labels is None:
+        return model(**batch, labels=batch["input_ids"]).loss, 0
+    logits, labels = model(**batch).logits, part.labels[rows]
+    return nn.functional.cross_entropy(logits, labels), int((logits.argmax(dim=1) == labels).sum())
 
 
 def batches(lengths: np.ndarray[Any, Any], size: int, seed: int) -> Iterator[list[int]]:

