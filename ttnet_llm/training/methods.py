@@ -52,7 +52,7 @@ METHODS: dict[str, Method] = {
     "metatt": Method("MetaTT", 3e-3, MetaTTConfig),
     "melora": Method("MELoRA", 2e-3, MeloraConfig),
     "ether": Method("ETHER+", 1e-2, EtherConfig),
-    "tt-ether": Method("TT-ETHER", 2e-2, TTEtherConfig),
+    "tt-ether": Method("TT-ETHER", 4e-2, TTEtherConfig),
     "lora": Method("LoRA", 1e-3, LoraConfig, {"r": 8, "lora_alpha": 16}),
     # No module of that name exists, which PEFT allows: only the head is trained, saved and loaded.
     "head": Method("Head only", 1e-2, LoraConfig, {"target_modules": DUMMY_TARGET_MODULES}),
