@@ -10,9 +10,11 @@ import transformers as tf
 from peft import LoraConfig, PeftModel
 from typer.testing import CliRunner
 
+import ttnet_llm
 from tests.ttnet_llm import models
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
 from ttnet.errors import TTTypeError, TTValueError
+from ttnet.nn import TTWeight
 from ttnet_llm.cards import lora_card
 from ttnet_llm.command_line.cli import app
 from ttnet_llm.training import evaluate
@@ -104,6 +106,23 @@ def test_evaluation_takes_whatever_the_commands_write(folder: str, place: Path) 
         assert evaluate(place / folder, data).measures == found.measures
     finally:
         (place / "aside").rename(place / folder / "finetune.json")
+
+
+def test_a_tensorised_model_is_healed_and_stays_one_that_others_do_not_misread(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("finetune", place / "small", "--train", place / "train.jsonl", "--validation", place / "train.jsonl",
+        "--epochs", 1, "--method", "full", "--output", place / "healed")  # fmt: skip
+    model = place / "healed" / "model"
+    assert (model / "trains.safetensors").exists()
+    assert not (model / "model.safetensors").exists()
+    assert any(isinstance(module, TTWeight) for module in ttnet_llm.load(place / "healed")[0].modules())
+    result = json.loads((place / "healed" / "results.json").read_text())
+    assert evaluate(place / "healed", place / "train.jsonl").measures == result["after"]
+    card = (model / "README.md").read_text()
+    assert "A whole model, fine-tuned" in card
+    run_code(card, model, monkeypatch)
+    assert "'prediction': " in capsys.readouterr().out
 
 
 def test_evaluation_guesses_what_a_model_is_judged_by() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from ttnet_llm.command_line.console import (
 )
 
 Option = typer.Option
+CHECKED = 64  # lines to measure the loss on
 
 
 def tensorize(
@@ -36,7 +38,10 @@ def tensorize(
     budget: Annotated[int | None, Option(help="Number of parameters of all these layers.")] = None,
     layout: Annotated[str, Option(help="aligned or interleaved.")] = "aligned",
     calibration: Annotated[str | None, Option(help="A text file; the error of outputs on its lines counts.")] = None,
-    lines: Annotated[int, Option(help="Lines of it to take.")] = 256,
+    lines: Annotated[int, Option(help="Lines of it to take; on some of the next ones the loss is measured.")] = 256,
+    max_loss: Annotated[
+        float, Option(help="Warn above: of the perplexity, relative, or of the agreement with the dense model.")
+    ] = 0.1,
     picture: Annotated[
         str | None,
         Option(help="A png, pdf or svg file for the sizes and errors; OUTPUT/tensorize.png if none."),
@@ -47,17 +52,24 @@ def tensorize(
     """Replace layers of a model by tensor trains, to a stated error or size, and save it."""
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
         from ttnet_llm.tensorize import tensorize as replace
+        from ttnet_llm.tensorize.check import QuickCheck
         from ttnet_llm.tensorize.loading import load_dense, text_batches
         from ttnet_llm.tensorize.report import draw_report
         from ttnet_llm.tensorize.saving import model_folder, write_tensorized
         from ttnet_llm.training.details import carry_details
 
+        if not max_loss >= 0:
+            raise TTValueError(f"--max-loss is {max_loss}; expected a number of at least 0.")
         if picture is not None and Path(picture).suffix not in (".png", ".pdf", ".svg"):
             raise TTValueError(f"--picture is {picture!r}; expected a png, pdf or svg file.")
         with model_folder(output, reads=(model, calibration)) as folder:  # refused before the work is done
             with screen.status("Loading"):
                 loaded, tokenizer = load_dense(model)
-                batches = None if calibration is None else text_batches(loaded, tokenizer, calibration, lines=lines)
+                batches = check = None
+                if calibration is not None:
+                    batches = text_batches(loaded, tokenizer, calibration, lines=lines)
+                    others = text_batches(loaded, tokenizer, calibration, lines=CHECKED, skip=lines)
+                    check = QuickCheck(loaded, others or batches[: CHECKED // 16], seen=not others)
             report = replace(
                 loaded,
                 targets=target or "all-linear",
@@ -69,6 +81,9 @@ def tensorize(
                 calibration=batches,
                 progress=not quiet,
             )
+            if check is not None:
+                with screen.status("Looking at what was lost"):
+                    report = dataclasses.replace(report, check=check.compare())
             write_tensorized(loaded, folder, tokenizer=tokenizer, report=report)
             carry_details(model, folder)
         if Console().is_terminal:
@@ -83,6 +98,13 @@ def tensorize(
         kept = "" if tokenizer is not None else "; it has no tokenizer that can be loaded"
         screen.say(f"Saved in {output}: load it with ttnet_llm.load{kept}.")
         screen.result({"output": output} | report.to_dict())
+        if report.check is None:
+            screen.say("What the model has lost is not measured; give some texts with --calibration.")
+        elif not report.check.loss <= max_loss:
+            screen.warn(
+                f"{report.check} That is a loss of {report.check.loss:.1%}, above the {max_loss:.1%} of --max-loss: "
+                "give a larger --ratio, leave layers out with --exclude, or heal the model by fine-tuning it."
+            )
         drawing, title = picture or str(Path(output) / "tensorize.png"), f"Trains in {Path(model).resolve().name}"
         try:
             draw_report(report.layers, drawing, title=title, subtitle=report.summary)

@@ -34,7 +34,9 @@ def load_dense(name: str) -> tuple[PreTrainedModel, Any]:
     return load_whole(name), find_tokenizer(name)
 
 
-def text_batches(model: PreTrainedModel, tokenizer: Any, path: str | Path, *, lines: int) -> list[dict[str, Any]]:
+def text_batches(
+    model: PreTrainedModel, tokenizer: Any, path: str | Path, *, lines: int, skip: int = 0
+) -> list[dict[str, Any]]:
     """Make calibration batches of the lines of a text file.
 
     Args:
@@ -42,9 +44,10 @@ def text_batches(model: PreTrainedModel, tokenizer: Any, path: str | Path, *, li
         tokenizer: Its tokenizer.
         path: The file, in UTF-8 or what a byte-order mark says.
         lines: How many lines to take at most; empty ones do not count.
+        skip: How many to pass over before.
 
     Returns:
-        The batches.
+        The batches; none where all lines are passed over.
 
     Raises:
         TTFileError: If there is no such file, nothing in it, or it is of another codec.
@@ -59,9 +62,10 @@ def text_batches(model: PreTrainedModel, tokenizer: Any, path: str | Path, *, li
         raise TTTypeError("The model is an encoder and a decoder; calibrate in Python, with batches for both.")
     if not Path(path).is_file():
         raise TTFileError(f"There is no file {str(path)!r}; check the path.")
-    rows = [line for line in read_text(path).splitlines() if line.strip()][:lines]
+    rows = [line for line in read_text(path).splitlines() if line.strip()]
     if not rows:
         raise TTFileError(f"{str(path)!r} holds no text.")
+    rows = rows[skip : skip + lines]
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return [

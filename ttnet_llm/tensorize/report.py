@@ -12,6 +12,7 @@ from ttnet.errors import TTValueError, import_extra
 from ttnet.nn import Layout
 from ttnet.plotting import COLOURS, STYLE
 from ttnet_llm.files import atomic
+from ttnet_llm.tensorize.check import Check
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class TensorizeReport:
         layers: A row for each weight.
         model_parameters: Number of the whole model's parameters, before and after.
         seconds: Time that everything took.
+        check: What the model has lost on some texts; None where nobody looked.
 
     Example:
         >>> print(TensorizeReport((LayerReport("head", (8, 8), None, 64, 64, 0.0, None, 0.0),), (64, 64), 0.1))
@@ -75,6 +77,7 @@ class TensorizeReport:
     layers: tuple[LayerReport, ...]
     model_parameters: tuple[int, int]
     seconds: float
+    check: Check | None = None
 
     @property
     def parameters(self) -> int:
@@ -111,11 +114,12 @@ class TensorizeReport:
 
     @property
     def summary(self) -> str:
-        """The sizes in one sentence."""
+        """The sizes in one sentence, and what the model has lost in another."""
         before, after = self.model_parameters
+        lost = "" if self.check is None else f" {self.check}"
         return (
             f"{self.parameters:,} of {self.dense_parameters:,} parameters ({self.ratio:.1%}) in {len(self.layers)} "
-            f"layers; the model has {after:,} of {before:,} ({after / before:.1%})."
+            f"layers; the model has {after:,} of {before:,} ({after / before:.1%}).{lost}"
         )
 
     def __str__(self) -> str:
@@ -135,6 +139,7 @@ class TensorizeReport:
             "model_parameters_before": self.model_parameters[0],
             "model_parameters_after": self.model_parameters[1],
             "seconds": self.seconds,
+            "check": None if self.check is None else asdict(self.check) | {"loss": self.check.loss},
             "layers": [asdict(layer) | {"ranks": layer.ranks} for layer in self.layers],
         }
 

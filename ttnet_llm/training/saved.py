@@ -50,9 +50,14 @@ def save_finetuned(model: Any, tokenizer: PreTrainedTokenizerBase, details: Deta
     Returns:
         The folder written, and the bytes of the weights in it.
     """
+    from ttnet_llm.tensorize.saving import is_tensorized, write_tensorized  # which reads configs by this room
+
     is_adapter = isinstance(model, PeftModel)
     inner = folder / ("adapter" if is_adapter else "model")
-    model.save_pretrained(inner)
+    if not is_adapter and is_tensorized(model.config):
+        write_tensorized(model, inner, tokenizer=None, report=None)
+    else:
+        model.save_pretrained(inner)
     if is_adapter:
         if find_kind(details.kind).task_type in CLASSIFIERS:
             write_class_names(inner, class_fields(model.config))

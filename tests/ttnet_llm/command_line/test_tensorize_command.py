@@ -53,6 +53,7 @@ def test_the_command(tmp_path: Path) -> None:
         (("--ratio", 0.5, "--calibration", tmp_path / "none.txt"), "There is no file"),
         (("--ratio", 0.5, "--calibration", tmp_path / "latin.txt"), "is not UTF-8, as files without a mark should be"),
         (("--ratio", 0.5, "--calibration", tmp_path / "text.txt", "--lines", 0), "lines is 0"),
+        (("--ratio", 0.5, "--max-loss", -1), "--max-loss is -1.0; expected a number of at least 0"),
     ]:
         code, output = run(*arguments, *options)
         assert code == 1
@@ -60,6 +61,42 @@ def test_the_command(tmp_path: Path) -> None:
     code, output = run("tensorize", tmp_path / "small", "--output", tmp_path / "new", "--ratio", 0.5)
     assert (code, "has trains already" in output) == (1, True)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_command_says_what_was_lost(tmp_path: Path) -> None:
+    save_model(tmp_path / "model")
+    tokenizer = tf.AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    models.llama().save_pretrained(tmp_path / "llama")
+    (tmp_path / "text.txt").write_text("\n".join(str(row["text"]) for row in rows(20)))
+    for name, target, lines, loss, words in [
+        ("model", "query", 12, 0.0, "On 8 texts, the similarity with the dense model is"),
+        ("model", "query", 20, 1.0, "On 20 texts of the calibration, the similarity"),
+        ("llama", "q_proj", 12, 0.0, "On 8 texts, the perplexity is"),
+    ]:
+        arguments = (
+            "tensorize",
+            tmp_path / name,
+            "--output",
+            tmp_path / "small",
+            "--ratio",
+            0.3,
+            "--target",
+            target,
+            "--calibration",
+            tmp_path / "text.txt",
+            "--lines",
+            lines,
+        )
+        code, output = run(*arguments, "--max-loss", loss)
+        assert code == 0, output
+        assert words in output
+        saved = json.loads((tmp_path / "small" / "tensorize.json").read_text())["check"]
+        assert saved["texts"] == (20 if lines == 20 else 8)
+        assert ("Note: On" in output) == (saved["loss"] > loss)
+        assert ("heal the model" in output) == (saved["loss"] > loss)
+    code, output = run("tensorize", tmp_path / "model", "--output", tmp_path / "small", "--ratio", 0.3)
+    assert "What the model has lost is not measured" in output
 
 
 def test_the_command_looks_at_its_output_before_it_does_the_work(
