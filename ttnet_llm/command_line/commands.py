@@ -189,4 +189,31 @@ def inspect(
             screen.say(f"Drawn in {picture}.")
 
 
-COMMANDS = (export, compress, merge, inspect)
+def push(
+    model: ModelArgument,
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Where to, on the hub: NAME/REPO.")],
+    base: Annotated[str | None, Option(help="The base model's id on the hub, if it was trained from a folder.")] = None,
+    private: Annotated[bool, Option("--private", help="Make a new repository private.")] = False,
+    message: Annotated[str, Option(help="Of the commit.")] = "Upload the model",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Put an adapter or model on the Hugging Face hub, with its card and without local paths."""
+    with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
+        from ttnet_llm.cards import is_local
+        from ttnet_llm.loading import base_name, find_model
+        from ttnet_llm.lora.checkpoint import CONFIG
+        from ttnet_llm.pushing import push as put
+
+        folder = find_model(model)
+        if base is None and (folder / CONFIG).is_file() and is_local(name := base_name(folder)):
+            screen.warn(
+                f"The adapter was trained from the folder {name!r}; tell others which model that is with --base."
+            )
+        with screen.status("Pushing"):
+            address = put(model, repo, base=base, private=private, message=message)
+        screen.say(f"Pushed to {address}.")
+        screen.result({"repo": repo, "address": address})
+
+
+COMMANDS = (export, compress, merge, inspect, push)

@@ -144,22 +144,29 @@ class _Notes(logging.Handler):
         Console(stderr=True, soft_wrap=True).print(plain(record.getMessage()), highlight=False)
 
 
-def make_table(*columns: str) -> Any:
-    """Begin a rich table whose first column is text, and the others numbers.
+def make_table(*columns: str, texts: int = 1) -> Any:
+    """Begin a rich table in which nothing is cut: texts go on in the next line, and numbers stay whole.
 
     Args:
-        *columns: Their headings; without any, the table has no head.
+        *columns: Their headings, a word to a line; without any, the table has no head.
+        texts: How many of the columns, from the left, are texts; the others are numbers.
 
     Returns:
         The table.
     """
     table = import_extra("rich.table", extra="cli").Table(
-        show_header=any(columns), box=import_extra("rich.box", extra="cli").SIMPLE, pad_edge=False
+        show_header=any(columns),
+        box=import_extra("rich.box", extra="cli").SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
     )
     for k, name in enumerate(columns):
-        # Nothing is cut: long names go on in the next line, and so do headings, between words.
-        width = max((len(word) for word in name.split()), default=None)
-        table.add_column(name, justify="right" if k else "left", min_width=width, overflow="fold")
+        heading = "\n".join(name.split())
+        if k < texts:
+            least = max((len(word) for word in name.split()), default=None)
+            table.add_column(heading, overflow="fold", min_width=least, vertical="top")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 

@@ -245,7 +245,7 @@ def _streamer(tokenizer: Any) -> Any:
 
 def _print_readable(records: list[dict[str, Any]]) -> None:
     kinds = [name for name in ("probability",) if name in records[0]]
-    table = make_table("text", "prediction", *kinds)
+    table = make_table("text", "prediction", *kinds, texts=2)
     for record in records:
         found = record["prediction"]
         if isinstance(found, list):
