@@ -19,6 +19,7 @@ TASKS = {
     "sst2": "SST-2 (4,000 phrases kept from its training part)",
     "mrpc": "MRPC (its test part)",
     "rte": "RTE (its validation part)",
+    "code": "code of models of transformers that are kept from training",
     "docstrings": "the demo's docstrings (12 classes)",
 }
 
@@ -49,17 +50,29 @@ def write_report(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, 
         f"({_list(plan.select_seeds)}) on examples that are neither trained on nor reported "
         f"({_list(plan.select_tasks or plan.tasks)}), and is the same for all tasks."
     )
+    setting = (
+        f"{plan.model or 'all-MiniLM-L6-v2 (6 layers, hidden size 384)'}, {plan.examples:,} training examples "
+        f"drawn by the seed, {plan.epochs:g} epoch(s), batches of {plan.batch_size} texts of similar lengths, AdamW "
+        "with a linear warm-up and decay, no dropout."
+    )
+    if plan.model is None:
+        setting += f" The new head learns at the rate {plan.head_rate:g}, and is not counted below."
+    setting += f" {chosen}"
+    measure = "accuracies" if plan.model is None else "mean losses of a token, with the sign turned,"
+    differences = (
+        " A difference is the mean of those seed by seed, ± its standard error: the methods of a seed see the same "
+        "examples in the same order and start with the same head."
+        if plan.beside
+        else ""
+    )
     write_text(
         path,
         f"""# {plan.title}
 
-all-MiniLM-L6-v2 (6 layers, hidden size 384), {plan.examples:,} training examples drawn by the seed, {plan.epochs:g}
-epoch(s), batches of {plan.batch_size} texts of similar lengths, AdamW with a linear warm-up and decay, no dropout, a
-new head at rate {plan.head_rate:g} (770 parameters, not counted below). {chosen}
+{setting}
 
-Scores are accuracies on {_list([TASKS[task] for task in plan.tasks])}, as mean ± standard deviation over the seeds
-{_list(plan.seeds)}. A difference is the mean of those seed by seed, ± its standard error: the methods of a seed see
-the same examples in the same order and start with the same head.
+Scores are {measure} on {_list([TASKS[task] for task in plan.tasks])}, as mean ± standard
+deviation over the seeds {_list(plan.seeds)}.{differences}
 
 {table}
 
