@@ -177,7 +177,8 @@ def load_adapter(adapter: str | Path, *, model: str | None = None, weights: bool
         adapter: The folder of an adapter of any method, or of a run of `ttnet-llm finetune`.
         model: The base model; `None` takes the one that the adapter names.
         weights: Whether to load the base model's weights. Without them only its config is read, and zeros that take
-            no memory stand in their place, which is enough to look at the adapter itself.
+            no memory stand in their place, which is enough to look at the adapter itself; unless what it adds to a
+            weight depends on that, as a turn does: then they are loaded all the same.
         **options: For `from_pretrained` of the base model.
 
     Returns:
@@ -201,7 +202,7 @@ def load_adapter(adapter: str | Path, *, model: str | None = None, weights: bool
     if heads and config.num_labels != heads[0].shape[0]:
         config.num_labels = heads[0].shape[0]
     model_cls = _model_class(fields, config, folder)
-    if not weights:
+    if not (weights or getattr(PEFT_TYPE_TO_CONFIG_MAPPING[fields["peft_type"]], "reads_weights", False)):
         with torch.device("meta"):
             skeleton = model_cls.from_config(config) if hasattr(model_cls, "from_config") else model_cls(config)
         return PeftModel.from_pretrained(_on_cpu(skeleton), str(folder)).eval()

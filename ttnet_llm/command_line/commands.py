@@ -36,7 +36,7 @@ def export(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write an adapter as an ordinary LoRA checkpoint, exactly, for serving engines; needs no base weights."""
+    """Write an adapter as an ordinary LoRA checkpoint, exactly, for serving engines; only turns need base weights."""
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
         from ttnet_llm.loading import find_adapter, load_adapter
         from ttnet_llm.lora.checkpoint import EXPORT

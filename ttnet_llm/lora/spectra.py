@@ -61,8 +61,8 @@ def adapter_spectra(adapter: str | Path, *, model: str | None = None) -> list[Mo
 
     Args:
         adapter: Folder of an adapter of this package's or of a LoRA adapter.
-        model: The base model, of which only the config is read; `None` takes the one that the adapter names. LoRA
-            needs none.
+        model: The base model, of which only the config is read, and for turns the weights; `None` takes the one that
+            the adapter names. LoRA needs none.
 
     Returns:
         The modules, in their order.

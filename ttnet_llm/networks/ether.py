@@ -48,6 +48,7 @@ class EtherConfig(AdapterConfig):
     method: ClassVar[str] = "ether"
     rank_field: ClassVar[str] = "n"
     scale_field: ClassVar[str] = "scale"
+    reads_weights: ClassVar[bool] = True
 
     n: int = field(default=4)
     plus: bool = field(default=True)

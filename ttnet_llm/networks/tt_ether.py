@@ -42,6 +42,7 @@ class TTEtherConfig(SharedConfig):
     method: ClassVar[str] = "tt_ether"
     rank_field: ClassVar[str] = "r"
     scale_field: ClassVar[str] = "scale"
+    reads_weights: ClassVar[bool] = True
 
     r: int | None = field(default=4)
     n: int = field(default=4)

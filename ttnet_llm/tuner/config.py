@@ -48,6 +48,7 @@ class AdapterConfig(PeftConfig):
     method: ClassVar[str]
     rank_field: ClassVar[str]  # what an integer in `rank_pattern` sets
     scale_field: ClassVar[str] = "alpha"  # what `alpha_pattern` sets
+    reads_weights: ClassVar[bool] = False  # whether what is added to a weight depends on that weight
     classes_are_the_models = False  # whether `id2label` was taken from a model, so that another's goes before it
     starts: ClassVar[tuple[str, ...]] = ()  # names that `init_weights` takes, besides True and False
 

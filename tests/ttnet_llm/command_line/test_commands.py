@@ -16,7 +16,16 @@ from tests.ttnet_llm import models
 from tests.ttnet_llm.models import logits, perturb
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, LortaConfig, MeloraConfig, MetaTTConfig, TTLoraConfig
+from ttnet_llm import (
+    EtherConfig,
+    LorettaAdpConfig,
+    LorettaRepConfig,
+    LortaConfig,
+    MeloraConfig,
+    MetaTTConfig,
+    TTEtherConfig,
+    TTLoraConfig,
+)
 from ttnet_llm.command_line.cli import app
 from ttnet_llm.loading import load_adapter
 from ttnet_llm.lora.export import export_lora
@@ -58,6 +67,27 @@ def test_export_needs_no_base_weights(make: Callable[[], nn.Module], config: obj
     base = type(make()).from_pretrained(tmp_path / "base")
     loaded = PeftModel.from_pretrained(base, tmp_path / "lora").eval()
     torch.testing.assert_close(logits(loaded), logits(model), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [EtherConfig(), TTEtherConfig(r=2)], ids=["ether", "tt_ether"])
+def test_turns_are_exported_and_inspected_with_the_weights_that_they_turn(config: object, tmp_path: Path) -> None:
+    model = save(tmp_path, models.llama, config)
+    code, output = run("export", tmp_path / "adapter", "--output", tmp_path / "lora")
+    assert code == 0, output
+    base = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    plain = logits(base)
+    loaded = PeftModel.from_pretrained(base, tmp_path / "lora").eval()
+    torch.testing.assert_close(logits(loaded), logits(model), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(logits(loaded), plain, atol=1e-3)
+    found = {entry.name: entry.singular_values for entry in adapter_spectra(tmp_path / "adapter")}
+    for name, layer in model.base_model.layers_with("default"):
+        expected = torch.linalg.svdvals(layer.get_delta_weight("default"))
+        values = torch.tensor(found[name])
+        torch.testing.assert_close(values, expected[: len(values)], rtol=1e-3, atol=1e-5)
+    (tmp_path / "base" / "model.safetensors").unlink()
+    code, output = run("export", tmp_path / "adapter", "--output", tmp_path / "again")
+    assert code == 1
+    assert "model.safetensors" in output
 
 
 @pytest.mark.parametrize("with_head", [True, False])
