@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Option = typer.Option
 METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, tt-ether, lora, head or full."
 KIND_HELP = "classify, regress or causal; by default guessed from columns and labels, and said."
-ENCODING_HELP = "Codec of csv and jsonl files, such as cp1252; by default utf-8, or what a byte-order mark says."
+ENCODING_HELP = "Codec of files of text, such as cp1252; by default utf-8, or what a byte-order mark says."
 MethodOption = Annotated[
     list[str] | None, Option("--method-option", help="A field of the method's config, KEY=VALUE; repeat for several.")
 ]
@@ -25,7 +25,10 @@ DATA, METHOD, TRAINING, RUN = "Data", "Method", "Training", "Run"
 def finetune(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub id of the pretrained model.")],
     output: Annotated[str, Option(help="Folder for the adapter and its report.")],
-    train: Annotated[str | None, Option(help="A csv, jsonl or parquet file.", rich_help_panel=DATA)] = None,
+    train: Annotated[
+        str | None,
+        Option(help="A csv, tsv, json, jsonl, parquet or txt file, or a folder of them.", rich_help_panel=DATA),
+    ] = None,
     validation: Annotated[
         str | None, Option(help="Another; by default a part of the first is held out.", rich_help_panel=DATA)
     ] = None,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ttnet.errors import TTError, TTValueError, import_extra
+from ttnet.errors import TTError, TTFileError, TTValueError, import_extra
 from ttnet_llm.training.details import Columns
 from ttnet_llm.training.labels import Meaning, describe, encode, is_number, settle
 from ttnet_llm.training.metrics import MEASURES
@@ -191,6 +191,42 @@ def load_glue(task: str) -> TextTask:
     kind = "numbers for a regression" if names is None else f"{len(names)} classes ({', '.join(names)})"
     meaning = Meaning(names, f"{kind}, as the task says")
     return _task(tables[0], tables[1], columns, meaning, GLUE_MEASURES.get(task))
+
+
+def load_hub(name: str) -> dict[str, Table]:
+    """Load a data set from the Hugging Face hub, or from its local cache.
+
+    Args:
+        name: Its id, such as `"owner/reviews"`.
+
+    Returns:
+        `train`, and `validation` if it has such a split; classes by their names.
+
+    Raises:
+        TTFileError: If there is none of that name, or it has no training split.
+    """
+    datasets = import_extra("datasets", extra="llm")
+    try:
+        loaded = datasets.load_dataset(name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise TTFileError(
+            f"{name!r} is neither a file or a folder, nor a data set that is in the local cache or can be fetched from "
+            "the hub; check the path."
+        ) from error
+    splits = [split for split in ("train", "validation") if split in loaded]
+    if "train" not in splits:
+        raise TTFileError(f"The data set {name!r} has no split 'train' but {', '.join(loaded)}; save one as a file.")
+    logger.info("%r is read from the hub or its cache: %s.", name, " and ".join(splits))
+    return {split: Table(f"{name} ({split})", _named(loaded[split])) for split in splits}
+
+
+def _named(split: Any) -> dict[str, list[Any]]:
+    """Give the columns of a split, with classes by their names instead of their indices."""
+    columns = dict(split[:])
+    for name, feature in split.features.items():
+        if hasattr(feature, "int2str"):
+            columns[name] = [None if k is None or k < 0 else feature.int2str(k) for k in columns[name]]
+    return columns
 
 
 def find_columns(table: Table, text_columns: Sequence[str] | None = None, label_column: str | None = None) -> Columns:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Hashable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ttnet.errors import TTValueError
-from ttnet_llm.training.data import LABELS, find_columns, load_glue
+from ttnet_llm.training.data import LABELS, find_columns, load_glue, load_hub
 from ttnet_llm.training.kinds import Kind, Task, find_kind
 from ttnet_llm.training.kinds.causal import find_shape
 from ttnet_llm.training.labels import settle
 from ttnet_llm.training.settings import FinetuneSettings
-from ttnet_llm.training.tables import Table, read_table
+from ttnet_llm.training.tables import Table, kind_of, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +39,7 @@ def open_task(settings: FinetuneSettings) -> tuple[Kind, Task]:
         glue = load_glue(settings.task)
         kind: Any = find_kind("regress" if glue.names is None else "classify")
         return kind, kind.task_of(glue, settings)
-    assert settings.train is not None  # settled by the settings
-    train = read_table(settings.train, encoding=settings.encoding)
-    validation = None
-    if settings.validation is not None:
-        validation = read_table(settings.validation, encoding=settings.encoding)
+    train, validation = read_data(settings)
     name = settings.kind
     if name is None:
         name, why = guess_kind(train, settings)
@@ -60,6 +58,27 @@ def open_task(settings: FinetuneSettings) -> tuple[Kind, Task]:
             len(task.validation),
         )
     return kind, task
+
+
+def read_data(settings: FinetuneSettings) -> tuple[Table, Table | None]:
+    """Read files, folders of them, or a data set of the hub.
+
+    Args:
+        settings: Which ones, in `train` and `validation`.
+
+    Returns:
+        The training data, and the validation data if there are some.
+
+    Raises:
+        TTFileError: If a file cannot be read, or there is neither a file nor a data set of that name.
+    """
+    assert settings.train is not None  # settled by the settings
+    path = Path(settings.train)
+    from_hub = not path.exists() and kind_of(path) is None and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", settings.train)
+    found = load_hub(settings.train) if from_hub else {"train": read_table(path, encoding=settings.encoding)}
+    if settings.validation is None:
+        return found["train"], found.get("validation")
+    return found["train"], read_table(settings.validation, encoding=settings.encoding)
 
 
 def guess_kind(table: Table, settings: FinetuneSettings) -> tuple[str, str]:

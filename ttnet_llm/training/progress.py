@@ -11,9 +11,11 @@ from ttnet.errors import import_extra
 
 
 def quiet_libraries() -> None:
-    """Silence what transformers says while loading, for programs with a display of their own."""
+    """Silence what transformers and datasets say while loading, for programs with a display of their own."""
+    import datasets
     from transformers.utils import logging
 
+    datasets.disable_progress_bars()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # PEFT and transformers disagree on a name that neither concerns the user nor changes a result.

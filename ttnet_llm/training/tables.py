@@ -1,14 +1,16 @@
-"""Tables in files: csv, jsonl and parquet, with every cell as the file has it."""
+"""Tables in files: csv, tsv, json, jsonl, parquet and plain texts, with every cell as the file has it."""
 
 from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -38,7 +40,8 @@ class Table:
     Args:
         path: The file, for messages.
         columns: Sequences of cells by their names; arrays of pyarrow become lists where they are read.
-        typed: Whether the file tells strings from numbers. A csv does not: all its cells are strings.
+        typed: Whether the file tells strings from numbers. A csv does not: all its cells
+            are strings.
     """
 
     path: str
@@ -56,13 +59,14 @@ class Table:
 
 
 def read_table(path: str | Path, *, encoding: str | None = None) -> Table:
-    """Read a csv, jsonl or parquet file, told apart by the suffix.
+    """Read a csv, tsv, json, jsonl, parquet or txt file, told apart by the suffix, or a folder of files of one kind.
 
-    The cells of a csv are separated by commas, semicolons, tabs or bars: by what its first line is.
+    The cells of a csv are separated by commas, semicolons, tabs or bars: by what its first line is. A txt file is a
+    table of one column, `text`, with a row for every paragraph. All may be compressed, with `.gz` after the suffix.
 
     Args:
-        path: The file.
-        encoding: Codec of a csv or jsonl file; `None` takes UTF-8, or what a byte-order mark says.
+        path: The file or folder.
+        encoding: Codec of a file of text; `None` takes UTF-8, or what a byte-order mark says.
 
     Returns:
         The table. Empty cells of a csv are missing; all others are as they stand there.
@@ -72,19 +76,60 @@ def read_table(path: str | Path, *, encoding: str | None = None) -> Table:
         TTValueError: If there is no such codec.
     """
     path = Path(path)
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    kind = path.suffix.lower()
-    if kind not in readers:
-        raise TTFileError(f"{str(path)!r} is of no known kind; expected a file ending in {', '.join(readers)}.")
+    if path.is_dir():
+        return _read_folder(path, encoding)
+    kind = kind_of(path)
+    if kind is None:
+        raise TTFileError(
+            f"{str(path)!r} is of no known kind; expected a file ending in {', '.join(_READERS)}, with or without .gz, "
+            "or a folder of such files."
+        )
     if not path.is_file():
         raise TTFileError(f"There is no file {str(path)!r}; check the path.")
     try:
-        columns = readers[kind](path, encoding)
+        columns = _READERS[kind](path, encoding)
     except _MalformedError as error:
         raise TTFileError(f"{str(path)!r} is not a well-formed {kind[1:]} file: {error}") from error
     if not columns or not len(next(iter(columns.values()))):
-        raise TTFileError(f"{str(path)!r} holds no rows; expected at least one labelled text.")
-    return Table(str(path), columns, typed=kind != ".csv")
+        raise TTFileError(f"{str(path)!r} holds no rows; expected at least one example.")
+    return Table(str(path), columns, typed=kind not in _UNTYPED)
+
+
+def kind_of(path: Path) -> str | None:
+    """Tell by its name what kind of table a file holds.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A suffix, such as `".csv"`; `None` if it is none.
+
+    Example:
+        >>> kind_of(Path("reviews.CSV.gz")), kind_of(Path("reviews.pdf"))
+        ('.csv', None)
+    """
+    name = path.name.lower().removesuffix(".gz")
+    return next((suffix for suffix in _READERS if name.endswith(suffix)), None)
+
+
+def _read_folder(folder: Path, encoding: str | None) -> Table:
+    """Read the files of a folder one after the other, in the order of their names."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and kind_of(file) is not None)
+    kinds = sorted({str(kind_of(file)) for file in files})
+    if len(kinds) != 1:
+        held = f"holds files of several kinds ({', '.join(kinds)})" if kinds else "holds no file of a known kind"
+        raise TTFileError(f"The folder {str(folder)!r} {held}; expected some of one, of {', '.join(_READERS)}.")
+    tables = [read_table(file, encoding=encoding) for file in files]
+    names = list(tables[0].columns)
+    for table in tables[1:]:
+        if set(table.columns) != set(names):
+            raise TTFileError(
+                f"{table.path!r} has the columns {', '.join(table.columns)}, but {tables[0].path!r} has "
+                f"{', '.join(names)}; give all files of the folder the same."
+            )
+    logger.info("The folder %r holds %d files, which are read as one.", str(folder), len(files))
+    columns = {name: [cell for table in tables for cell in table.cells(name)] for name in names}
+    return Table(str(folder), columns, typed=tables[0].typed)
 
 
 def read_text(path: str | Path, *, encoding: str | None = None, advice: str = _SAVE) -> str:
@@ -102,7 +147,7 @@ def read_text(path: str | Path, *, encoding: str | None = None, advice: str = _S
         TTFileError: If the file is of another codec.
         TTValueError: If there is no such codec.
     """
-    data = Path(path).read_bytes()
+    data = _bytes(Path(path))
     marked = next((codec for mark, codec in _MARKS.items() if data.startswith(mark)), None)
     codec, whence = (marked, "its byte-order mark says") if marked else ("utf-8", "files without a mark should be")
     if encoding is not None:
@@ -120,11 +165,31 @@ def read_text(path: str | Path, *, encoding: str | None = None, advice: str = _S
         where = ""
         if isinstance(error, UnicodeDecodeError):
             line = data[: error.start].count(b"\n") + 1
-            where = f": byte 0x{data[error.start]:02x} in line {line}"
+            where = f": byte 0x{data[error.start]:02x} in line {line}{_in_cp1252(data, error.start)}"
         raise TTFileError(f"{str(path)!r} is not {codec.upper()}, as {whence}{where}; {advice}.") from error
     if marked or encoding:
         logger.info("%r is read as %s, as %s.", str(path), codec.upper(), whence)
     return text.removeprefix("\ufeff")
+
+
+def _bytes(path: Path) -> bytes:
+    data = path.read_bytes()
+    if path.suffix.lower() != ".gz":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise TTFileError(f"{str(path)!r} is not a well-formed gz file: {error}.") from error
+
+
+def _in_cp1252(data: bytes, at: int) -> str:
+    """Show how a line reads in the codec that files without a mark most often are of, if they are not UTF-8."""
+    begin, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
+    piece = data[max(begin, at - 20) : min(end if end >= 0 else len(data), at + 20)]
+    try:
+        return f", where cp1252 would read {piece.decode('cp1252').strip()!r}"
+    except UnicodeDecodeError:
+        return ""
 
 
 class _MalformedError(ValueError):
@@ -151,6 +216,21 @@ def _read_csv(path: Path, encoding: str | None) -> Mapping[str, Any]:
     separator = _separator(text)
     if separator != ",":
         logger.info("The cells of %r are separated by %s.", str(path), SEPARATORS[separator])
+    return _cells(text, separator)
+
+
+def _read_tsv(path: Path, encoding: str | None) -> Mapping[str, Any]:
+    return _cells(_read(path, encoding), "\t")
+
+
+def _read_txt(path: Path, encoding: str | None) -> Mapping[str, Any]:
+    paragraphs = re.split(r"\n[^\S\n]*\n", _read(path, encoding).replace("\r\n", "\n"))
+    texts = [paragraph.strip() for paragraph in paragraphs if paragraph.strip()]
+    logger.info("%r is read as %d texts, its paragraphs with blank lines between.", str(path), len(texts))
+    return {"text": texts}
+
+
+def _cells(text: str, separator: str) -> Mapping[str, Any]:
     rows = _rows(text, separator)
     header = [name.strip() for name in next(rows, [])]
     columns = list(zip(*rows, strict=True)) or [()] * len(header)
@@ -216,15 +296,36 @@ def _read_jsonl(path: Path, encoding: str | None) -> Mapping[str, Any]:
                     f'line {number} is no object; expected {{"text": ..., "label": ...}} or the like in every line.'
                 )
             rows.append(row)
+    return _by_rows(rows)
+
+
+def _by_rows(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _read_json(path: Path, encoding: str | None) -> Mapping[str, Any]:
+    """Read a list of objects, or one object of lists of equal length."""
+    try:
+        found = json.loads(_read(path, encoding))
+    except (ValueError, RecursionError) as error:
+        hint = "; a file with an object in every line should end in .jsonl" if "Extra data" in str(error) else ""
+        raise _MalformedError(f"{error}{hint}") from error
+    if isinstance(found, list) and all(isinstance(row, dict) for row in found):
+        return _by_rows(found)
+    lists = list(found.values()) if isinstance(found, dict) else []
+    if lists and all(isinstance(cells, list) and len(cells) == len(lists[0]) for cells in lists):
+        return dict(found)
+    raise _MalformedError(
+        'expected a list of {"text": ..., "label": ...} or the like, or an object of equally long lists.'
+    )
 
 
 def _read_parquet(path: Path, encoding: str | None) -> Mapping[str, Any]:
     pyarrow = import_extra("pyarrow", extra="llm")
     parquet = import_extra("pyarrow.parquet", extra="llm")
     try:
-        table = parquet.ParquetFile(path).read()
+        table = parquet.ParquetFile(io.BytesIO(_bytes(path)) if path.suffix.lower() == ".gz" else path).read()
     except (ValueError, OSError, pyarrow.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the file
             raise
@@ -237,3 +338,14 @@ def _by_name(names: Sequence[str], columns: Sequence[Any]) -> Mapping[str, Any]:
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise _MalformedError(f"two of its columns are named {twice[0]!r}; rename one.")
     return dict(zip(names, columns, strict=True))
+
+
+_READERS: Mapping[str, Callable[[Path, str | None], Mapping[str, Any]]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".json": _read_json,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+    ".txt": _read_txt,
+}
+_UNTYPED = (".csv", ".tsv", ".txt")  # all their cells are strings

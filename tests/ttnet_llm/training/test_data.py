@@ -98,7 +98,7 @@ def test_label_outside_the_training_range(tmp_path, labels):
     ("name", "content", "message"),
     [
         ("none.csv", None, "There is no file"),
-        ("a.txt", "x", r"expected a file ending in \.csv, \.jsonl, \.parquet"),
+        ("a.pdf", "x", r"expected a file ending in \.csv, \.tsv, \.json, \.jsonl, \.parquet, \.txt"),
         ("a.jsonl", "{broken", "not a well-formed jsonl file"),
         ("a.parquet", "not parquet", "not a well-formed parquet file"),
         ("a.csv", "text,label\n", "holds no rows"),

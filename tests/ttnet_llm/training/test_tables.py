@@ -1,6 +1,7 @@
 """Files as people have them: separators, quotes, codecs, and lines that are broken."""
 
 import csv
+import gzip
 import io
 import json
 import logging
@@ -174,3 +175,91 @@ def test_cells_of_a_parquet_are_read_without_its_index_and_folders(tmp_path: Pat
     frame[[]].to_parquet(tmp_path / "b.parquet")
     with pytest.raises(TTFileError, match="holds no rows"):
         read_table(tmp_path / "b.parquet")
+
+
+ROWS = [{"text": "schön", "label": "gut"}, {"text": "schlecht, sehr", "label": "schlecht"}]
+
+
+def write_as(path: Path, rows: list[dict[str, str]]) -> Path:
+    """Write rows in the way that the file's name says."""
+    suffix = path.name.removesuffix(".gz").rpartition(".")[2]
+    frame = pd.DataFrame(rows)
+    stream = io.BytesIO()
+    if suffix == "parquet":
+        frame.to_parquet(stream)
+    else:
+        content = {
+            "csv": frame.to_csv(index=False),
+            "tsv": frame.to_csv(index=False, sep="\t"),
+            "json": json.dumps(rows, ensure_ascii=False, indent=1),
+            "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        }[suffix]
+        stream.write(content.encode())
+    path.write_bytes(gzip.compress(stream.getvalue()) if path.name.endswith(".gz") else stream.getvalue())
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_every_kind_of_file_holds_the_same_table(tmp_path: Path, suffix: str, ending: str) -> None:
+    table = read_table(write_as(tmp_path / f"a{suffix}{ending}", ROWS))
+    assert columns(table) == {name: [row[name] for row in ROWS] for name in ROWS[0]}
+    assert table.typed == (suffix not in (".csv", ".tsv"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_folder_is_read_as_one_file(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
+    for k, row in enumerate(ROWS):
+        write_as(tmp_path / f"part-{k}{suffix}", [row])
+    (tmp_path / "README.md").write_text("about the data")
+    with caplog.at_level(logging.INFO, logger="ttnet_llm"):
+        table = read_table(tmp_path)
+    assert columns(table) == {name: [row[name] for row in ROWS] for name in ROWS[0]}
+    assert "holds 2 files, which are read as one" in caplog.text
+
+
+def test_folders_that_are_no_table_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TTFileError, match=r"holds no file of a known kind; expected some of one, of \.csv, \.tsv"):
+        read_table(tmp_path)
+    write_as(tmp_path / "a.csv", ROWS)
+    write_as(tmp_path / "b.csv", [{"review": "x", "label": "y"}])
+    with pytest.raises(TTFileError, match=r"b.csv' has the columns review, label, but .*a.csv' has text, label; give"):
+        read_table(tmp_path)
+    write_as(tmp_path / "c.jsonl", ROWS)
+    with pytest.raises(TTFileError, match=r"holds files of several kinds \(\.csv, \.jsonl\); expected some of one"):
+        read_table(tmp_path)
+
+
+def test_a_txt_file_is_a_text_for_every_paragraph(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save(tmp_path / "a.txt", "One\nline more\n\n \nTwo, with a comma\r\n\r\nThree\n")
+    with caplog.at_level(logging.INFO, logger="ttnet_llm"):
+        assert columns(read_table(path)) == {"text": ["One\nline more", "Two, with a comma", "Three"]}
+    assert "is read as 3 texts, its paragraphs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'{"text": "a"}\n{"text": "b"}\n', "Extra data.*an object in every line should end in .jsonl"),
+        ("a.json", b'["a", "b"]', "expected a list of {.* or the like, or an object of equally long lists"),
+        ("a.json", b'{"text": ["a", "b"], "label": [1]}', "or an object of equally long lists"),
+        ("a.csv.gz", b"text,label\n", "is not a well-formed gz file: Not a gzipped file"),
+        ("a.csv.gz", gzip.compress(b"text,label\n", mtime=0)[:-9], "is not a well-formed gz file"),
+        ("a.pdf", b"", r"is of no known kind; expected a file ending in \.csv, .*, with or without .gz, or a folder"),
+    ],
+)
+def test_what_is_no_table_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TTFileError, match=message):
+        read_table(tmp_path / name)
+
+
+def test_an_object_of_lists_is_a_table(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.json", '{"text": ["a", "b"], "label": [1, 0]}')
+    assert columns(read_table(path)) == {"text": ["a", "b"], "label": [1, 0]}
+
+
+def test_the_line_in_another_codec_is_shown(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.csv", "text,label\nschön,gut\n", "cp1252")
+    with pytest.raises(TTFileError, match=r"byte 0xf6 in line 2, where cp1252 would read 'schön,gut'; say which codec"):
+        read_table(path)
