@@ -65,7 +65,8 @@ def finetune(
         float | None, Option(help="Peak learning rate; by default the method's own.", rich_help_panel=TRAINING)
     ] = None,
     head_lr: Annotated[
-        float | None, Option(help="Of the new head; by default the same.", rich_help_panel=TRAINING)
+        float | None,
+        Option(help="Of the new head; by default the method's own, mostly the same.", rich_help_panel=TRAINING),
     ] = None,
     batch_size: Annotated[
         int | None, Option(help="Examples at once; by default 32, or 8 of a language model.", rich_help_panel=TRAINING)

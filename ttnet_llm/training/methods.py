@@ -35,12 +35,14 @@ class Method:
         learning_rate: Where to start tuning from, for batches of some 32 examples and AdamW.
         config: Its PEFT config class; `None` trains the whole model.
         options: Config fields that differ from the class's defaults.
+        head_learning_rate: The same for a new head; `None` takes the adapter's.
     """
 
     title: str
     learning_rate: float
     config: type[PeftConfig] | None
     options: Mapping[str, Any] = field(default_factory=dict)
+    head_learning_rate: float | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -52,7 +54,7 @@ METHODS: dict[str, Method] = {
     "metatt": Method("MetaTT", 3e-3, MetaTTConfig),
     "melora": Method("MELoRA", 2e-3, MeloraConfig),
     "ether": Method("ETHER+", 1e-2, EtherConfig),
-    "tt-ether": Method("TT-ETHER", 4e-2, TTEtherConfig),
+    "tt-ether": Method("TT-ETHER", 4e-2, TTEtherConfig, head_learning_rate=5e-3),
     "lora": Method("LoRA", 1e-3, LoraConfig, {"r": 8, "lora_alpha": 16}),
     # No module of that name exists, which PEFT allows: only the head is trained, saved and loaded.
     "head": Method("Head only", 1e-2, LoraConfig, {"target_modules": DUMMY_TARGET_MODULES}),

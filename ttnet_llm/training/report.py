@@ -73,7 +73,7 @@ def write_report(result: FinetuneResult, folder: Path) -> None:
         ["examples, training and validation", f"{result.examples[0]:,} and {result.examples[1]:,}"],
         [
             "learning rate / of the head",
-            f"{result.learning_rate:g} / {settings.head_learning_rate or result.learning_rate:g}",
+            f"{result.learning_rate:g} / {settings.head_rate(result.learning_rate):g}",
         ],
         ["epochs / batch size / tokens", f"{settings.epochs:g} / {result.batch_size} / {result.max_length}"],
         ["seed", str(settings.seed)],

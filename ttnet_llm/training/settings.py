@@ -43,7 +43,8 @@ class FinetuneSettings:
         measures: Keys of `MEASURES`, or some of `LOSSES`, the one that counts first; `None` takes the task's own.
         epochs: Passes over the training data, above 0.
         learning_rate: Peak learning rate, above 0; `None` takes the method's own.
-        head_learning_rate: Peak learning rate of the new head, above 0; `None` takes the same.
+        head_learning_rate: Peak learning rate of the new head, above 0; `None` takes the method's own, for most the
+            adapter's.
         batch_size: Examples that go through the model at once, at least 1; `None` takes the kind's own.
         gradient_accumulation: So many batches make a step, at least 1.
         gradient_checkpointing: Compute activations twice instead of keeping them: slower, in less memory.
@@ -101,6 +102,10 @@ class FinetuneSettings:
     limit: int | None = None
     evaluations: int = 1
     early_stopping: int | None = None
+
+    def head_rate(self, learning_rate: float) -> float:
+        """Give the peak learning rate of a new head, beside that of the adapter."""
+        return self.head_learning_rate or find_method(self.method).head_learning_rate or learning_rate
 
     def __post_init__(self) -> None:
         find_method(self.method)

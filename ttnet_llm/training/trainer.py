@@ -70,7 +70,7 @@ def parameter_groups(model: nn.Module, settings: FinetuneSettings, learning_rate
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_head = not {"classifier", "score"}.isdisjoint(name.split("."))
-            rate = (settings.head_learning_rate if is_head else None) or learning_rate
+            rate = settings.head_rate(learning_rate) if is_head else learning_rate
             groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "weight_decay": settings.weight_decay if decays else 0.0}
