@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.study.runs import Record, Runs, score
 from benchmarks.study.settings import Study
@@ -146,6 +147,9 @@ def _draw(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: P
             axes.errorbar(count, statistics.mean(scores), error, fmt="o", color=colour, capsize=3)
             axes.annotate(name, (count, statistics.mean(scores)), xytext=(6, 4), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
+        axes.margins(x=0.12)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("trained parameters without the head")
         axes.set_ylabel("accuracy, mean ± standard error")
         axes.set_title(plan.title, loc="left")
