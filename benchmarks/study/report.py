@@ -138,9 +138,7 @@ def _draw(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: P
         for name, (rate, *_) in rates.items():
             scores = _scores(plan, done, name, rate)
             count = _parameters(plan, done, name, rate)
-            if not count:
-                axes.axhline(statistics.mean(scores), color="0.6", linewidth=1, linestyle="--")
-                axes.annotate(name, (0.99, statistics.mean(scores)), xycoords=("axes fraction", "data"), ha="right")
+            if not count:  # a head alone is far below the others, and has no place on a log scale
                 continue
             colour = COLOURS[0 if name in ours else 1]
             error = statistics.stdev(scores) / len(scores) ** 0.5
