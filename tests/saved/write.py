@@ -109,7 +109,7 @@ def write_pickles() -> None:
     torch.save(trains, "trains.pt")
     plan = ttnet.plan("ij,jk,kl->il", (2, 3), (3, 4), (4, 2))
     cross = ttnet.tt_cross(lambda index: index.double().sum(-1), (3, 4, 5), eps=1e-8, seed=0)
-    settings = FinetuneSettings(model="model", output="run", task="sst2")
+    settings = FinetuneSettings(model="model", output="run", task="sst2", batch_size=32)
     values = trains | {"plan": plan, "cross": cross, "settings": settings, "configs": adapters()}
     Path("values.pkl").write_bytes(pickle.dumps(values))
     product = plan(*(torch.arange(float(m * n)).reshape(m, n) for m, n in ((2, 3), (3, 4), (4, 2))))
