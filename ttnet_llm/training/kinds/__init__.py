@@ -5,11 +5,11 @@ from __future__ import annotations
 from ttnet.errors import TTValueError
 from ttnet_llm.training.kinds.causal import Causal
 from ttnet_llm.training.kinds.classify import Classify, Regress
-from ttnet_llm.training.kinds.kind import Judgement, Kind, Shown, Task
+from ttnet_llm.training.kinds.kind import Judgement, Kind, Task
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classify(), Regress(), Causal())}
 
-__all__ = ["KINDS", "Judgement", "Kind", "Shown", "Task", "find_kind"]
+__all__ = ["KINDS", "Judgement", "Kind", "Task", "find_kind"]
 
 
 def find_kind(name: str) -> Kind:

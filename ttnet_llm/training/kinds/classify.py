@@ -18,7 +18,7 @@ from transformers import (
 
 from ttnet_llm.training.data import Split, TextTask, make_task, to_split
 from ttnet_llm.training.details import Details
-from ttnet_llm.training.kinds.kind import Judgement, Kind, OnBatch, Shown, Task
+from ttnet_llm.training.kinds.kind import Judgement, Kind, OnBatch, Task
 from ttnet_llm.training.metrics import measure
 from ttnet_llm.training.model import label_fields, load_config, predict, tokenize
 from ttnet_llm.training.settings import FinetuneSettings
@@ -104,19 +104,6 @@ class Classify(Kind):
         """Name the classes, or give the numbers."""
         names = class_names(config)
         return outputs[:, 0].tolist() if names is None else [names[k] for k in outputs.argmax(axis=1)]
-
-    def show(self, task: Task, outputs: NDArray[Any]) -> list[Shown]:
-        """Set the predicted class beside the labelled one."""
-        names = task.names
-        shown = []
-        for text, label, logits in zip(task.validation.texts, task.validation.labels, outputs, strict=True):
-            given = text if isinstance(text, str) else " / ".join(text)
-            if names is None:
-                shown.append(Shown(given, f"{label:g}", f"{logits[0]:.3g}", None))
-            else:
-                best = int(logits.argmax())
-                shown.append(Shown(given, names[int(label)], names[best], best == int(label)))
-        return shown
 
 
 class Regress(Classify):

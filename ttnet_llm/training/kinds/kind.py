@@ -70,16 +70,6 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An example with what the model made of it, for reports; `right` is `None` where nobody can tell."""
-
-    given: str
-    expected: str
-    answered: str
-    right: bool | None
-
-
-@dataclass(frozen=True)
 class Judgement:
     """What a model makes of examples.
 
@@ -229,18 +219,6 @@ class Kind(ABC):
             An entry for every example.
         """
         return outputs.tolist()
-
-    def show(self, task: Task, outputs: NDArray[Any]) -> list[Shown]:
-        """Set validation examples beside what the model made of them.
-
-        Args:
-            task: The task.
-            outputs: Of the trained model, as `judge` gives them.
-
-        Returns:
-            An entry for every example; none where there is nothing to show.
-        """
-        return []
 
 
 def batches(count: int, size: int) -> list[range]:
