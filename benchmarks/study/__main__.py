@@ -28,6 +28,7 @@ from benchmarks.study.runs import Runs
 from benchmarks.study.settings import Run, Study
 from benchmarks.study.worker import start, work
 from ttnet.errors import TTValueError
+from ttnet_llm.command_line.console import one_sentence_errors
 
 console = Console()
 
@@ -42,8 +43,23 @@ def main(
     jobs: Annotated[int, typer.Option(help="Processes, one CPU thread each.")] = 1,
 ) -> None:
     """Run what is missing, and write the report."""
+    with one_sentence_errors():
+        _run(study, data, model, methods, runs, report, jobs)
+
+
+def _run(
+    study: Path,
+    data: Path | None,
+    model: Path | None,
+    methods: list[str] | None,
+    runs: Path | None,
+    report: Path | None,
+    jobs: int,
+) -> None:
     plan = Study.read(study)
     names = methods or list(plan.methods)
+    if unknown := [name for name in names if name not in plan.methods]:
+        raise TTValueError(f"methods has {unknown[0]!r}; expected some of {', '.join(plan.methods)}.")
     if (plan.model is None) != (model is None):
         raise TTValueError(f"The study's model is {plan.model or 'the default one'}, but --model is {model}.")
     done = Runs(runs or study.with_name("runs.jsonl"))
@@ -62,9 +78,13 @@ def _do(runs: Sequence[Run], done: Runs, pool: ProcessPoolExecutor, title: str) 
     missing = [run for run in runs if run not in done]
     with Progress(console=console) as progress:
         bar = progress.add_task(title, total=len(missing))
-        for future in as_completed([pool.submit(work, run) for run in missing]):
-            done.add(future.result())
-            progress.advance(bar)
+        try:
+            for future in as_completed([pool.submit(work, run) for run in missing]):
+                done.add(future.result())
+                progress.advance(bar)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # or leaving the pool would wait for all that is queued
+            raise
 
 
 if __name__ == "__main__":

@@ -44,10 +44,11 @@ def write_report(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, 
         _draw(plan, rates, done, image)
         picture = f"![Accuracy against trained parameters]({image.name})\n\n"
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    most = max(len(plan.methods[name].rates) for name in rates)
     chosen = (
         "Every rate of a method is shown, and none was chosen."
         if plan.every_rate
-        else f"Each method's learning rate was chosen among {_counts(plan, rates)} by other seeds "
+        else f"Each method's learning rate was chosen among {most} by other seeds "
         f"({_list(plan.select_seeds)}) on examples that are neither trained on nor reported "
         f"({_list(plan.select_tasks or plan.tasks)}), and is the same for all tasks."
     )
@@ -165,8 +166,3 @@ def _spread(scores: Sequence[float]) -> str:
 
 def _list(values: Sequence[object]) -> str:
     return ", ".join(map(str, values))
-
-
-def _counts(plan: Study, rates: Mapping[str, Sequence[float]]) -> str:
-    counts = sorted({len(plan.methods[name].rates) for name in rates})
-    return " or ".join(map(str, counts))

@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 import ttnet_llm
-from ttnet.errors import TTValueError
+from ttnet.errors import TTFileError, TTValueError
 from ttnet_llm.attach import attach
 
 
@@ -123,8 +123,11 @@ class Study:
             file: A YAML file with the fields of this class; those of a method are `Method`'s.
 
         Raises:
-            TTValueError: If it has fields that there are not.
+            TTFileError: If there is no such file.
+            TTValueError: If it has fields that there are not, lacks some, or names what there is not.
         """
+        if not file.is_file():
+            raise TTFileError(f"There is no file {str(file)!r}; name a study such as benchmarks/studies/sst2.yaml.")
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
         _check_fields(cls, raw, str(file))
         methods = {}
@@ -138,6 +141,8 @@ class Study:
                     f"{file}: config is {known!r}, which neither peft nor ttnet_llm has; check its name."
                 )
         lists = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+        if missing := [name for name in lists.get("beside", ()) if name not in methods]:
+            raise TTValueError(f"{file}: beside has {missing[0]!r}; expected some of {', '.join(methods)}.")
         return cls(methods=methods, **lists)
 
     def candidates(self, method: str) -> Iterator[Run]:
@@ -162,7 +167,16 @@ class Study:
         return Run(task=task, method=method, settings=settings, rate=rate, seed=seed, part=part, **shared)
 
 
-def _check_fields(cls: type, raw: dict[str, Any], where: str) -> None:
+def _check_fields(cls: type, raw: Any, where: str) -> None:
+    if not isinstance(raw, dict):
+        raise TTValueError(f"{where} holds {raw!r}; expected fields and their values.")
     known = [f.name for f in dataclasses.fields(cls)]
     if unknown := sorted(set(raw) - set(known)):
         raise TTValueError(f"{where} has {', '.join(unknown)}; expected some of {', '.join(known)}.")
+    needed = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing := [name for name in needed if name not in raw]:
+        raise TTValueError(f"{where} has no {missing[0]}; a study needs {', '.join(needed)}.")
