@@ -3,6 +3,7 @@
 Importing this room makes the methods known to PEFT.
 """
 
+from ttnet_llm import first_exp  # noqa: F401
 from ttnet_llm.networks.ether import EtherConfig, EtherModel
 from ttnet_llm.networks.loretta_rep import LorettaRepConfig, LorettaRepModel
 from ttnet_llm.networks.lorta import LortaConfig, LortaModel
