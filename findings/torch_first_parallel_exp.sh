@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # torch.exp is not the same function the first time: in a fresh process, the first call that several threads share may
 # return values with relative errors of 1.5e-4 in the part that the second thread computes, 2,000 times those of every
-# later call on the same tensor, in a tenth to a third of the processes. It does not happen after an exp that one thread computed.
-# Seen with torch 2.13.0+cpu and two threads on two x86-64 cores with AVX-512. The guess was that elementwise functions
-# give the same bits whenever they are called. Needs at least two cores; says so otherwise.
+# later call on the same tensor, in a tenth to a third of the processes. It does not happen after an exp that one
+# thread computed. Seen with torch 2.13.0+cpu and two threads on two x86-64 cores with AVX-512. The guess was that
+# elementwise functions give the same bits whenever they are called. Needs at least two cores; says so otherwise.
 set -euo pipefail
 [ "$(nproc)" -ge 2 ] || { echo "needs two cores"; exit 1; }
 place=$(mktemp -d)
