@@ -1,6 +1,7 @@
 """The study runner: its short cuts are exact, its data are kept apart, and its choices are those it says."""
 
 import json
+import math
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from benchmarks.study.__main__ import main
@@ -47,6 +48,11 @@ def part(count: int, seed: int = 0) -> Part:
     ids = [generator.integers(1000, 2000, size=generator.integers(3, 20)).tolist() for _ in range(count)]
     fields = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
     return Part(fields, torch.from_numpy(generator.integers(0, 2, size=count)))
+
+
+def tokens(count: int, seed: int = 0) -> Part:
+    ids = np.random.default_rng(seed).integers(0, 99, size=(count, 12)).tolist()
+    return Part({"input_ids": ids, "attention_mask": [[1] * 12] * count}, None)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +145,39 @@ def test_rates_are_chosen_on_other_seeds_and_reported_once(plan: Study, task: Ta
     assert "| TT-ETHER | 9,984 | 0.04 | 0.7050 ± 0.0071 | -0.2000 ± 0.0000 |" in page
     assert page.index("| LoRA") < page.index("| TT-ETHER") < page.index("| Norms")
     assert (tmp_path / "report.png").stat().st_size > 0
+
+
+def test_a_language_model_is_judged_by_its_loss_and_the_share_of_a_gain(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "title: A study\nmodel: tiny\ntasks: [code]\nseeds: [0, 1]\nselect_seeds: [7]\nbatch_size: 8\nepochs: 1\n"
+        "examples: 24\nbeside: [LoRA]\nmethods:\n  Untouched: {rates: [0]}\n"
+        "  LoRA: {config: LoraConfig, options: {r: 1, target_modules: [q_proj]}, rates: [0.01]}\n"
+        "  TT-ETHER: {config: TTEtherConfig, rates: [0.01]}\n"
+    )
+    plan = Study.read(file)
+    assert not [run for name in plan.methods for run in plan.candidates(name)]  # there is nothing to choose
+    folder = tmp_path / "tiny"
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=99, **sizes)).save_pretrained(folder)
+    task = Task("code", None, tokens(24), tokens(8, 1), tokens(8, 2))
+    untouched = train(next(plan.reported("Untouched", 0)), task, str(folder))
+    assert (untouched["steps"], untouched["training"], untouched["adapter"]) == (0, [], 0)
+    tuned = train(next(plan.reported("TT-ETHER", 0.01)), task, str(folder))
+    assert tuned["steps"] == 3
+    assert tuned["training"][0] == pytest.approx(math.log(99), abs=0.2)
+
+    done = Runs(tmp_path / "runs.jsonl")
+    rates = {name: (done.chosen_rate(plan, name),) for name in plan.methods}
+    for name, loss in {"Untouched": 3.0, "LoRA": 2.0, "TT-ETHER": 2.25}.items():
+        for run in plan.reported(name, *rates[name]):
+            done.add({"asked": run.asked, **untouched, "loss": loss + run.seed / 100})
+    write_report(plan, rates, done, tmp_path / "report.md", "the command")
+    page = (tmp_path / "report.md").read_text()
+    assert "| TT-ETHER | 0 | 0.01 | 2.2550 ± 0.0071 | +0.2500 ± 0.0000 | 75.0% |" in page
+    assert "| Untouched | 0 | - | 3.0050 ± 0.0071 | +1.0000 ± 0.0000 | 0.0% |" in page
+    assert page.index("| LoRA |") < page.index("| TT-ETHER |") < page.index("| Untouched |")
+    assert "the lower the better" in page
 
 
 def test_a_line_that_was_cut_off_is_run_again(plan: Study, tmp_path: Path) -> None:

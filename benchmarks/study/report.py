@@ -42,7 +42,7 @@ def write_report(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, 
     if not plan.every_rate:
         image = path.with_suffix(".png")
         _draw(plan, rates, done, image)
-        picture = f"![Accuracy against trained parameters]({image.name})\n\n"
+        picture = f"![Scores against trained parameters]({image.name})\n\n"
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     most = max(len(plan.methods[name].rates) for name in rates)
     chosen = (
@@ -57,13 +57,14 @@ def write_report(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, 
         f"drawn by the seed, {plan.epochs:g} epoch(s), batches of {plan.batch_size} texts of similar lengths, AdamW "
         "with a linear warm-up and decay, no dropout."
     )
-    if plan.model is None:
+    losses = "accuracy" not in record
+    if not losses:
         setting += f" The new head learns at the rate {plan.head_rate:g}, and is not counted below."
     setting += f" {chosen}"
-    measure = "accuracies" if plan.model is None else "mean losses of a token, with the sign turned,"
+    measure = "mean losses of a token, the lower the better," if losses else "accuracies"
     differences = (
         " A difference is the mean of those seed by seed, ± its standard error: the methods of a seed see the same "
-        "examples in the same order and start with the same head."
+        "examples in the same order" + ("; below 0 is better." if losses else " and start with the same head.")
         if plan.beside
         else ""
     )
@@ -86,11 +87,11 @@ deviation over the seeds {_list(plan.seeds)}.{differences}
 
 
 def _scores(plan: Study, done: Runs, method: str, rate: float, task: str | None = None) -> list[float]:
-    """Give a score for each seed, the mean over the tasks unless one is named."""
+    """Give a score for each seed, the mean over the tasks unless one is named: accuracies, or losses."""
     by_seed: dict[int, list[float]] = {}
     for run in plan.reported(method, rate):
         if task in (None, run.task):
-            by_seed.setdefault(run.seed, []).append(score(done[run]))
+            by_seed.setdefault(run.seed, []).append(abs(score(done[run])))
     return [statistics.mean(scores) for scores in by_seed.values()]
 
 
@@ -100,22 +101,28 @@ def _parameters(plan: Study, done: Runs, method: str, rate: float) -> int:
 
 
 def _scores_table(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs) -> str:
+    means = {name: _scores(plan, done, name, rate) for name, (rate, *_) in rates.items()}
+    losses = score(done[next(plan.reported(name := next(iter(rates)), rates[name][0]))]) < 0
+    bare = next((name for name in rates if losses and plan.methods[name].is_bare), None)
     header = ["method", "parameters", "rate", *plan.tasks]
     header += ["mean"] if len(plan.tasks) > 1 else []
     header += [f"against {name}" for name in plan.beside]
+    header += [f"share of {plan.beside[-1]}'s gain"] if bare and plan.beside else []
     rows = []
     for name, (rate, *_) in rates.items():
-        means = _scores(plan, done, name, rate)
-        row = [name, f"{_parameters(plan, done, name, rate):,}", f"{rate:g}"]
+        row = [name, f"{_parameters(plan, done, name, rate):,}", "-" if name == bare else f"{rate:g}"]
         row += [_spread(_scores(plan, done, name, rate, task)) for task in plan.tasks]
-        row += [f"{statistics.mean(means):.4f}"] if len(plan.tasks) > 1 else []
+        row += [f"{statistics.mean(means[name]):.4f}"] if len(plan.tasks) > 1 else []
         for other in plan.beside:
-            pairs = zip(means, _scores(plan, done, other, rates[other][0]), strict=True)
-            differences = [ours - theirs for ours, theirs in pairs]
+            differences = [ours - theirs for ours, theirs in zip(means[name], means[other], strict=True)]
             error = statistics.stdev(differences) / len(differences) ** 0.5
             row.append("-" if other == name else f"{statistics.mean(differences):+.4f} ± {error:.4f}")
-        rows.append((statistics.mean(means), row))
-    return markdown_table(header, [row for _, row in sorted(rows, key=lambda row: -row[0])])
+        if bare and plan.beside:
+            untouched = statistics.mean(means[bare])
+            gain = untouched - statistics.mean(means[plan.beside[-1]])
+            row.append(f"{(untouched - statistics.mean(means[name])) / gain:.1%}")
+        rows.append((statistics.mean(means[name]) * (1 if losses else -1), row))
+    return markdown_table(header, [row for _, row in sorted(rows, key=lambda row: row[0])])
 
 
 def _rates_table(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs) -> str:
@@ -139,6 +146,7 @@ def _draw(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: P
         for name, (rate, *_) in rates.items():
             scores = _scores(plan, done, name, rate)
             count = _parameters(plan, done, name, rate)
+            losses = score(done[next(plan.reported(name, rate))]) < 0
             if not count:  # a head alone is far below the others, and has no place on a log scale
                 continue
             colour = COLOURS[0 if name in ours else 1]
@@ -150,7 +158,7 @@ def _draw(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: P
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("trained parameters without the head")
-        axes.set_ylabel("accuracy, mean ± standard error")
+        axes.set_ylabel(f"{'loss' if losses else 'accuracy'}, mean ± standard error")
         axes.set_title(plan.title, loc="left")
         with atomic(path) as partial:
             figure.savefig(partial, format="png")

@@ -43,9 +43,11 @@ class Runs:
 
     def chosen_rate(self, plan: Study, method: str) -> float:
         """Choose the rate with the best mean score, over tasks and seeds, on the part that is kept for choosing."""
-        scores: dict[float, list[float]] = {}
+        scores: dict[float, list[float]] = {rate: [] for rate in plan.methods[method].rates}
+        if len(scores) == 1:
+            return next(iter(scores))
         for run in plan.candidates(method):
-            scores.setdefault(run.rate, []).append(score(self[run]))
+            scores[run.rate].append(score(self[run]))
         return max(scores, key=lambda rate: statistics.mean(scores[rate]))
 
 

@@ -24,7 +24,7 @@ class Method:
     """A row of the study's tables.
 
     Args:
-        config: Name of a config class of PEFT's or ours; `None` trains the head alone.
+        config: Name of a config class of PEFT's or ours; `None` trains the head alone, and nothing in a language model.
         options: Its fields.
         rates: Candidate learning rates of the adapter.
         function: `module:function` that changes a model in place, in the place of a config: for ideas that are no
@@ -37,6 +37,11 @@ class Method:
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     function: str | None = None
     norms: bool = False
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the pretrained model stays as it is, but for a head."""
+        return self.config is None and self.function is None and not self.norms
 
     def __call__(self, model: nn.Module) -> nn.Module:
         """Put the method into a frozen model."""
@@ -146,7 +151,9 @@ class Study:
         return cls(methods=methods, **lists)
 
     def candidates(self, method: str) -> Iterator[Run]:
-        """List the trainings that choose a method's learning rate."""
+        """List the trainings that choose a method's learning rate; none where there is nothing to choose."""
+        if len(self.methods[method].rates) == 1:
+            return
         for task in self.select_tasks or self.tasks:
             for rate in self.methods[method].rates:
                 for seed in self.select_seeds:

@@ -52,8 +52,8 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
         if parameter.requires_grad:
             (head if ".classifier." in f".{name}" else rest).append(parameter)
     groups = [{"params": head, "lr": run.head_rate}, {"params": rest, "lr": run.rate}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0, fused=True)
-    steps = math.ceil(len(task.train) / run.batch_size * run.epochs)
+    steps = math.ceil(len(task.train) / run.batch_size * run.epochs) if head or rest else 0
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     warm = max(1, round(WARM_UP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(steps - warm, 1))
@@ -78,7 +78,9 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
         "norms": parameters.norms,
         "head": parameters.head,
         **scores,
-        "training": [round(float(np.mean(part)), 4) for part in np.array_split(losses, min(CURVE, steps))],
+        "training": [
+            round(float(np.mean(part)), 4) for part in np.array_split(losses, min(CURVE, steps) or 1) if steps
+        ],
         "steps": steps,
         "seconds": round(time.perf_counter() - started, 2),
         "seconds_of_training": round(trained - started, 2),
