@@ -134,3 +134,28 @@ def test_what_cannot_be_rescaled_says_so():
     model.merge_adapter()
     with pytest.raises(TTValueError, match=r"is merged, .* call `unmerge_adapter"), rescale_adapter_scale(model, 2):
         pass
+
+
+@each_method
+def test_tasks_that_are_learnt_in_turn_leave_each_other_alone(config_cls):
+    ids = torch.randint(3, 60, (3, 7), generator=torch.Generator().manual_seed(0))
+    model = get_peft_model(models.bert(), config_cls(task_type="SEQ_CLS"), adapter_name="first")
+    untouched = model(input_ids=ids).logits.detach()
+    learnt = {}
+    for name, labels in {"first": [0, 1, 0], "second": [1, 1, 0], "third": [1, 0, 1]}.items():
+        if name != "first":
+            model.add_adapter(name, config_cls(task_type="SEQ_CLS"))
+        model.set_adapter(name)
+        model.train()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05, weight_decay=0.1)
+        for _ in range(3):
+            model(input_ids=ids, labels=torch.tensor(labels)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.eval()
+        with torch.no_grad():
+            learnt[name] = model(input_ids=ids).logits
+            assert not torch.equal(learnt[name], untouched)
+            for earlier, expected in learnt.items():
+                model.set_adapter(earlier)
+                torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=0, atol=0)
