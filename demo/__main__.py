@@ -103,7 +103,7 @@ def _run(methods: list[str], working: Path, output: Path, seed: int, quick: bool
         console.print(f"[green]✓[/] {sentence}" if "apart" not in sentence else f"[red]✗[/] {sentence}")
     write_report(results, checks, task.names, working, time.perf_counter() - started)
     # The folder moves to its place when all is done; what was written names that place.
-    for file in [*working.rglob("*.json"), *working.rglob("*.md")]:
+    for file in (file for kind in ("json", "md", "html") for file in working.rglob(f"*.{kind}")):
         text = file.read_text(encoding="utf-8")
         if str(working) in text:
             write_text(file, text.replace(str(working), str(output)))

@@ -23,7 +23,7 @@ keep_old_names(
         "ttnet_llm.compress.CompressedModule": "ttnet_llm.lora.compress.CompressedModule",
         "ttnet_llm.export.ExportReport": "ttnet_llm.lora.export.ExportReport",
         "ttnet_llm.export.ExportedModule": "ttnet_llm.lora.export.ExportedModule",
-        "ttnet_llm.spectra.ModuleSpectrum": "ttnet_llm.lora.spectra.ModuleSpectrum",
+        "ttnet_llm.spectra.ModuleSpectrum": "ttnet_llm.lora.spectrum.ModuleSpectrum",
     }
 )
 

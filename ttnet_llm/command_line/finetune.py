@@ -200,5 +200,5 @@ def print_result(result: FinetuneResult, screen: Screen) -> None:
         table.add_row("tokens a second", f"{result.tokens_per_second:,.0f}")
     table.add_row("peak memory", size(result.peak_memory))
     screen.table(table)
-    screen.say(f"Saved in {result.settings.output}: {Path(result.adapter).name}, report.md")
+    screen.say(f"Saved in {result.settings.output}: {Path(result.adapter).name}, report.html, report.md")
     screen.result({"output": result.settings.output, "adapter": result.adapter, "after": result.after})

@@ -24,6 +24,8 @@ from ttnet_llm.training.card import finetuned_card
 from ttnet_llm.training.kinds.kind import Judgement, draw
 from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.open_task import open_task
+from ttnet_llm.training.page import write_page
+from ttnet_llm.training.page.adapter import spectra_of
 from ttnet_llm.training.report import write_report
 from ttnet_llm.training.run_folder import KIND, open_folders, to_json
 from ttnet_llm.training.saved import save_finetuned
@@ -41,7 +43,7 @@ LOGITS = "logits.npy"  # the trained classifier's output on the validation data
 # What a run that is under way may have written.
 UNFINISHED = (
     *("adapter/", "checkpoints/", "model/"),
-    *("curves.png", LOGITS, "losses.npy", "report.md", "results.json", "settings.json"),
+    *("curves.png", LOGITS, "losses.npy", "report.html", "report.md", "results.json", "settings.json"),
 )
 PACKAGES = ("ttnet", "torch", "transformers", "peft")
 
@@ -53,7 +55,7 @@ def finetune(
     overwrite: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> FinetuneResult:
-    """Fine-tune a model, and write the adapter, `report.md`, `results.json` and `curves.png`.
+    """Fine-tune a model, and write the adapter, `report.html`, `report.md`, `results.json` and `curves.png`.
 
     The work is done in a folder `OUTPUT.partial`, which takes the place of `OUTPUT` once all of it is done: an
     interrupted run leaves what was there as it was, and can be resumed.
@@ -117,7 +119,8 @@ def finetune(
 
     trainer.judge = lambda: judge().measures
     trainer.groups = lambda: parameter_groups(trainer.model, settings, learning_rate)
-    before = judge().measures
+    untouched = judge()
+    before = untouched.measures
     started = time.perf_counter()
     with naming_a_full_disk(partial):
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(partial / "checkpoints") if resume else None)
@@ -152,6 +155,8 @@ def finetune(
     )
     write_text(partial / "results.json", to_json(result))
     write_report(result, partial)
+    shown = kind.show(task.validation, untouched.outputs, judgement.outputs, trainer.model.config)
+    write_page(result, partial, shown=shown, spectra=spectra_of(trainer.model, adapter))
     finetuned_card(result, task.details, task.names).write(adapter)
     output_folder(output, kind=KIND if resume or overwrite else None)  # as something may have come there meanwhile
     shutil.rmtree(partial / "checkpoints", ignore_errors=True)

@@ -56,11 +56,11 @@ def draw_curves(curves: Sequence[Curve], path: str | Path, *, measure: str, titl
             if curve.losses:
                 steps, losses = np.array(curve.losses).T
                 axes[0].plot(steps, losses, color=colour, alpha=0.22, lw=1)
-                axes[0].plot(steps, _smooth(losses), color=colour, lw=2)
+                axes[0].plot(steps, smooth(losses), color=colour, lw=2)
             steps, scores = np.array(curve.scores).T
             axes[1].plot(steps, scores, color=colour, lw=2, marker="o", ms=4.5, mec="white", mew=0.8)
         if len(curves) > 1:
-            ends = [[(np.array(c.losses).T[0][-1], _smooth(np.array(c.losses).T[1])[-1]) for c in curves if c.losses]]
+            ends = [[(np.array(c.losses).T[0][-1], smooth(np.array(c.losses).T[1])[-1]) for c in curves if c.losses]]
             ends.append([c.scores[-1] for c in curves])
             for axis, points in zip(axes, ends, strict=False):
                 _direct_labels(axis, points, [c.label for c in curves])
@@ -135,7 +135,7 @@ def _colours(count: int) -> list[str]:
     return [COLOURS[k % len(COLOURS)] for k in range(count)]
 
 
-def _smooth(values: Any, width: int = 5) -> Any:
-    """A centred running mean that narrows towards the ends."""
+def smooth(values: Any, width: int = 5) -> Any:
+    """Take a centred running mean that narrows towards the ends."""
     half = width // 2
     return np.array([np.mean(values[max(0, k - half) : k + half + 1]) for k in range(len(values))])

@@ -1,4 +1,4 @@
-"""A run's report: numbers in Markdown, and the picture."""
+"""A run's report in Markdown, and its picture; the page is in the room `page`."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def curve_of(result: FinetuneResult) -> Curve:
     return Curve(title, result.losses, result.scores, result.parameters.trainable)
 
 
-def write_report(result: FinetuneResult, folder: Path) -> None:
-    """Write `report.md` and `curves.png` of one run.
+def facts(result: FinetuneResult) -> list[list[str]]:
+    """Say in pairs what a run was and what came of it.
 
     Args:
         result: The run.
-        folder: Where to write.
+
+    Returns:
+        Names and values.
     """
     settings, parameters = result.settings, result.parameters
-    title = find_method(settings.method).title
-    source = settings.task or " and ".join(file for file in (settings.train, settings.validation) if file)
-    rows = [
+    return [
         ["trainable parameters", f"{parameters.trainable:,} ({parameters.share:.3%} of all)"],
         ["of these: adapter / norms / head", f"{parameters.adapter:,} / {parameters.norms:,} / {parameters.head:,}"],
         ["saved weights", size(result.adapter_bytes)],
@@ -69,7 +69,7 @@ def write_report(result: FinetuneResult, folder: Path) -> None:
         ["peak memory", f"{size(result.peak_memory)} ({'process' if result.device == 'cpu' else result.device})"],
         ["training with evaluations", f"{result.seconds:.0f} s, {result.steps} steps, {result.threads} CPU threads"],
         ["kind", result.kind],
-        ["data", " ".join(result.labels.split()).replace("|", "\\|")],
+        ["data", result.labels],
         ["examples, training and validation", f"{result.examples[0]:,} and {result.examples[1]:,}"],
         [
             "learning rate / of the head",
@@ -79,11 +79,25 @@ def write_report(result: FinetuneResult, folder: Path) -> None:
         ["seed", str(settings.seed)],
         ["versions", ", ".join(f"{name} {number}" for name, number in result.versions.items())],
     ]
+
+
+def write_report(result: FinetuneResult, folder: Path) -> None:
+    """Write `report.md` and `curves.png` of one run.
+
+    Args:
+        result: The run.
+        folder: Where to write.
+    """
+    settings, parameters = result.settings, result.parameters
+    title = find_method(settings.method).title
+    source = settings.task or " and ".join(file for file in (settings.train, settings.validation) if file)
+    # A cell of Markdown has neither lines nor bars.
+    rows = [[name, " ".join(value.split()).replace("|", "\\|")] for name, value in facts(result)]
     first = next(iter(result.after))
     write_text(
         folder / "report.md",
-        f"# {title} on {source}\n\nBase model: `{settings.model}`.\n\n{markdown_table(['', ''], rows)}\n\n"
-        "![Loss and score](curves.png)\n",
+        f"# {title} on {source}\n\nBase model: `{settings.model}`.\n\n"
+        f"{markdown_table(['', ''], rows)}\n\n![Loss and score](curves.png)\n",
     )
     draw_curves(
         [curve_of(result)],

@@ -344,3 +344,11 @@ def test_a_base_model_is_named_and_stays_as_it_was(place, tmp_path):
     after = AutoModelForCausalLM.from_pretrained(place / "model").state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert json.loads((tmp_path / "run" / "adapter" / "finetune.json").read_text())["kind"] == "causal"
+
+
+def test_the_page_shows_chats_by_their_loss(place, tmp_path):
+    finetune(make(place, tmp_path / "run", "chats", epochs=1))
+    html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert html.index("<h3>Highest loss</h3>") < html.index("<h3>Lowest loss</h3>")
+    assert "<blockquote>system: say\nuser: the " in html
+    assert "<dt>wanted</dt><dd>say nice</dd><dt>before</dt><dd>loss " in html

@@ -57,7 +57,13 @@ def test_every_method_learns_saves_and_loads(place, tmp_path, method):
     assert (result.parameters.frozen == 0) == (method == "full")
     assert {p.name for p in tmp_path.iterdir()} == {"run"}
     written = {p.name for p in (tmp_path / "run").iterdir()}
-    assert written >= {"report.md", "results.json", "curves.png", "model" if method == "full" else "adapter"}
+    assert written >= {
+        "report.md",
+        "report.html",
+        "results.json",
+        "curves.png",
+        "model" if method == "full" else "adapter",
+    }
     assert "checkpoints" not in written
     stored = json.loads((tmp_path / "run" / "results.json").read_text())
     assert stored["after"] == result.after

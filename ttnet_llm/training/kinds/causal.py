@@ -18,6 +18,7 @@ from ttnet_llm.training.data import take_texts
 from ttnet_llm.training.details import Columns, Details
 from ttnet_llm.training.kinds.chats import Message, encode_chat, read_chat
 from ttnet_llm.training.kinds.kind import Examples, Judgement, Kind, OnBatch, Task, batches
+from ttnet_llm.training.kinds.shown import Shown, show_losses
 from ttnet_llm.training.settings import LOSSES, FinetuneSettings
 from ttnet_llm.training.tables import Table
 from ttnet_llm.training.trainer import judged
@@ -49,6 +50,10 @@ class Passage:
         """What makes two of them the same input."""
         return self.text if self.prompt is None else self.prompt
 
+    def in_words(self) -> tuple[str, str]:
+        """Give what the model is given and what it has to say."""
+        return self.prompt or "", self.text
+
 
 @dataclass(frozen=True)
 class Chat:
@@ -61,6 +66,12 @@ class Chat:
         """The turns before the assistant's first."""
         first = next(k for k, message in enumerate(self.messages) if message.role == "assistant")
         return self.messages[:first]
+
+    def in_words(self) -> tuple[str, str]:
+        """Give what the model is given and what it has to say, with who speaks."""
+        last = max(k for k, message in enumerate(self.messages) if message.role == "assistant")
+        given = "\n".join(f"{message.role}: {message.content}" for message in self.messages[:last])
+        return given, self.messages[last].content
 
 
 class Causal(Kind):
@@ -183,6 +194,12 @@ class Causal(Kind):
         found = {"loss": loss, "perplexity": float(np.exp(loss)), "token_accuracy": float(foretold / tokens)}
         each: NDArray[Any] = sums[:, 0] / np.where(sums[:, 2] == 0, np.nan, sums[:, 2])
         return Judgement({name: found[name] for name in details.measures}, each)
+
+    def show(
+        self, rows: Examples[Any], before: NDArray[Any], after: NDArray[Any], config: PretrainedConfig
+    ) -> dict[str, list[Shown]]:
+        """Show the examples of highest and lowest loss."""
+        return show_losses([row.in_words() for row in rows], before, after)
 
 
 def find_shape(table: Table, settings: FinetuneSettings) -> Columns | None:

@@ -19,6 +19,7 @@ from transformers import (
 from ttnet_llm.training.data import Split, TextTask, make_task, to_split
 from ttnet_llm.training.details import Details
 from ttnet_llm.training.kinds.kind import Judgement, Kind, OnBatch, Task
+from ttnet_llm.training.kinds.shown import Shown, show_classes, show_numbers
 from ttnet_llm.training.metrics import measure
 from ttnet_llm.training.model import label_fields, load_config, predict, tokenize
 from ttnet_llm.training.settings import FinetuneSettings
@@ -104,6 +105,15 @@ class Classify(Kind):
         """Name the classes, or give the numbers."""
         names = class_names(config)
         return outputs[:, 0].tolist() if names is None else [names[k] for k in outputs.argmax(axis=1)]
+
+    def show(
+        self, rows: Split, before: NDArray[Any], after: NDArray[Any], config: PretrainedConfig
+    ) -> dict[str, list[Shown]]:
+        """Show texts that are classed right and wrong, or rated well and badly."""
+        names = class_names(config)
+        if names is None:
+            return show_numbers(rows.texts, rows.labels, before, after)
+        return show_classes(rows.texts, rows.labels, before, after, names)
 
 
 class Regress(Classify):

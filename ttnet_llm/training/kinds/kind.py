@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ttnet_llm.training.details import Details
+from ttnet_llm.training.kinds.shown import Shown
 from ttnet_llm.training.model import load_config, load_model
 from ttnet_llm.training.settings import FinetuneSettings
 from ttnet_llm.training.tables import Table
@@ -219,6 +220,22 @@ class Kind(ABC):
             An entry for every example.
         """
         return outputs.tolist()
+
+    def show(
+        self, rows: Any, before: NDArray[Any], after: NDArray[Any], config: PretrainedConfig
+    ) -> dict[str, list[Shown]]:
+        """Choose examples for a reader to look at.
+
+        Args:
+            rows: The examples that were judged.
+            before: What `judge` gave out before training.
+            after: The same after training.
+            config: The model's config, which names its classes.
+
+        Returns:
+            Examples under headings; none where there is nothing to see.
+        """
+        return {}
 
 
 def batches(count: int, size: int) -> list[range]:

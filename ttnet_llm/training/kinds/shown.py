@@ -1,0 +1,152 @@
+"""Held-out examples for a reader to look at, with what the model says before and after training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+EACH = 4  # examples of a sort
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An example, in words.
+
+    Args:
+        given: What the model was given.
+        wanted: What it should have said.
+        before: What came of it before training.
+        after: What came of it after training.
+        right: Whether that is as wanted; `None` where it is a matter of degree.
+    """
+
+    given: str
+    wanted: str
+    before: str
+    after: str
+    right: bool | None = None
+
+
+def first_of(order: ArrayLike, show: Callable[[int], Shown], count: int = EACH) -> list[Shown]:
+    """Show the first examples of an order.
+
+    Args:
+        order: Row numbers, shape `(n,)`.
+        show: What to make of a row.
+        count: How many at most.
+
+    Returns:
+        The examples.
+    """
+    return [show(int(row)) for row in np.asarray(order)[:count]]
+
+
+def show_classes(
+    texts: Sequence[Any],
+    labels: NDArray[Any],  # (n,)
+    before: NDArray[Any],  # logits, (n, classes)
+    after: NDArray[Any],  # (n, classes)
+    names: Sequence[str],
+) -> dict[str, list[Shown]]:
+    """Choose examples of a classifier's: where it errs and is sure of it, what it has learnt, and what it is sure of.
+
+    Args:
+        texts: Texts, or pairs of them.
+        labels: The indices of the right classes.
+        before: Logits before training.
+        after: Logits after training.
+        names: The classes.
+
+    Returns:
+        Examples under headings.
+
+    Example:
+        >>> before, after = np.array([[1.0, 0.0]] * 2), np.array([[0.0, 2.0], [0.0, 1.0]])
+        >>> shown = show_classes(["a", "b"], np.array([1, 0]), before, after, ("bad", "good"))
+        >>> shown["Wrong, the surest first"][0].after, shown["Right, and not before"][0].given
+        ('good (73%)', 'a')
+    """
+    sure, said = _shares(after).max(axis=1), after.argmax(axis=1)
+    right, was_right = said == labels, before.argmax(axis=1) == labels
+    surest = np.argsort(-sure, kind="stable")
+
+    def say(row: NDArray[Any]) -> str:
+        return f"{names[int(row.argmax())]} ({_shares(row).max():.0%})"
+
+    def show(row: int) -> Shown:
+        return Shown(
+            in_words(texts[row]), names[int(labels[row])], say(before[row]), say(after[row]), right=bool(right[row])
+        )
+
+    sorts = {
+        "Wrong, the surest first": ~right,
+        "Right, and not before": right & ~was_right,
+        "Right, as before": right & was_right,
+    }
+    return {title: first_of(surest[chosen[surest]], show) for title, chosen in sorts.items()}
+
+
+def show_numbers(
+    texts: Sequence[Any],
+    labels: NDArray[Any],  # (n,)
+    before: NDArray[Any],  # (n, 1)
+    after: NDArray[Any],  # (n, 1)
+) -> dict[str, list[Shown]]:
+    """Choose examples of a regression's: the farthest from their numbers, and the nearest.
+
+    Args:
+        texts: Texts, or pairs of them.
+        labels: The right numbers.
+        before: What was said before training.
+        after: What was said after training.
+
+    Returns:
+        Examples under headings.
+    """
+
+    def show(row: int) -> Shown:
+        said = f"{before[row, 0]:.3g}", f"{after[row, 0]:.3g}"
+        return Shown(in_words(texts[row]), f"{labels[row]:.3g}", *said)
+
+    nearest = np.argsort(np.abs(after[:, 0] - labels), kind="stable")
+    return {"Farthest off": first_of(nearest[::-1], show), "Nearest": first_of(nearest, show)}
+
+
+def show_losses(
+    texts: Sequence[tuple[str, str]],
+    before: NDArray[Any],  # (n,)
+    after: NDArray[Any],  # (n,)
+) -> dict[str, list[Shown]]:
+    """Choose examples of a language model's: the highest losses, and the lowest.
+
+    Args:
+        texts: What the model was given, and what it had to say.
+        before: Mean losses before training; not a number where there is none.
+        after: The same after training.
+
+    Returns:
+        Examples under headings.
+    """
+
+    def show(row: int) -> Shown:
+        given, wanted = texts[row]
+        return Shown(given, wanted, f"loss {before[row]:.3f}", f"loss {after[row]:.3f}")
+
+    counted = np.flatnonzero(np.isfinite(after))
+    lowest = counted[np.argsort(after[counted], kind="stable")]
+    return {"Highest loss": first_of(lowest[::-1], show), "Lowest loss": first_of(lowest, show)}
+
+
+def in_words(text: str | tuple[str, ...]) -> str:
+    """Write a text, or one under the other those of a pair."""
+    return text if isinstance(text, str) else "\n".join(text)
+
+
+def _shares(logits: NDArray[Any]) -> NDArray[Any]:  # both (..., classes)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: NDArray[Any] = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
