@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from ttnet.errors import TTValueError
 from ttnet_llm.command_line.console import Console, Json, Quiet, Screen, make_table, one_sentence_errors, typer
-from ttnet_llm.command_line.options import parse_options
+from ttnet_llm.command_line.options import parse_options, parse_targets
 
 if TYPE_CHECKING:
-    from ttnet_llm.training import FinetuneResult
+    from ttnet_llm.training import FinetuneResult, FinetuneSettings
 
 Option = typer.Option
 METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, tt-ether, lora, head or full."
 KIND_HELP = "classify, regress or causal; by default guessed from columns and labels, and said."
 ENCODING_HELP = "Codec of files of text, such as cp1252; by default utf-8, or what a byte-order mark says."
-MethodOption = Annotated[
-    list[str] | None, Option("--method-option", help="A field of the method's config, KEY=VALUE; repeat for several.")
-]
+METHOD_OPTION_HELP = "A field of the method's config, KEY=VALUE; repeat for several."
+MethodOption = Annotated[list[str] | None, Option("--method-option", help=METHOD_OPTION_HELP)]
+Context: Any = typer.Context
+# Of settings that are written in a word here, and may be so in a file.
+READERS: dict[str, Callable[[Any], Any]] = {"method_options": parse_options, "targets": parse_targets}
 DATA, METHOD, TRAINING, RUN = "Data", "Method", "Training", "Run"
 
 
 def finetune(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub id of the pretrained model.")],
-    output: Annotated[str, Option(help="Folder for the adapter and its report.")],
+    ctx: Context,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Folder or hub id of the pretrained model.")
+    ] = None,
+    output: Annotated[str | None, Option(help="Folder for the adapter and its report; it is needed.")] = None,
+    config: Annotated[
+        str | None,
+        Option(help="A YAML file of settings, which the options here go before; every run has its own."),
+    ] = None,
     train: Annotated[
         str | None,
         Option(help="A csv, tsv, json, jsonl, parquet or txt file, or a folder of them.", rich_help_panel=DATA),
@@ -37,36 +47,44 @@ def finetune(
         str | None, Option(help="A GLUE task instead, from the hub: sst2, mrpc, ...", rich_help_panel=DATA)
     ] = None,
     kind: Annotated[str | None, Option(help=KIND_HELP, rich_help_panel=DATA)] = None,
-    text: Annotated[
+    text_columns: Annotated[
         list[str] | None,
         Option("--text", "--text-column", help="Column of text; give two for pairs.", rich_help_panel=DATA),
     ] = None,
-    label: Annotated[
+    label_column: Annotated[
         str | None, Option("--label", "--label-column", help="Column of the label.", rich_help_panel=DATA)
     ] = None,
-    prompt: Annotated[
-        str | None, Option(help="Column of what a language model is given.", rich_help_panel=DATA)
+    prompt_column: Annotated[
+        str | None, Option("--prompt", help="Column of what a language model is given.", rich_help_panel=DATA)
     ] = None,
-    completion: Annotated[str | None, Option(help="Column of what it has to say then.", rich_help_panel=DATA)] = None,
-    messages: Annotated[str | None, Option(help="Column of chats.", rich_help_panel=DATA)] = None,
+    completion_column: Annotated[
+        str | None, Option("--completion", help="Column of what it has to say then.", rich_help_panel=DATA)
+    ] = None,
+    messages_column: Annotated[str | None, Option("--messages", help="Column of chats.", rich_help_panel=DATA)] = None,
+    measures: Annotated[
+        list[str] | None,
+        Option("--measure", help="To judge by, the first counts; repeat for several.", rich_help_panel=DATA),
+    ] = None,
     encoding: Annotated[str | None, Option(help=ENCODING_HELP, rich_help_panel=DATA)] = None,
     limit: Annotated[int | None, Option(help="Number of training examples to draw.", rich_help_panel=DATA)] = None,
     method: Annotated[str, Option(help=METHOD_HELP, rich_help_panel=METHOD)] = "loretta-rep",
-    method_option: Annotated[
-        list[str] | None,
-        Option(help="A field of the method's config, KEY=VALUE; repeat for several.", rich_help_panel=METHOD),
+    method_options: Annotated[
+        list[str] | None, Option("--method-option", help=METHOD_OPTION_HELP, rich_help_panel=METHOD)
     ] = None,
     targets: Annotated[
         str | None,
         Option(help="Modules to adapt, as q_proj,v_proj or all-linear.", rich_help_panel=METHOD),
     ] = None,
     epochs: Annotated[float, Option(help="Passes over the training data.", rich_help_panel=TRAINING)] = 3.0,
-    lr: Annotated[
-        float | None, Option(help="Peak learning rate; by default the method's own.", rich_help_panel=TRAINING)
-    ] = None,
-    head_lr: Annotated[
+    learning_rate: Annotated[
         float | None,
-        Option(help="Of the new head; by default the method's own, mostly the same.", rich_help_panel=TRAINING),
+        Option("--lr", help="Peak learning rate; by default the method's own.", rich_help_panel=TRAINING),
+    ] = None,
+    head_learning_rate: Annotated[
+        float | None,
+        Option(
+            "--head-lr", help="Of the new head; by default the method's, mostly the same.", rich_help_panel=TRAINING
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, Option(help="Examples at once; by default 32, or 8 of a language model.", rich_help_panel=TRAINING)
@@ -112,48 +130,16 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Fine-tune a model on your own data, and save the adapter with a report."""
+    for name, value in (("Argument MODEL", model), ("Option --output", output)):
+        if value is None and config is None:
+            raise typer.BadParameter(f"{name} is missing; say it here, or in a file that --config names.", ctx=ctx)
     with one_sentence_errors(quiet=quiet, as_json=as_json) as screen:
-        from ttnet_llm.training import METHODS, FinetuneSettings
+        from ttnet_llm.training import METHODS
         from ttnet_llm.training import finetune as run
         from ttnet_llm.training.progress import RichProgress
 
-        settings = FinetuneSettings(
-            model=model,
-            output=output,
-            method=method,
-            method_options=parse_options(method_option or []),
-            targets=parse_targets(targets),
-            task=task,
-            train=train,
-            validation=validation,
-            validation_share=validation_share,
-            kind=kind,
-            text_columns=tuple(text) if text else None,
-            label_column=label,
-            prompt_column=prompt,
-            completion_column=completion,
-            messages_column=messages,
-            encoding=encoding,
-            epochs=epochs,
-            learning_rate=lr,
-            head_learning_rate=head_lr,
-            batch_size=batch_size,
-            gradient_accumulation=gradient_accumulation,
-            gradient_checkpointing=gradient_checkpointing,
-            max_length=max_length,
-            packing=packing,
-            warmup=warmup,
-            schedule=schedule,
-            weight_decay=weight_decay,
-            seed=seed,
-            dtype=dtype,
-            device=device,
-            limit=limit,
-            evaluations=evaluations,
-            early_stopping=early_stopping,
-            report_to=tuple(report_to or ()),
-        )
-        progress = RichProgress(METHODS[method].title, Console(stderr=True, quiet=quiet))
+        settings = settings_of(ctx)
+        progress = RichProgress(METHODS[settings.method].title, Console(stderr=True, quiet=quiet))
         try:
             result = run(settings, resume=resume, overwrite=overwrite, callbacks=[progress])
         finally:
@@ -161,22 +147,50 @@ def finetune(
         print_result(result, screen)
 
 
-def parse_targets(value: str | None) -> Any:
-    """Read which modules to adapt.
+def settings_of(ctx: Any) -> FinetuneSettings:
+    """Take the settings from a command's options, and from the file that `--config` names.
+
+    The command's parameters are called as the fields of `FinetuneSettings`, which have the same defaults.
 
     Args:
-        value: Names with commas between them, a regular expression, `all-linear`, or `None`.
+        ctx: What the command was called with.
 
     Returns:
-        A tuple of names, a string, or `None`.
+        The settings.
 
-    Example:
-        >>> parse_targets("q_proj, v_proj"), parse_targets("all-linear"), parse_targets(".*q_proj")
-        (('q_proj', 'v_proj'), 'all-linear', '.*q_proj')
+    Raises:
+        TTFileError: If the file cannot be read.
+        TTValueError: If a setting is unknown, missing or wrong.
     """
-    if value is None or value == "all-linear" or not re.fullmatch(r"[\w.,\s]+", value):
-        return value
-    return tuple(part.strip() for part in value.split(",") if part.strip())
+    from ttnet_llm.training import FinetuneSettings
+    from ttnet_llm.training.settings_file import read_settings
+
+    path, fields = ctx.params["config"], FinetuneSettings.__dataclass_fields__
+    options = {
+        name: READERS.get(name, _plain)(value)
+        for name, value in ctx.params.items()
+        if name in fields and ctx.get_parameter_source(name).name == "COMMANDLINE"
+    }
+    names = {
+        option.lstrip("-").replace("-", "_"): parameter.name
+        for parameter in ctx.command.params
+        if parameter.name in fields
+        for option in parameter.opts
+    }
+    values = {} if path is None else read_settings(path, names, READERS)
+    if options.get("method", values.get("method")) != values.get("method"):
+        values.pop("method_options", None)  # which are the other method's
+    if "method_options" in options:
+        options["method_options"] = values.get("method_options", {}) | options["method_options"]
+    values |= options
+    for name, how in (("model", "MODEL"), ("output", "--output")):
+        if name not in values:
+            raise TTValueError(f"{name} is neither said by {how} nor in {path!r}; say it in one of them.")
+    return FinetuneSettings(**values)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def print_result(result: FinetuneResult, screen: Screen) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import Any
 
 from ttnet.errors import TTValueError
@@ -31,6 +32,24 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
             raise TTValueError(f"--method-option is {pair!r}; expected KEY=VALUE, such as tt_rank=5.")
         options[key.strip()] = _literal(value.strip())
     return options
+
+
+def parse_targets(value: str) -> Any:
+    """Read which modules to adapt.
+
+    Args:
+        value: Names with commas between them, a regular expression, or `all-linear`.
+
+    Returns:
+        A tuple of names, or a string.
+
+    Example:
+        >>> parse_targets("q_proj, v_proj"), parse_targets("all-linear"), parse_targets(".*q_proj")
+        (('q_proj', 'v_proj'), 'all-linear', '.*q_proj')
+    """
+    if value == "all-linear" or not re.fullmatch(r"[\w.,\s]+", value):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 def _literal(value: str) -> Any:

@@ -30,6 +30,7 @@ from ttnet_llm.training.report import write_report
 from ttnet_llm.training.run_folder import KIND, open_folders, to_json
 from ttnet_llm.training.saved import save_finetuned
 from ttnet_llm.training.settings import FinetuneResult, FinetuneSettings
+from ttnet_llm.training.settings_file import SETTINGS, write_settings
 from ttnet_llm.training.trainer import (
     Clock,
     MarkWhole,
@@ -43,7 +44,7 @@ LOGITS = "logits.npy"  # the trained classifier's output on the validation data
 # What a run that is under way may have written.
 UNFINISHED = (
     *("adapter/", "checkpoints/", "model/"),
-    *("curves.png", LOGITS, "losses.npy", "report.html", "report.md", "results.json", "settings.json"),
+    *("curves.png", LOGITS, "losses.npy", "report.html", "report.md", "results.json", SETTINGS),
 )
 PACKAGES = ("ttnet", "torch", "transformers", "peft")
 
@@ -55,7 +56,7 @@ def finetune(
     overwrite: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> FinetuneResult:
-    """Fine-tune a model, and write the adapter, `report.html`, `report.md`, `results.json` and `curves.png`.
+    """Fine-tune a model, and write the adapter, its reports, `results.json` and `settings.yaml`.
 
     The work is done in a folder `OUTPUT.partial`, which takes the place of `OUTPUT` once all of it is done: an
     interrupted run leaves what was there as it was, and can be resumed.
@@ -100,7 +101,7 @@ def finetune(
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     mark_folder(partial, KIND, also=UNFINISHED)
-    write_text(partial / "settings.json", to_json(settings))
+    write_text(partial / SETTINGS, write_settings(settings))
     try:
         trainer = kind.trainer(model, tokenizer, replace(task, train=train), settings, arguments)
     except Exception:

@@ -10,8 +10,10 @@ from typing import Any
 from ttnet.errors import TTFileError, TTValueError
 from ttnet_llm.folders import output_folder
 from ttnet_llm.training.settings import FinetuneSettings
+from ttnet_llm.training.settings_file import SETTINGS, read_settings
 
 KIND = "finetune"  # what marks the folders written here
+OLD_SETTINGS = "settings.json"  # of runs that an earlier version began
 
 
 def open_folders(settings: FinetuneSettings, *, resume: bool, overwrite: bool) -> tuple[Path, Path]:
@@ -36,19 +38,12 @@ def open_folders(settings: FinetuneSettings, *, resume: bool, overwrite: bool) -
     partial = output.with_name(f"{output.name}.partial")
     if partial.is_symlink():
         raise TTFileError(f"The run would work in {str(partial)!r}, which is a link; name another output folder.")
-    interrupted = (partial / "settings.json").is_file()
+    earlier = [partial / name for name in (SETTINGS, OLD_SETTINGS) if (partial / name).is_file()]
     if resume:
-        if not interrupted:
+        if not earlier:
             raise TTFileError(f"There is no interrupted run in {str(partial)!r} to resume; start one without --resume.")
-        then, now = json.loads((partial / "settings.json").read_text("utf-8")), json.loads(to_json(settings))
-        changed = [name for name in now if then.get(name) != now[name]]
-        if changed:
-            name = changed[0]
-            raise TTValueError(
-                f"{name} is {now[name]!r} but was {then.get(name)!r} when the run began; resume with the same "
-                "settings, or say --overwrite to start again."
-            )
-    elif interrupted and not overwrite:
+        _refuse_others(settings, earlier[0])
+    elif earlier and not overwrite:
         raise TTFileError(
             f"An interrupted run is in {str(partial)!r}; say --resume to go on with it, or --overwrite to start again."
         )
@@ -60,6 +55,17 @@ def open_folders(settings: FinetuneSettings, *, resume: bool, overwrite: bool) -
             "another."
         )
     return output, partial
+
+
+def _refuse_others(settings: FinetuneSettings, file: Path) -> None:
+    """Refuse settings that differ from those that a run began with."""
+    then = asdict(FinetuneSettings(**read_settings(file)))
+    for name, value in json.loads(to_json(settings)).items():
+        if value != (before := json.loads(json.dumps(then[name]))):
+            raise TTValueError(
+                f"{name} is {value!r} but was {before!r} when the run began; resume with the same settings, or say "
+                "--overwrite to start again."
+            )
 
 
 def to_json(value: Any) -> str:
