@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ttnet.errors import TTValueError
 from ttnet_llm.command_line.console import Console, Json, Quiet, Screen, make_table, one_sentence_errors, typer
-from ttnet_llm.command_line.options import parse_options, parse_targets
+from ttnet_llm.command_line.options import parse_options, parse_rates, parse_targets
 
 if TYPE_CHECKING:
     from ttnet_llm.training import FinetuneResult, FinetuneSettings
@@ -21,7 +21,11 @@ METHOD_OPTION_HELP = "A field of the method's config, KEY=VALUE; repeat for seve
 MethodOption = Annotated[list[str] | None, Option("--method-option", help=METHOD_OPTION_HELP)]
 Context: Any = typer.Context
 # Of settings that are written in a word here, and may be so in a file.
-READERS: dict[str, Callable[[Any], Any]] = {"method_options": parse_options, "targets": parse_targets}
+READERS: dict[str, Callable[[Any], Any]] = {
+    "method_options": parse_options,
+    "targets": parse_targets,
+    "learning_rates": parse_rates,
+}
 DATA, METHOD, TRAINING, RUN = "Data", "Method", "Training", "Run"
 
 
@@ -85,6 +89,10 @@ def finetune(
         Option(
             "--head-lr", help="Of the new head; by default the method's, mostly the same.", rich_help_panel=TRAINING
         ),
+    ] = None,
+    learning_rates: Annotated[
+        str | None,
+        Option(help="Of single parameters, NAME=RATE with commas between, as layer.0=1e-3.", rich_help_panel=TRAINING),
     ] = None,
     batch_size: Annotated[
         int | None, Option(help="Examples at once; by default 32, or 8 of a language model.", rich_help_panel=TRAINING)

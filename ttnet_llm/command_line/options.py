@@ -34,6 +34,34 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
+def parse_rates(value: str) -> dict[str, float]:
+    """Read learning rates by name.
+
+    Args:
+        value: `NAME=RATE` pairs with commas between them.
+
+    Returns:
+        The rates.
+
+    Raises:
+        TTValueError: If a pair is none, or a rate no number.
+
+    Example:
+        >>> parse_rates("layer.0=1e-3, classifier=0.01")
+        {'layer.0': 0.001, 'classifier': 0.01}
+    """
+    rates = {}
+    for pair in value.split(","):
+        name, _, rate = pair.rpartition("=")
+        try:
+            rates[name.strip()] = float(rate)
+        except ValueError:
+            name = ""
+        if not name.strip():
+            raise TTValueError(f"learning_rates has {pair.strip()!r}; expected NAME=RATE, such as classifier=1e-3.")
+    return rates
+
+
 def parse_targets(value: str) -> Any:
     """Read which modules to adapt.
 

@@ -34,6 +34,7 @@ from ttnet_llm.training.settings_file import SETTINGS, write_settings
 from ttnet_llm.training.trainer import (
     Clock,
     MarkWhole,
+    check_learning_rates,
     last_whole_checkpoint,
     parameter_groups,
     peak_memory,
@@ -84,6 +85,7 @@ def finetune(
     base, tokenizer = kind.load(settings.model, kind.configure(settings.model, task), **dtype)
     # Before anything is written, as targets may not match.
     model = attach(base, make_config(settings.method, method_options(settings), kind.task_type))
+    check_learning_rates(model, settings.learning_rates)
     batch_size = settings.batch_size or kind.batch_size
     learning_rate = settings.learning_rate or find_method(settings.method).learning_rate
     first = task.details.measures[0]

@@ -45,6 +45,8 @@ class FinetuneSettings:
         learning_rate: Peak learning rate, above 0; `None` takes the method's own.
         head_learning_rate: Peak learning rate of the new head, above 0; `None` takes the method's own, for most the
             adapter's.
+        learning_rates: Peak learning rates of single parameters, by parts of their names, such as
+            `{"layer.0": 1e-3, "layer.*.value": 2e-3}`; where several match, the last one counts.
         batch_size: Examples that go through the model at once, at least 1; `None` takes the kind's own.
         gradient_accumulation: So many batches make a step, at least 1.
         gradient_checkpointing: Compute activations twice instead of keeping them: slower, in less memory.
@@ -86,6 +88,7 @@ class FinetuneSettings:
     epochs: float = 3.0
     learning_rate: float | None = None
     head_learning_rate: float | None = None
+    learning_rates: dict[str, float] = field(default_factory=dict)
     batch_size: int | None = None
     gradient_accumulation: int = 1
     gradient_checkpointing: bool = False
@@ -116,6 +119,9 @@ class FinetuneSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise TTValueError(f"{name} is {value}; expected a number above 0.")
+        for name, rate in self.learning_rates.items():
+            if not 0 < rate < math.inf:
+                raise TTValueError(f"learning_rates gives {name!r} the rate {rate}; expected a number above 0.")
         for name in ("batch_size", "max_length", "limit", "evaluations", "early_stopping", "gradient_accumulation"):
             value = getattr(self, name)
             if value is not None and value < 1:

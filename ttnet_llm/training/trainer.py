@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from ttnet.errors import TTValueError
+from ttnet_llm.training.methods import near
 from ttnet_llm.training.settings import FinetuneSettings
 
 WHOLE = "whole"  # an empty file in a checkpoint's folder
@@ -56,7 +60,8 @@ class _Judged:
 def parameter_groups(model: nn.Module, settings: FinetuneSettings, learning_rate: float) -> list[dict[str, Any]]:
     """Sort the trainable parameters by their learning rate and weight decay.
 
-    The new head, which starts at random, may learn faster than the adapter. Vectors do not decay.
+    Rates by name go before that of the new head, which starts at random and may learn faster than the adapter. Vectors
+    do not decay.
 
     Args:
         model: A model whose frozen parameters need no gradient.
@@ -71,11 +76,62 @@ def parameter_groups(model: nn.Module, settings: FinetuneSettings, learning_rate
         if parameter.requires_grad:
             is_head = not {"classifier", "score"}.isdisjoint(name.split("."))
             rate = settings.head_rate(learning_rate) if is_head else learning_rate
+            for pattern, named in settings.learning_rates.items():
+                rate = named if has_part(plain_name(name), pattern) else rate
             groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "weight_decay": settings.weight_decay if decays else 0.0}
         for (rate, decays), parameters in groups.items()
     ]
+
+
+def plain_name(name: str) -> str:
+    """Give a parameter's name without what PEFT puts into it.
+
+    Example:
+        >>> plain_name("base_model.model.classifier.modules_to_save.default.dense.weight")
+        'classifier.dense.weight'
+    """
+    return name.removeprefix("base_model.model.").replace(".modules_to_save", "").replace(".default", "")
+
+
+def has_part(name: str, pattern: str) -> bool:
+    """Tell whether a parameter's name has a part.
+
+    Args:
+        name: The name, parts of which are set off by dots.
+        pattern: Whole parts of a name; `*` stands for anything.
+
+    Returns:
+        Whether it is there.
+
+    Example:
+        >>> [has_part("layer.10.value.cores.0", part) for part in ("value", "layer.1", "layer.*.value", "val")]
+        [True, False, True, False]
+    """
+    return fnmatchcase(f".{name}.", f"*.{pattern}.*")
+
+
+def check_learning_rates(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse names of learning rates that no trainable parameter has.
+
+    Args:
+        model: The model that will be trained.
+        names: As `learning_rates` has them.
+
+    Raises:
+        TTValueError: If a name stands for nothing.
+    """
+    trained = [plain_name(name) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for pattern in names:
+        if not any(has_part(name, pattern) for name in trained):
+            # Layers by the dozen are one name.
+            kinds = dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in trained)
+            parts = set() if "." in pattern else {part for name in trained for part in name.split(".")}
+            raise TTValueError(
+                f"learning_rates names {pattern!r}, which no trained parameter is called; {near(pattern, parts)}"
+                f"there are {', '.join(kinds)}; name one of them, or parts of it."
+            )
 
 
 def training_arguments(
