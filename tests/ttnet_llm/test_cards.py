@@ -131,7 +131,7 @@ def test_evaluation_guesses_what_a_model_is_judged_by() -> None:
     assert guess_details(models.gpt2(), Table("a.jsonl", {"text": ["x"]})).columns.text == ("text",)
     rated = tf.BertForSequenceClassification(tf.BertConfig(**models.ENCODER, num_labels=1))
     assert guess_details(rated, Table("a.jsonl", {"text": ["x"], "label": [1.5]})).kind == "regress"
-    with pytest.raises(TTTypeError, match="is a ViTForImageClassification; expected one that classifies texts"):
+    with pytest.raises(TTTypeError, match="is a ViTForImageClassification; expected one that was trained for"):
         guess_details(models.vit(), chats)
     with pytest.raises(TTValueError, match="has no column of texts"):
         guess_details(models.llama(), Table("a.jsonl", {"a": ["x"], "b": ["y"]}))

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 from ttnet_llm.cards import Card, is_local, shown_base
 from ttnet_llm.training.details import Details
+from ttnet_llm.training.kinds import find_kind
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.report import size
 from ttnet_llm.training.settings import FinetuneResult
-
-# The hub's names for kinds of training.
-_PIPELINES = {"classify": "text-classification", "regress": "text-classification", "causal": "text-generation"}
 
 
 def finetuned_card(result: FinetuneResult, details: Details, names: Sequence[str] | None) -> Card:
@@ -26,7 +24,7 @@ def finetuned_card(result: FinetuneResult, details: Details, names: Sequence[str
         The card.
     """
     settings, parameters = result.settings, result.parameters
-    method = find_method(settings.method)
+    method, kind = find_method(settings.method), find_kind(result.kind)
     whole = method.config is None
     base = shown_base(settings.model)
     scores = {
@@ -48,7 +46,6 @@ def finetuned_card(result: FinetuneResult, details: Details, names: Sequence[str
         "learning rate, epochs, batch size": f"{result.learning_rate:g}, {settings.epochs:g}, {result.batch_size}",
         "versions": ", ".join(f"{name} {number}" for name, number in result.versions.items()),
     }
-    kind = "model" if whole else "adapter"
     about = f"{'A whole model' if whole else 'An adapter'}, fine-tuned with [ttnet](https://pypi.org/project/ttnet)."
     if not whole:
         about += f" It needs {base}, and the import of `ttnet_llm`, which makes its method known to PEFT."
@@ -59,24 +56,12 @@ def finetuned_card(result: FinetuneResult, details: Details, names: Sequence[str
         about,
         settings.model,
         facts,
-        _load_code(kind) + _use_code(result.kind, details),
+        _load_code("model" if whole else "adapter") + kind.example(details),
         ("ttnet", settings.method),
         "transformers" if whole else "peft",
-        _PIPELINES.get(result.kind),
+        kind.pipeline,
     )
 
 
 def _load_code(kind: str) -> str:
     return f'import ttnet_llm\n\nmodel, tokenizer = ttnet_llm.load(".")  # the folder or hub id of this {kind}\n'
-
-
-def _use_code(kind: str, details: Details) -> str:
-    if kind == "causal":
-        prompt = '[{"role": "user", "content": "Hello!"}]' if details.columns.messages else '"Once"'
-        return f"\nfrom ttnet_llm.inference import generate\n\nprint(generate(model, tokenizer, [{prompt}])[0])"
-    if kind not in _PIPELINES:
-        return ""
-    given = '("A text.", "Another.")' if len(details.columns.text) == 2 else '"A text."'
-    length = f", max_length={details.max_length}"
-    predictor = f"Predictor(model, tokenizer{length})"
-    return f"\nfrom ttnet_llm.inference import Predictor\n\nfor answer in {predictor}([{given}]):\n    print(answer)"

@@ -267,6 +267,11 @@ def find_columns(table: Table, text_columns: Sequence[str] | None = None, label_
     return Columns(text, label)
 
 
+def is_labelled(table: Table, label_column: str | None = None) -> bool:
+    """Tell whether a table has labels: in a column that the user names, or one of a usual name."""
+    return label_column is not None or any(name in table.columns for name in LABELS)
+
+
 def to_split(table: Table, columns: Columns, names: tuple[str, ...] | None) -> Split:
     """Take the texts and encode the labels.
 

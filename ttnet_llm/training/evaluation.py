@@ -10,12 +10,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ttnet.errors import TTTypeError, TTValueError
+from ttnet.errors import TTTypeError
 from ttnet_llm.files import write_text
-from ttnet_llm.training.data import find_columns
 from ttnet_llm.training.details import DETAILS, Details
-from ttnet_llm.training.kinds import find_kind
-from ttnet_llm.training.kinds.causal import find_shape
+from ttnet_llm.training.kinds import KINDS, find_kind
 from ttnet_llm.training.saved import load_finetuned
 from ttnet_llm.training.settings import FinetuneSettings
 from ttnet_llm.training.tables import Table, read_table
@@ -101,21 +99,13 @@ def guess_details(model: Any, table: Table) -> Details:
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     length = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 512
-    if type(base).__name__.endswith("ForSequenceClassification"):
-        kind = find_kind("regress" if base.config.num_labels == 1 else "classify")
-        return Details(find_columns(table), min(length, 512), kind.measures, kind.name)
-    columns = find_shape(table, FinetuneSettings("", "", train=table.path))
-    if not type(base).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+    kind = next((kind for kind in KINDS.values() if kind.judges(base)), None)
+    if kind is None:
         raise TTTypeError(
-            f"The model is a {type(base).__name__}; expected one that classifies texts, rates them or writes them."
+            f"The model is a {type(base).__name__}; expected one that was trained for {', '.join(KINDS)}."
         )
-    if columns is None:
-        raise TTValueError(
-            f"{table.path!r} has no column of texts, prompts and completions, or chats; its columns are "
-            f"{', '.join(table.columns)}: rename one to text."
-        )
-    kind = find_kind("causal")
-    return Details(columns, min(length, kind.max_length), kind.measures, kind.name)
+    columns = kind.columns(table, FinetuneSettings("", "", train=table.path))
+    return Details(columns, min(length, max(512, kind.max_length)), kind.measures, kind.name)
 
 
 def write_predictions(evaluation: Evaluation, path: str | Path) -> None:

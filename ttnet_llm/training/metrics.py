@@ -94,6 +94,10 @@ MEASURES: dict[str, Callable[[Array, Array], float]] = {
     "matthews": matthews,
     "pearson": pearson,
 }
+LOSSES = ("loss", "perplexity", "token_accuracy")  # of what writes texts
+KNOWN = (*MEASURES, *LOSSES)
+SHARES = ("accuracy", "f1", "token_accuracy")  # read as percentages
+SMALLER_IS_BETTER = ("loss", "perplexity")
 
 
 def measure(logits: Array, labels: Array, names: tuple[str, ...]) -> dict[str, float]:

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from ttnet.errors import TTValueError
-from ttnet_llm.training.data import LABELS, find_columns, load_glue, load_hub
-from ttnet_llm.training.kinds import Kind, Task, find_kind
-from ttnet_llm.training.kinds.causal import find_shape
-from ttnet_llm.training.labels import settle
+from ttnet_llm.training.data import load_glue, load_hub
+from ttnet_llm.training.kinds import KINDS, Kind, Task, find_kind
 from ttnet_llm.training.settings import FinetuneSettings
 from ttnet_llm.training.tables import Table, kind_of, read_table
 
@@ -99,24 +97,13 @@ def guess_kind(table: Table, settings: FinetuneSettings) -> tuple[str, str]:
         >>> guess_kind(table, FinetuneSettings("model", "output", train="a.jsonl"))
         ('causal', "'a.jsonl' has the columns prompt and completion")
     """
-    labelled = settings.label_column is not None or any(name in table.columns for name in LABELS)
-    shape = find_shape(table, settings)
-    named = any((settings.prompt_column, settings.completion_column, settings.messages_column))
-    if named or (not labelled and shape is not None):
-        return "causal", f"{table.path!r} has {_columns(shape)}"
-    if not labelled:
-        raise TTValueError(
-            f"What {table.path!r} is for is unclear, as its columns are {', '.join(table.columns)}; say with kind "
-            "(--kind) what to train, and with --text, --label, --prompt, --completion or --messages where it stands."
-        )
-    columns = find_columns(table, settings.text_columns, settings.label_column)
-    meaning = settle(table.cells(columns.label or ""), table.path, typed=table.typed)
-    return ("regress" if meaning.names is None else "classify"), f"the labels of {table.path!r} are {meaning.reason}"
-
-
-def _columns(shape: Any) -> str:
-    names = [*shape.text, *(name for name in (shape.prompt, shape.completion, shape.messages) if name)]
-    return f"the column{'s' if len(names) > 1 else ''} {' and '.join(names)}"
+    for name, kind in reversed(KINDS.items()):  # the more particular ones come later
+        if (why := kind.recognise(table, settings)) is not None:
+            return name, why
+    raise TTValueError(
+        f"What {table.path!r} is for is unclear, as its columns are {', '.join(table.columns)}; say with kind "
+        "(--kind) what to train, and with --text, --label, --prompt, --completion or --messages where it stands."
+    )
 
 
 def hold_out(task: Task, share: float, seed: int) -> Task:

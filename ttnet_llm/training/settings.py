@@ -9,11 +9,10 @@ from typing import Any
 from ttnet.errors import TTValueError
 from ttnet_llm.budget import ParameterBudget
 from ttnet_llm.training.methods import find_method
-from ttnet_llm.training.metrics import MEASURES
+from ttnet_llm.training.metrics import KNOWN
 
 KINDS = ("classify", "regress", "causal")
 SCHEDULES = ("linear", "cosine", "constant_with_warmup", "polynomial", "inverse_sqrt")
-LOSSES = ("loss", "perplexity", "token_accuracy")  # the measures of language models
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda", "mps")
 COLUMNS = ("text_columns", "label_column", "prompt_column", "completion_column", "messages_column")
@@ -40,7 +39,7 @@ class FinetuneSettings:
         completion_column: The column of what it has to say; `None` guesses.
         messages_column: The column of chats; `None` guesses.
         encoding: Codec of csv and jsonl files; `None` takes UTF-8, or what a byte-order mark says.
-        measures: Keys of `MEASURES`, or some of `LOSSES`, the one that counts first; `None` takes the task's own.
+        measures: What to judge by, of what the kind offers, the one that counts first; `None` takes the kind's own.
         epochs: Passes over the training data, above 0.
         learning_rate: Peak learning rate, above 0; `None` takes the method's own.
         head_learning_rate: Peak learning rate of the new head, above 0; `None` takes the method's own, for most the
@@ -126,9 +125,8 @@ class FinetuneSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TTValueError(f"{name} is {value}; expected an integer of at least 1.")
-        known = (*MEASURES, *LOSSES)
-        if self.measures is not None and (not self.measures or not set(self.measures) <= set(known)):
-            raise TTValueError(f"measures is {self.measures!r}; expected some of {', '.join(known)}.")
+        if self.measures is not None and (not self.measures or not set(self.measures) <= set(KNOWN)):
+            raise TTValueError(f"measures is {self.measures!r}; expected some of {', '.join(KNOWN)}.")
         if not 0 <= self.weight_decay < math.inf:
             raise TTValueError(f"weight_decay is {self.weight_decay}; expected a number of at least 0.")
         if not 0 <= self.warmup < 1:

@@ -18,10 +18,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ttnet.errors import TTValueError
 from ttnet_llm.training.methods import near
+from ttnet_llm.training.metrics import SMALLER_IS_BETTER
 from ttnet_llm.training.settings import FinetuneSettings
 
 WHOLE = "whole"  # an empty file in a checkpoint's folder
-SMALLER_IS_BETTER = ("loss", "perplexity")
 
 
 def judged(trainer_cls: Any) -> Any:

@@ -291,7 +291,7 @@ CHAT = {"role": "user", "content": "the film"}, {"role": "assistant", "content":
             {"max_length": 2},
             "Nothing is left to learn of the first 2 tokens of any example; raise",
         ),
-        (pairs(4), {"measures": ("f1",)}, "measures names 'f1', but a language model has loss, perplexity"),
+        (pairs(4), {"measures": ("f1",)}, "measures names 'f1', but the kind causal has loss, perplexity"),
     ],
 )
 def test_unfit_rows_leave_nothing_behind(place, tmp_path, rows, changes, message):

@@ -14,12 +14,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
 from ttnet.errors import TTValueError, import_extra
-from ttnet_llm.training.data import take_texts
+from ttnet_llm.training.data import is_labelled, take_texts
 from ttnet_llm.training.details import Columns, Details
 from ttnet_llm.training.kinds.chats import Message, encode_chat, read_chat
 from ttnet_llm.training.kinds.kind import Examples, Judgement, Kind, OnBatch, Task, batches
 from ttnet_llm.training.kinds.shown import Shown, show_losses
-from ttnet_llm.training.settings import LOSSES, FinetuneSettings
+from ttnet_llm.training.metrics import LOSSES
+from ttnet_llm.training.settings import FinetuneSettings
 from ttnet_llm.training.tables import Table
 from ttnet_llm.training.trainer import judged
 
@@ -81,27 +82,39 @@ class Causal(Kind):
     about: ClassVar[str] = "texts, prompts with completions, or chats, for a language model"
     task_type: ClassVar[TaskType] = TaskType.CAUSAL_LM
     measures: ClassVar[tuple[str, ...]] = LOSSES
+    model_classes: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
+    pipeline: ClassVar[str] = "text-generation"
     max_length: ClassVar[int] = 1024
     batch_size: ClassVar[int] = 8
     outputs_file: ClassVar[str] = "losses.npy"
     packages: ClassVar[tuple[str, ...]] = ("trl",)
     packs: ClassVar[bool] = True
 
+    def recognise(self, table: Table, settings: FinetuneSettings) -> str | None:
+        """Look for columns of texts, prompts or chats in a table without labels."""
+        shape = find_shape(table, settings)
+        named = any((settings.prompt_column, settings.completion_column, settings.messages_column))
+        if shape is None or not (named or not is_labelled(table, settings.label_column)):
+            return None
+        return f"{table.path!r} has {name_columns(shape)}"
+
+    def columns(self, table: Table, settings: FinetuneSettings) -> Columns:
+        """Settle where texts, prompts or chats stand."""
+        columns = find_shape(table, settings)
+        if columns is None:
+            raise TTValueError(
+                f"{table.path!r} has no column of texts, prompts and completions, or chats that is named as usual; say "
+                f"--text, --prompt with --completion, or --messages, of {', '.join(table.columns)}, or rename one to "
+                "text."
+            )
+        return columns
+
     def read(self, settings: FinetuneSettings, train: Table, validation: Table | None) -> Task:
         """Settle where texts, prompts or chats stand, and take them."""
         import_extra("trl", extra="trl")
-        columns = find_shape(train, settings)
-        if columns is None:
-            raise TTValueError(
-                f"{train.path!r} has no column of texts, prompts and completions, or chats that is named as usual; say "
-                f"--text, --prompt with --completion, or --messages, of {', '.join(train.columns)}."
-            )
-        if unfit := [name for name in settings.measures or () if name not in LOSSES]:
-            raise TTValueError(
-                f"measures names {unfit[0]!r}, but a language model has {', '.join(LOSSES)}; name those."
-            )
+        columns = self.columns(train, settings)
         length = settings.max_length or self.max_length
-        details = Details(columns, length, settings.measures or self.measures, self.name)
+        details = Details(columns, length, self.choose_measures(settings), self.name)
         taken_as = say(columns, settings.packing)
         logger.info("The rows of %r are taken as %s.", train.path, taken_as)
         judged_by = None if validation is None else take(validation, columns)
@@ -195,6 +208,11 @@ class Causal(Kind):
         each: NDArray[Any] = sums[:, 0] / np.where(sums[:, 2] == 0, np.nan, sums[:, 2])
         return Judgement({name: found[name] for name in details.measures}, each)
 
+    def example(self, details: Details) -> str:
+        """Write a text, or answer in a chat."""
+        prompt = '[{"role": "user", "content": "Hello!"}]' if details.columns.messages else '"Once"'
+        return f"\nfrom ttnet_llm.inference import generate\n\nprint(generate(model, tokenizer, [{prompt}])[0])"
+
     def show(
         self, rows: Examples[Any], before: NDArray[Any], after: NDArray[Any], config: PretrainedConfig
     ) -> dict[str, list[Shown]]:
@@ -243,6 +261,17 @@ def find_shape(table: Table, settings: FinetuneSettings) -> Columns | None:
     if text is None and len(present) == 1:
         text = next(iter(present))
     return None if text is None else Columns(text=(text,))
+
+
+def name_columns(columns: Columns) -> str:
+    """Name the columns that something is in.
+
+    Example:
+        >>> name_columns(Columns(prompt="question", completion="answer"))
+        'the columns question and answer'
+    """
+    names = [*columns.text, *(name for name in (columns.prompt, columns.completion, columns.messages) if name)]
+    return f"the column{'s' if len(names) > 1 else ''} {' and '.join(names)}"
 
 
 def say(columns: Columns, packing: bool) -> str:

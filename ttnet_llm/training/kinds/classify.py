@@ -16,10 +16,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from ttnet_llm.training.data import Split, TextTask, make_task, to_split
-from ttnet_llm.training.details import Details
-from ttnet_llm.training.kinds.kind import Judgement, Kind, OnBatch, Task
+from ttnet_llm.training.data import Split, TextTask, find_columns, is_labelled, make_task, to_split
+from ttnet_llm.training.details import Columns, Details
+from ttnet_llm.training.kinds.kind import Judgement, Kind, OnBatch, Task, predicting
 from ttnet_llm.training.kinds.shown import Shown, show_classes, show_numbers
+from ttnet_llm.training.labels import settle
 from ttnet_llm.training.metrics import measure
 from ttnet_llm.training.model import label_fields, load_config, predict, tokenize
 from ttnet_llm.training.settings import FinetuneSettings
@@ -34,6 +35,25 @@ class Classify(Kind):
     about: ClassVar[str] = "texts and their classes"
     task_type: ClassVar[TaskType] = TaskType.SEQ_CLS
     measures: ClassVar[tuple[str, ...]] = ("accuracy",)
+    model_classes: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
+    pipeline: ClassVar[str] = "text-classification"
+    rates: ClassVar[bool] = False  # or else it classifies
+
+    def recognise(self, table: Table, settings: FinetuneSettings) -> str | None:
+        """Look what the labels are, if there are some."""
+        if not is_labelled(table, settings.label_column):
+            return None
+        label = self.columns(table, settings).label or ""
+        meaning = settle(table.cells(label), table.path, typed=table.typed)
+        return f"the labels of {table.path!r} are {meaning.reason}" if (meaning.names is None) == self.rates else None
+
+    def columns(self, table: Table, settings: FinetuneSettings) -> Columns:
+        """Settle where texts and labels stand."""
+        return find_columns(table, settings.text_columns, settings.label_column)
+
+    def judges(self, model: Any) -> bool:
+        """Look for a head, and for how many numbers it gives."""
+        return super().judges(model) and (model.config.num_labels == 1) == self.rates
 
     def read(self, settings: FinetuneSettings, train: Table, validation: Table | None) -> Task:
         """Settle columns and classes, and take both."""
@@ -101,6 +121,11 @@ class Classify(Kind):
         logits = predict(model, tokenizer, rows, max_length=length, batch_size=batch_size, on_batch=on_batch)
         return Judgement(measure(logits, rows.labels, details.measures), logits)
 
+    def example(self, details: Details) -> str:
+        """Say what the model makes of a text, or of a pair."""
+        given = '("A text.", "Another.")' if len(details.columns.text) == 2 else '"A text."'
+        return predicting(details, given)
+
     def answers(self, outputs: NDArray[Any], config: PretrainedConfig) -> list[Any]:
         """Name the classes, or give the numbers."""
         names = class_names(config)
@@ -122,6 +147,7 @@ class Regress(Classify):
     name: ClassVar[str] = "regress"
     about: ClassVar[str] = "texts and a number for each"
     measures: ClassVar[tuple[str, ...]] = ("pearson",)
+    rates: ClassVar[bool] = True
 
 
 def class_names(config: PretrainedConfig) -> tuple[str, ...] | None:

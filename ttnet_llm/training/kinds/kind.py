@@ -14,7 +14,8 @@ from peft import PeftModel, TaskType
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from ttnet_llm.training.details import Details
+from ttnet.errors import TTValueError
+from ttnet_llm.training.details import Columns, Details
 from ttnet_llm.training.kinds.shown import Shown
 from ttnet_llm.training.model import load_config, load_model
 from ttnet_llm.training.settings import FinetuneSettings
@@ -92,12 +93,44 @@ class Kind(ABC):
     name: ClassVar[str]
     about: ClassVar[str]  # in one line
     task_type: ClassVar[TaskType]
-    measures: ClassVar[tuple[str, ...]]
+    measures: ClassVar[tuple[str, ...]]  # what it is judged by unless told otherwise, the one that counts first
+    model_classes: ClassVar[tuple[str, ...]]  # how the names of its models' classes end
+    pipeline: ClassVar[str]  # the hub's name for it
     max_length: ClassVar[int] = 128
     batch_size: ClassVar[int] = 32
     outputs_file: ClassVar[str] = "logits.npy"
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions matter besides
     packs: ClassVar[bool] = False  # whether several examples may go into one sequence
+
+    @abstractmethod
+    def recognise(self, table: Table, settings: FinetuneSettings) -> str | None:
+        """Tell whether a table is for this kind, where the user does not say what it is for.
+
+        Args:
+            table: The training data.
+            settings: What the user says of the columns, and the model.
+
+        Returns:
+            Why it is, to follow "as"; `None` if it is not.
+
+        Raises:
+            TTValueError: If it may be for this kind or for another.
+        """
+
+    @abstractmethod
+    def columns(self, table: Table, settings: FinetuneSettings) -> Columns:
+        """Settle which columns hold what this kind takes.
+
+        Args:
+            table: The table.
+            settings: What the user says of them.
+
+        Returns:
+            The columns.
+
+        Raises:
+            TTValueError: If a column is missing or unclear; the message says what to do.
+        """
 
     @abstractmethod
     def read(self, settings: FinetuneSettings, train: Table, validation: Table | None) -> Task:
@@ -132,6 +165,31 @@ class Kind(ABC):
     @abstractmethod
     def model_cls(self) -> Any:
         """The class that loads models of this kind."""
+
+    def judges(self, model: Any) -> bool:
+        """Tell whether a model, without its adapter, is one of this kind."""
+        return type(model).__name__.endswith(self.model_classes)
+
+    def choose_measures(self, settings: FinetuneSettings, offered: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """Settle what to judge by.
+
+        Args:
+            settings: What the user says.
+            offered: What there is for these data, the one that counts first; `None` takes the kind's own.
+
+        Returns:
+            The measures.
+
+        Raises:
+            TTValueError: If one is asked for that there is not.
+        """
+        offered = offered or self.measures
+        if unfit := [name for name in settings.measures or () if name not in offered]:
+            raise TTValueError(
+                f"measures names {unfit[0]!r}, but the kind {self.name} has {', '.join(offered)} for these data; name "
+                "those."
+            )
+        return settings.measures or offered
 
     def configure(self, name: str, task: Task) -> PretrainedConfig:
         """Load the config of a base model, and put into it what the task needs.
@@ -209,6 +267,17 @@ class Kind(ABC):
             Measures and outputs.
         """
 
+    @abstractmethod
+    def example(self, details: Details) -> str:
+        """Write the end of a program that uses a model of this kind, for its card.
+
+        Args:
+            details: How the model is fed.
+
+        Returns:
+            Lines that follow those that load `model` and `tokenizer`.
+        """
+
     def answers(self, outputs: NDArray[Any], config: PretrainedConfig) -> list[Any]:
         """Put what `judge` gives out into words or numbers that people read.
 
@@ -246,6 +315,20 @@ def batches(count: int, size: int) -> list[range]:
         [range(0, 2), range(2, 4), range(4, 5)]
     """
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def predicting(details: Details, given: str) -> str:
+    """Write the end of a program that predicts.
+
+    Args:
+        details: How the model is fed.
+        given: What it is given, in Python.
+
+    Returns:
+        Lines of Python.
+    """
+    predictor = f"Predictor(model, tokenizer, max_length={details.max_length})"
+    return f"\nfrom ttnet_llm.inference import Predictor\n\nfor answer in {predictor}([{given}]):\n    print(answer)"
 
 
 def draw(rows: Any, count: int | None, seed: int) -> Any:

@@ -13,6 +13,7 @@ from ttnet_llm.files import write_text
 from ttnet_llm.lora.spectrum import ModuleSpectrum
 from ttnet_llm.training.kinds.shown import Shown
 from ttnet_llm.training.methods import find_method
+from ttnet_llm.training.metrics import SHARES
 from ttnet_llm.training.page.charts import Line, chart
 from ttnet_llm.training.page.html import escape, folded, section, shorten, table
 from ttnet_llm.training.page.look import SCRIPT, STYLE
@@ -21,7 +22,6 @@ from ttnet_llm.training.report import facts, seconds, size
 from ttnet_llm.training.settings import FinetuneResult
 
 PANELS = 4  # kinds of modules that are drawn
-SHARES = ("accuracy", "f1", "token_accuracy")  # measures that are read as percentages
 
 
 def write_page(
