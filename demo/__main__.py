@@ -36,7 +36,7 @@ from ttnet_llm.files import write_text
 from ttnet_llm.folders import atomic_folder
 from ttnet_llm.training import METHODS, FinetuneResult, FinetuneSettings, finetune, load_finetuned, predict
 from ttnet_llm.training.data import load_files
-from ttnet_llm.training.finetune import LOGITS
+from ttnet_llm.training.kinds import find_kind
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.progress import RichProgress, quiet_libraries
 
@@ -122,7 +122,7 @@ def _check(results: list[FinetuneResult], working: Path) -> Checks:
     merged = labels = None
     for result in results:
         name = result.settings.method
-        trained = np.load(working / name / LOGITS)
+        trained = np.load(working / name / find_kind("classify").outputs_file)
         file = working / "logits.npy"
         subprocess.run([sys.executable, "-m", "demo.reload", result.adapter, str(data), str(file)], check=True)
         reloaded[name] = float(np.abs(np.load(file) - trained).max())

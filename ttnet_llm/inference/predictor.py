@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.inference.generation import Generation, generate
+from ttnet_llm.training.kinds.words import CUT, encode_words
 
 LENGTH = 512  # tokens, where neither training nor the model says
 SURE = 0.5  # the probability from which one of several labels counts
@@ -94,15 +95,11 @@ class Predictor:
 
     def _tags(self, batch: list[Any]) -> Iterator[dict[str, Any]]:
         words = [text.split() if isinstance(text, str) else list(text) for text in batch]
-        encoded = self.tokenizer(words, is_split_into_words=True, **self._padded())
-        for k, logits in enumerate(self._logits(encoded)):  # (tokens, tags)
-            firsts: dict[int, int] = {}
-            for position, word in enumerate(encoded.word_ids(k)):
-                if word is not None:
-                    firsts.setdefault(word, position)  # the tag of a word is that of its first piece
-            names = self.config.id2label
-            tags = [names[int(logits[firsts[w]].argmax())] if w in firsts else None for w in range(len(words[k]))]
-            yield {"words": words[k], "prediction": tags}
+        encoded, firsts = encode_words(self.tokenizer, words, **self._padded())
+        names = self.config.id2label
+        for each, first, logits in zip(words, firsts, self._logits(encoded), strict=True):  # logits: (tokens, tags)
+            tags = [None if position == CUT else names[int(logits[position].argmax())] for position in first]
+            yield {"words": each, "prediction": tags}
 
     def _padded(self) -> dict[str, Any]:
         return {"truncation": True, "max_length": self.max_length, "padding": True, "return_tensors": "pt"}

@@ -17,11 +17,11 @@ from ttnet_llm.training.data import LABELS, guess_text, take_texts
 from ttnet_llm.training.details import Columns
 from ttnet_llm.training.kinds.causal import CHATS, PAIRS
 from ttnet_llm.training.kinds.chats import read_turns
+from ttnet_llm.training.kinds.tokens import WORDS
 from ttnet_llm.training.tables import Table
 
 logger = logging.getLogger(__name__)
 
-WORDS = ("tokens", "words")
 KINDS = (".csv", ".jsonl")
 
 

@@ -226,6 +226,8 @@ def _named(split: Any) -> dict[str, list[Any]]:
     for name, feature in split.features.items():
         if hasattr(feature, "int2str"):
             columns[name] = [None if k is None or k < 0 else feature.int2str(k) for k in columns[name]]
+        elif hasattr(getattr(feature, "feature", None), "int2str"):  # lists of classes
+            columns[name] = [None if cell is None else feature.feature.int2str(cell) for cell in columns[name]]
     return columns
 
 

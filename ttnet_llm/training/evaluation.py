@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ttnet.errors import TTTypeError
 from ttnet_llm.files import write_text
-from ttnet_llm.training.details import DETAILS, Details
+from ttnet_llm.training.details import DETAILS, Details, read_details
 from ttnet_llm.training.kinds import KINDS, find_kind
 from ttnet_llm.training.saved import load_finetuned
 from ttnet_llm.training.settings import FinetuneSettings
@@ -28,12 +28,14 @@ class Evaluation:
         logits: Shape `(n, classes)`; whatever a kind of training has instead, such as losses of shape `(n,)`.
         predictions: The same in words or numbers, such as class names.
         labels: Class indices, or numbers for a regression, shape `(n,)`; `None` for kinds without.
+        outputs: What `logits` holds, in a word.
     """
 
     measures: dict[str, float]
     logits: NDArray[Any]
     predictions: list[Any]
     labels: NDArray[Any] | None
+    outputs: str = "logits"
 
 
 def evaluate(
@@ -66,9 +68,10 @@ def evaluate(
     """
     from ttnet_llm.loading import find_model, load  # which reads configs by this room
 
-    table = read_table(data, encoding=encoding)
     folder = find_model(adapter)
-    if (folder / DETAILS).is_file():
+    known = read_details(folder) if (folder / DETAILS).is_file() else None
+    table = read_table(data, encoding=encoding, instead=find_kind(known.kind).reads if known else {})
+    if known:
         trained, tokenizer, details = load_finetuned(folder, model)
     else:
         trained, tokenizer = load(folder, base=model)
@@ -80,7 +83,8 @@ def evaluate(
     rows = kind.rows(table, details, config)
     found = kind.judge(trained, tokenizer, rows, details, batch_size=batch_size, on_batch=on_batch)
     predictions = kind.answers(found.outputs, config)
-    return Evaluation(found.measures, found.outputs, predictions, getattr(rows, "labels", None))
+    labels, outputs = getattr(rows, "labels", None), Path(kind.outputs_file).stem
+    return Evaluation(found.measures, found.outputs, predictions, labels, outputs)
 
 
 def guess_details(model: Any, table: Table) -> Details:
@@ -105,10 +109,10 @@ def guess_details(model: Any, table: Table) -> Details:
             f"The model is a {type(base).__name__}; expected one that was trained for {', '.join(KINDS)}."
         )
     columns = kind.columns(table, FinetuneSettings("", "", train=table.path))
-    return Details(columns, min(length, max(512, kind.max_length)), kind.measures, kind.name)
+    return Details(columns, min(length, max(512, kind.max_length)), kind.measures_for(base.config), kind.name)
 
 
 def write_predictions(evaluation: Evaluation, path: str | Path) -> None:
-    """Write a line of JSON for every text: its prediction and the logits behind it."""
+    """Write a line of JSON for every text: its prediction, and the logits or other outputs behind it."""
     rows = zip(evaluation.predictions, evaluation.logits.tolist(), strict=True)
-    write_text(path, "".join(json.dumps({"prediction": p, "logits": values}) + "\n" for p, values in rows))
+    write_text(path, "".join(json.dumps({"prediction": p, evaluation.outputs: v}) + "\n" for p, v in rows))

@@ -21,6 +21,7 @@ from ttnet_llm.budget import split_parameters
 from ttnet_llm.files import naming_a_full_disk, write_text
 from ttnet_llm.folders import mark_folder, output_folder, replace_folder
 from ttnet_llm.training.card import finetuned_card
+from ttnet_llm.training.kinds import KINDS
 from ttnet_llm.training.kinds.kind import Judgement, draw
 from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.open_task import open_task
@@ -41,11 +42,17 @@ from ttnet_llm.training.trainer import (
     training_arguments,
 )
 
-LOGITS = "logits.npy"  # the trained classifier's output on the validation data
 # What a run that is under way may have written.
 UNFINISHED = (
     *("adapter/", "checkpoints/", "model/"),
-    *("curves.png", LOGITS, "losses.npy", "report.html", "report.md", "results.json", SETTINGS),
+    *(
+        "curves.png",
+        *sorted({kind.outputs_file for kind in KINDS.values()}),
+        "report.html",
+        "report.md",
+        "results.json",
+        SETTINGS,
+    ),
 )
 PACKAGES = ("ttnet", "torch", "transformers", "peft")
 
@@ -86,6 +93,11 @@ def finetune(
     # Before anything is written, as targets may not match.
     model = attach(base, make_config(settings.method, method_options(settings), kind.task_type))
     check_learning_rates(model, settings.learning_rates)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TTValueError(
+            f"method is {settings.method!r}, which leaves nothing to train, as models of the kind {kind.name} have no "
+            "head; take another method."
+        )
     batch_size = settings.batch_size or kind.batch_size
     learning_rate = settings.learning_rate or find_method(settings.method).learning_rate
     first = task.details.measures[0]

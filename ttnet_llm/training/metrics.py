@@ -95,8 +95,8 @@ MEASURES: dict[str, Callable[[Array, Array], float]] = {
     "pearson": pearson,
 }
 LOSSES = ("loss", "perplexity", "token_accuracy")  # of what writes texts
-KNOWN = (*MEASURES, *LOSSES)
-SHARES = ("accuracy", "f1", "token_accuracy")  # read as percentages
+KNOWN = (*MEASURES, *LOSSES, "entity_f1")
+SHARES = ("accuracy", "f1", "token_accuracy", "entity_f1")  # read as percentages
 SMALLER_IS_BETTER = ("loss", "perplexity")
 
 

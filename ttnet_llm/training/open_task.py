@@ -73,10 +73,11 @@ def read_data(settings: FinetuneSettings) -> tuple[Table, Table | None]:
     assert settings.train is not None  # settled by the settings
     path = Path(settings.train)
     from_hub = not path.exists() and kind_of(path) is None and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", settings.train)
-    found = load_hub(settings.train) if from_hub else {"train": read_table(path, encoding=settings.encoding)}
+    how: Any = {"encoding": settings.encoding, "instead": find_kind(settings.kind).reads if settings.kind else {}}
+    found = load_hub(settings.train) if from_hub else {"train": read_table(path, **how)}
     if settings.validation is None:
         return found["train"], found.get("validation")
-    return found["train"], read_table(settings.validation, encoding=settings.encoding)
+    return found["train"], read_table(settings.validation, **how)
 
 
 def guess_kind(table: Table, settings: FinetuneSettings) -> tuple[str, str]:

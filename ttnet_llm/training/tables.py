@@ -1,4 +1,4 @@
-"""Tables in files: csv, tsv, json, jsonl, parquet and plain texts, with every cell as the file has it."""
+"""Tables in files: csv, tsv, json, jsonl, parquet, conll and plain texts, with every cell as the file has it."""
 
 from __future__ import annotations
 
@@ -58,15 +58,18 @@ class Table:
         return [None if value is None or value != value else value for value in values]
 
 
-def read_table(path: str | Path, *, encoding: str | None = None) -> Table:
-    """Read a csv, tsv, json, jsonl, parquet or txt file, told apart by the suffix, or a folder of files of one kind.
+def read_table(path: str | Path, *, encoding: str | None = None, instead: Mapping[str, str] | None = None) -> Table:
+    """Read a csv, tsv, json, jsonl, parquet, txt or conll file, told apart by the suffix, or a folder of such files.
 
     The cells of a csv are separated by commas, semicolons, tabs or bars: by what its first line is. A txt file is a
-    table of one column, `text`, with a row for every paragraph. All may be compressed, with `.gz` after the suffix.
+    table of one column, `text`, with a row for every paragraph. A conll file has a word in every line, with white space
+    before its tag, the last column, and blank lines between sentences: a table of two columns of lists, `tokens` and
+    `tags`. All may be compressed, with `.gz` after the suffix.
 
     Args:
         path: The file or folder.
         encoding: Codec of a file of text; `None` takes UTF-8, or what a byte-order mark says.
+        instead: Suffixes of files that are read as if they had another, such as `{".txt": ".conll"}`.
 
     Returns:
         The table. Empty cells of a csv are missing; all others are as they stand there.
@@ -77,8 +80,9 @@ def read_table(path: str | Path, *, encoding: str | None = None) -> Table:
     """
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path, encoding)
+        return _read_folder(path, encoding, instead)
     kind = kind_of(path)
+    kind = (instead or {}).get(kind or "", kind)
     if kind is None:
         raise TTFileError(
             f"{str(path)!r} is of no known kind; expected a file ending in {', '.join(_READERS)}, with or without .gz, "
@@ -112,14 +116,14 @@ def kind_of(path: Path) -> str | None:
     return next((suffix for suffix in _READERS if name.endswith(suffix)), None)
 
 
-def _read_folder(folder: Path, encoding: str | None) -> Table:
+def _read_folder(folder: Path, encoding: str | None, instead: Mapping[str, str] | None) -> Table:
     """Read the files of a folder one after the other, in the order of their names."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and kind_of(file) is not None)
     kinds = sorted({str(kind_of(file)) for file in files})
     if len(kinds) != 1:
         held = f"holds files of several kinds ({', '.join(kinds)})" if kinds else "holds no file of a known kind"
         raise TTFileError(f"The folder {str(folder)!r} {held}; expected some of one, of {', '.join(_READERS)}.")
-    tables = [read_table(file, encoding=encoding) for file in files]
+    tables = [read_table(file, encoding=encoding, instead=instead) for file in files]
     names = list(tables[0].columns)
     for table in tables[1:]:
         if set(table.columns) != set(names):
@@ -228,6 +232,27 @@ def _read_txt(path: Path, encoding: str | None) -> Mapping[str, Any]:
     texts = [paragraph.strip() for paragraph in paragraphs if paragraph.strip()]
     logger.info("%r is read as %d texts, its paragraphs with blank lines between.", str(path), len(texts))
     return {"text": texts}
+
+
+def _read_conll(path: Path, encoding: str | None) -> Mapping[str, Any]:
+    sentences: list[list[list[str]]] = [[]]
+    width = 0
+    for number, line in enumerate(_read(path, encoding).split("\n"), 1):
+        parts = re.split(r"[ \t]+", line.strip(" \t\r"))  # other white space may be in words
+        if parts == [""]:
+            sentences.append([])
+        elif parts[0] != "-DOCSTART-":
+            width = width or len(parts)
+            if len(parts) != width:
+                raise _MalformedError(
+                    f"line {number} has {len(parts)} columns where the first has {width}; expected a word and its tag "
+                    "in every line, with white space between, and blank lines between sentences."
+                )
+            sentences[-1].append(parts)
+    rows = [[*zip(*sentence, strict=True)] for sentence in sentences if sentence]
+    if width == 1:  # words without tags, to predict these
+        return {"tokens": [list(row[0]) for row in rows]}
+    return {"tokens": [list(row[0]) for row in rows], "tags": [list(row[-1]) for row in rows]}
 
 
 def _cells(text: str, separator: str) -> Mapping[str, Any]:
@@ -347,5 +372,6 @@ _READERS: Mapping[str, Callable[[Path, str | None], Mapping[str, Any]]] = {
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
     ".txt": _read_txt,
+    ".conll": _read_conll,
 }
-_UNTYPED = (".csv", ".tsv", ".txt")  # all their cells are strings
+_UNTYPED = (".csv", ".tsv", ".txt", ".conll")  # all their cells are strings

@@ -82,14 +82,16 @@ def test_examples_in_both_files_are_told(tmp_path, caplog):
         ({"text": "a"}, "causal"),
         ({"essay": "a"}, "causal"),
         ({"instruction": "a", "output": "b", "id": 1}, "causal"),
+        ({"tokens": ["a", "b"], "ner_tags": ["B-X", "O"]}, "tokens"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "causal"),
     ],
 )
 def test_the_kind_is_guessed_and_said(tmp_path, caplog, row, kind):
-    other = {
-        name: [{"role": "user", "content": "c"}, value[1]] if isinstance(value, list) else f"{value}y"
-        for name, value in row.items()
-    }
+    other = {name: f"{value}y" if isinstance(value, str) else value for name, value in row.items()}
+    if "messages" in row:
+        other["messages"] = [{"role": "user", "content": "c"}, row["messages"][1]]
+    if "tokens" in row:
+        other["tokens"] = ["c", "d"]
     if "score" in row:
         other["score"] = 1.5
     file = save_rows(tmp_path / "rows.jsonl", [row, other])

@@ -6,8 +6,9 @@ from ttnet.errors import TTValueError
 from ttnet_llm.training.kinds.causal import Causal
 from ttnet_llm.training.kinds.classify import Classify, Regress
 from ttnet_llm.training.kinds.kind import Judgement, Kind, Task
+from ttnet_llm.training.kinds.tokens import Tokens
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classify(), Regress(), Causal())}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classify(), Regress(), Causal(), Tokens())}
 
 __all__ = ["KINDS", "Judgement", "Kind", "Task", "find_kind"]
 

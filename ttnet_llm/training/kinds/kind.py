@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -99,6 +99,7 @@ class Kind(ABC):
     max_length: ClassVar[int] = 128
     batch_size: ClassVar[int] = 32
     outputs_file: ClassVar[str] = "logits.npy"
+    reads: ClassVar[Mapping[str, str]] = {}  # suffixes of files that it reads as those of another
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions matter besides
     packs: ClassVar[bool] = False  # whether several examples may go into one sequence
 
@@ -169,6 +170,10 @@ class Kind(ABC):
     def judges(self, model: Any) -> bool:
         """Tell whether a model, without its adapter, is one of this kind."""
         return type(model).__name__.endswith(self.model_classes)
+
+    def measures_for(self, config: PretrainedConfig) -> tuple[str, ...]:
+        """Say what a model is judged by that was trained elsewhere."""
+        return self.measures
 
     def choose_measures(self, settings: FinetuneSettings, offered: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Settle what to judge by.

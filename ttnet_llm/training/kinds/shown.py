@@ -141,6 +141,50 @@ def show_losses(
     return {"Highest loss": first_of(lowest[::-1], show), "Lowest loss": first_of(lowest, show)}
 
 
+def show_tags(
+    sentences: Sequence[Sequence[str]],
+    wanted: Sequence[Sequence[str]],
+    before: Sequence[Sequence[str | None]],
+    after: Sequence[Sequence[str | None]],
+) -> dict[str, list[Shown]]:
+    """Choose sentences: with the most wrong tags, learnt, and right all along.
+
+    Args:
+        sentences: Their words.
+        wanted: The right tag of every word.
+        before: What was said before training; `None` where a word was cut off.
+        after: The same after training.
+
+    Returns:
+        Examples under headings. Words without a tag, or with `O`, are left out of what is said.
+
+    Example:
+        >>> shown = show_tags([["Ada", "was"]], [["B-PER", "O"]], [["O", "O"]], [["B-PER", "O"]])
+        >>> shown["Right, and not before"][0].wanted
+        'Ada/B-PER'
+    """
+
+    def say(row: int, tags: Sequence[str | None]) -> str:
+        found = [f"{word}/{tag}" for word, tag in zip(sentences[row], tags, strict=True) if tag not in (None, "O")]
+        return " ".join(found) or "nothing"
+
+    def errors(row: int, tags: Sequence[str | None]) -> int:
+        return sum(said != right for said, right in zip(tags, wanted[row], strict=True))
+
+    def show(row: int) -> Shown:
+        said = say(row, before[row]), say(row, after[row])
+        return Shown(" ".join(sentences[row]), say(row, wanted[row]), *said, right=after[row] == wanted[row])
+
+    wrong = np.array([errors(row, tags) for row, tags in enumerate(after)])
+    was_wrong = np.array([errors(row, tags) for row, tags in enumerate(before)])
+    most = np.argsort(-wrong, kind="stable")
+    return {
+        "Wrong, the most errors first": first_of(most[wrong[most] > 0], show),
+        "Right, and not before": first_of(np.flatnonzero((wrong == 0) & (was_wrong > 0)), show),
+        "Right, as before": first_of(np.flatnonzero((wrong == 0) & (was_wrong == 0)), show),
+    }
+
+
 def in_words(text: str | tuple[str, ...]) -> str:
     """Write a text, or one under the other those of a pair."""
     return text if isinstance(text, str) else "\n".join(text)

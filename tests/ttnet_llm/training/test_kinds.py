@@ -1,0 +1,69 @@
+"""Every method trains every kind, and what was saved says the same once it is loaded."""
+
+import numpy as np
+import pytest
+
+from tests.ttnet_llm.tiny import rows, save_model, save_rows
+from tests.ttnet_llm.training.test_causal import pairs, save_language_model
+from tests.ttnet_llm.training.test_tokens import sentences
+from ttnet.errors import TTValueError
+from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune
+from ttnet_llm.training.kinds import KINDS
+
+RATED = [{"text": row["text"], "score": 4.5 if row["label"] == "good" else 0.5} for row in rows(16)]
+DATA = {
+    "classify": ("encoder", rows(16)),
+    "regress": ("encoder", RATED),
+    "causal": ("decoder", pairs(16)),
+    "tokens": ("encoder", sentences(16)),
+}
+HEADLESS = ("causal",)
+# One of each method's pairings runs always, and the others take their time.
+ALWAYS = {method: list(DATA)[k % len(DATA)] for k, method in enumerate(METHODS)}
+PAIRINGS = [
+    pytest.param(method, kind, marks=() if kind == ALWAYS[method] else pytest.mark.slow)
+    for method in METHODS
+    for kind in DATA
+    if (method, kind) not in [("head", name) for name in HEADLESS]
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds")
+    save_model(folder / "encoder")
+    save_language_model(folder / "decoder")
+    for kind, (_, records) in DATA.items():
+        save_rows(folder / f"{kind}.jsonl", records)
+    return folder
+
+
+def make(place, output, kind, **changes):
+    file = str(place / f"{kind}.jsonl")
+    return FinetuneSettings(
+        str(place / DATA[kind][0]), str(output), train=file, validation=file, kind=kind, epochs=1, batch_size=16,
+        max_length=32, learning_rate=1e-2, device="cpu", **changes,
+    )  # fmt: skip
+
+
+def test_every_kind_is_tried():
+    assert list(DATA) == list(KINDS)
+
+
+@pytest.mark.parametrize(("method", "kind"), PAIRINGS)
+def test_every_method_trains_every_kind(place, tmp_path, method, kind):
+    result = finetune(make(place, tmp_path / "run", kind, method=method))
+    assert (result.kind, result.steps) == (kind, 1)
+    assert result.parameters.trainable > 0
+    found = evaluate(tmp_path / "run", place / f"{kind}.jsonl")
+    assert found.measures == result.after
+    written = np.load(tmp_path / "run" / KINDS[kind].outputs_file)
+    assert np.array_equal(found.logits, written, equal_nan=True)
+    assert len(found.predictions) == 16
+
+
+@pytest.mark.parametrize("kind", HEADLESS)
+def test_a_kind_without_a_head_has_nothing_else_to_train(place, tmp_path, kind):
+    with pytest.raises(TTValueError, match=f"'head', which leaves nothing to train, as models of the kind {kind} have"):
+        finetune(make(place, tmp_path / "run", kind, method="head"))
+    assert not list(tmp_path.iterdir())
