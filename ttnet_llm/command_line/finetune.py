@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Option = typer.Option
 METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, tt-ether, lora, head or full."
-KIND_HELP = "classify, regress, causal or tokens; by default guessed from columns and labels, and said."
+KIND_HELP = "classify, regress, causal, seq2seq or tokens; by default guessed from columns and labels, and said."
 ENCODING_HELP = "Codec of files of text, such as cp1252; by default utf-8, or what a byte-order mark says."
 METHOD_OPTION_HELP = "A field of the method's config, KEY=VALUE; repeat for several."
 MethodOption = Annotated[list[str] | None, Option("--method-option", help=METHOD_OPTION_HELP)]

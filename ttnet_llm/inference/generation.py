@@ -71,7 +71,7 @@ def generate(
         tokenizer: Its tokenizer.
         prompts: Texts, or chats as lists of `{"role": ..., "content": ...}`, which the tokenizer's template writes.
         how: How to write; `None` takes the likeliest tokens.
-        max_length: Tokens of a prompt to keep, the last ones; `None` keeps all.
+        max_length: Tokens of a prompt to keep, the last ones, or the first where an encoder reads it; `None` keeps all.
         streamer: What transformers tells of each token, such as its `TextStreamer`; for one prompt only.
 
     Returns:
@@ -92,7 +92,7 @@ def generate(
     if not prompts:
         return []
     encodes = bool(_config(model).is_encoder_decoder)
-    ids = [_encode(tokenizer, prompt, whole=encodes)[-(max_length or 0) :] for prompt in prompts]
+    ids = [_encode(tokenizer, prompt, max_length, read=encodes) for prompt in prompts]
     device = next(model.parameters()).device
     batch = tokenizer.pad({"input_ids": ids}, padding_side="right" if encodes else "left", return_tensors="pt")
     if how.seed is not None:
@@ -123,18 +123,23 @@ def check_writes(model: nn.Module) -> None:
         )
 
 
-def _encode(tokenizer: Any, prompt: Prompt, *, whole: bool) -> list[int]:
+def _encode(tokenizer: Any, prompt: Prompt, max_length: int | None, *, read: bool) -> list[int]:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise TTValueError("A prompt is empty; expected a text.")
+        if read:
+            cut = {"truncation": True, "max_length": max_length} if max_length else {}
+            return list(tokenizer(prompt, **cut)["input_ids"])
         ids = list(tokenizer(prompt)["input_ids"])
-        return ids if whole or len(ids) < 2 or ids[-1] != tokenizer.eos_token_id else ids[:-1]
+        ids = ids if len(ids) < 2 or ids[-1] != tokenizer.eos_token_id else ids[:-1]
+        return ids[-(max_length or 0) :]
     if not tokenizer.chat_template:
         raise TTValueError(
             f"The tokenizer of {tokenizer.name_or_path!r} has no template for chats; give the prompt as it is, with "
             "--raw, or take a model that was tuned for chats."
         )
-    return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+    ids = list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+    return ids[-(max_length or 0) :]
 
 
 def _config(model: Any) -> Any:

@@ -17,6 +17,7 @@ from ttnet_llm.training.data import LABELS, guess_text, take_texts
 from ttnet_llm.training.details import Columns
 from ttnet_llm.training.kinds.causal import CHATS, PAIRS
 from ttnet_llm.training.kinds.chats import read_turns
+from ttnet_llm.training.kinds.seq2seq import SOURCES
 from ttnet_llm.training.kinds.tokens import WORDS
 from ttnet_llm.training.tables import Table
 
@@ -73,7 +74,7 @@ def _known(table: Table, kind: str, trained: Columns | None) -> tuple[str, ...]:
         known = tuple(name for name in (*trained.text, trained.prompt, trained.messages) if name)
         if known and set(known) <= set(table.columns):
             return known
-    usual = {"tags": WORDS, "texts": (*CHATS, *(prompt for prompt, _ in PAIRS))}.get(kind, ())
+    usual = {"tags": WORDS, "texts": (*CHATS, *(prompt for prompt, _ in (*PAIRS, *SOURCES)))}.get(kind, ())
     found = next(((name,) for name in usual if name in table.columns), ())
     return found or guess_text(table, next((name for name in LABELS if name in table.columns), ""))
 

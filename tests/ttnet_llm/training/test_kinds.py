@@ -5,6 +5,7 @@ import pytest
 
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
 from tests.ttnet_llm.training.test_causal import pairs, save_language_model
+from tests.ttnet_llm.training.test_seq2seq import documents, save_writer
 from tests.ttnet_llm.training.test_tokens import sentences
 from ttnet.errors import TTValueError
 from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune
@@ -15,9 +16,10 @@ DATA = {
     "classify": ("encoder", rows(16)),
     "regress": ("encoder", RATED),
     "causal": ("decoder", pairs(16)),
+    "seq2seq": ("writer", documents(16)),
     "tokens": ("encoder", sentences(16)),
 }
-HEADLESS = ("causal",)
+HEADLESS = ("causal", "seq2seq")
 # One of each method's pairings runs always, and the others take their time.
 ALWAYS = {method: list(DATA)[k % len(DATA)] for k, method in enumerate(METHODS)}
 PAIRINGS = [
@@ -33,6 +35,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kinds")
     save_model(folder / "encoder")
     save_language_model(folder / "decoder")
+    save_writer(folder / "writer")
     for kind, (_, records) in DATA.items():
         save_rows(folder / f"{kind}.jsonl", records)
     return folder

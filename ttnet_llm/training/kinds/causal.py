@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import TaskType
@@ -17,7 +17,8 @@ from ttnet.errors import TTValueError, import_extra
 from ttnet_llm.training.data import is_labelled, take_texts
 from ttnet_llm.training.details import Columns, Details
 from ttnet_llm.training.kinds.chats import Message, encode_chat, read_chat
-from ttnet_llm.training.kinds.kind import Examples, Judgement, Kind, OnBatch, Task, batches
+from ttnet_llm.training.kinds.kind import Examples, Judgement, Kind, OnBatch, Task
+from ttnet_llm.training.kinds.losses import IGNORED, Encoded, judge_tokens, sum_losses
 from ttnet_llm.training.kinds.shown import Shown, show_losses
 from ttnet_llm.training.metrics import LOSSES
 from ttnet_llm.training.settings import FinetuneSettings
@@ -26,7 +27,6 @@ from ttnet_llm.training.trainer import judged
 
 logger = logging.getLogger(__name__)
 
-IGNORED = -100  # where a token's loss does not count
 PAIRS = (
     ("prompt", "completion"),
     ("prompt", "response"),
@@ -36,7 +36,6 @@ PAIRS = (
 )
 CHATS = ("messages", "conversations", "conversation", "chat")
 TEXTS = ("text", "content", "document")
-Encoded = dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -188,25 +187,14 @@ class Causal(Kind):
         The outputs are the mean loss of every example, shape `(n,)`; not a number where none of its tokens counts.
         """
         encoded = [encode(tokenizer, row, details.max_length) for row in rows]
-        sums = np.zeros((len(encoded), 3))  # of losses, of tokens foretold, of tokens
-        by_length = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]["input_ids"]))
         model.eval()
-        with torch.inference_mode():
-            for batch in batches(len(encoded), batch_size):
-                chosen = [by_length[k] for k in batch]
-                sums[chosen] = token_sums(model, [encoded[row] for row in chosen], tokenizer.pad_token_id)
-                if on_batch:
-                    on_batch(batch.stop)
-        losses, foretold, tokens = sums.sum(axis=0)
-        if not tokens:
-            raise TTValueError(
-                f"No token of the {len(encoded)} examples to judge by counts within the first {details.max_length}; "
-                "raise max_length (--max-length)."
-            )
-        loss = float(losses / tokens)
-        found = {"loss": loss, "perplexity": float(np.exp(loss)), "token_accuracy": float(foretold / tokens)}
-        each: NDArray[Any] = sums[:, 0] / np.where(sums[:, 2] == 0, np.nan, sums[:, 2])
-        return Judgement({name: found[name] for name in details.measures}, each)
+        return judge_tokens(
+            encoded,
+            lambda rows: token_sums(model, rows, tokenizer.pad_token_id),
+            details,
+            batch_size=batch_size,
+            on_batch=on_batch,
+        )
 
     def example(self, details: Details) -> str:
         """Write a text, or answer in a chat."""
@@ -235,32 +223,54 @@ def find_shape(table: Table, settings: FinetuneSettings) -> Columns | None:
     """
     present = table.columns
     prompt, completion, messages = settings.prompt_column, settings.completion_column, settings.messages_column
-    for name in (*(settings.text_columns or ()), prompt, completion, messages):
+    for name in (*(settings.text_columns or ()), messages):
         if name is not None and name not in present:
             raise TTValueError(f"{table.path!r} has no column {name!r}; its columns are {', '.join(present)}.")
     if messages is not None:
         return Columns(messages=messages)
-    if prompt is not None or completion is not None:
-        pairs = [pair for pair in PAIRS if prompt in (None, pair[0]) and completion in (None, pair[1])]
-        pair = next((pair for pair in pairs if set(pair) <= set(present)), None)
-        if prompt is None or completion is None:
-            if pair is None:
-                raise TTValueError(
-                    f"prompt is {prompt!r} and completion is {completion!r}; name the columns of both, of "
-                    f"{', '.join(present)}."
-                )
-            prompt, completion = pair
-        return Columns(prompt=prompt, completion=completion)
+    pair = find_pair(table, settings, PAIRS)
+    if pair is not None and (prompt is not None or completion is not None):
+        return Columns(prompt=pair[0], completion=pair[1])
     if settings.text_columns:
         return Columns(text=(settings.text_columns[0],)) if len(settings.text_columns) == 1 else None
     if (chat := next((name for name in CHATS if name in present), None)) is not None:
         return Columns(messages=chat)
-    if (pair := next((pair for pair in PAIRS if set(pair) <= set(present)), None)) is not None:
+    if pair is not None:
         return Columns(prompt=pair[0], completion=pair[1])
     text = next((name for name in TEXTS if name in present), None)
     if text is None and len(present) == 1:
         text = next(iter(present))
     return None if text is None else Columns(text=(text,))
+
+
+def find_pair(table: Table, settings: FinetuneSettings, usual: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """Find where prompts and completions stand.
+
+    Args:
+        table: The table.
+        settings: What the user names, both or one of a usual pair.
+        usual: The usual pairs of names.
+
+    Returns:
+        Both; `None` if neither is named, and none of the usual is there.
+
+    Raises:
+        TTValueError: If a named column is missing, or one is named that has no other.
+    """
+    prompt, completion = settings.prompt_column, settings.completion_column
+    for name in (prompt, completion):
+        if name is not None and name not in table.columns:
+            raise TTValueError(f"{table.path!r} has no column {name!r}; its columns are {', '.join(table.columns)}.")
+    if prompt is not None and completion is not None:
+        return prompt, completion
+    fitting = [pair for pair in usual if prompt in (None, pair[0]) and completion in (None, pair[1])]
+    pair = next((pair for pair in fitting if set(pair) <= set(table.columns)), None)
+    if pair is None and (prompt is not None or completion is not None):
+        raise TTValueError(
+            f"prompt is {prompt!r} and completion is {completion!r}; name the columns of both, of "
+            f"{', '.join(table.columns)}."
+        )
+    return pair
 
 
 def name_columns(columns: Columns) -> str:
@@ -386,11 +396,4 @@ def token_sums(model: Any, rows: list[Encoded], pad: int) -> NDArray[Any]:
         mask[k, : len(row["input_ids"])] = 1
     device = next(model.parameters()).device
     logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-    wanted = labels[:, 1:].to(device)  # (n, length - 1)
-    counts = wanted != IGNORED
-    sums = []
-    for k in range(len(rows)):  # one row at a time, as float32 logits of all of them may be large
-        scores, targets = logits[k, :-1][counts[k]].float(), wanted[k][counts[k]]
-        loss = nn.functional.cross_entropy(scores, targets, reduction="sum")
-        sums.append([float(loss), int((scores.argmax(-1) == targets).sum()), len(targets)])
-    return np.array(sums)
+    return sum_losses(logits[:, :-1], labels[:, 1:].to(device))
