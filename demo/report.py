@@ -132,3 +132,11 @@ The whole demo took {total_seconds / 60:.1f} minutes. Versions: {versions}.
         subtitle=f"all-MiniLM-L6-v2, {len(classes)} classes, {first.examples[0]:,} training examples; best: "
         f"{METHODS[best.settings.method].title} with {best.parameters.trainable:,} trainable parameters",
     )
+
+
+def name_the_final_place(working: Path, output: Path) -> None:
+    """Let what was written in a temporary folder name the folder that it moves to when all is done."""
+    for file in (file for kind in ("json", "md", "html") for file in working.rglob(f"*.{kind}")):
+        text = file.read_text(encoding="utf-8")
+        if str(working) in text:
+            write_text(file, text.replace(str(working), str(output)))

@@ -1,0 +1,1 @@
+"""Teach a small chat model to speak as a pirate, with some kilobytes: `python -m demo.chat`."""
