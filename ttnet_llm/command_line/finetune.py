@@ -58,6 +58,10 @@ def finetune(
     label_column: Annotated[
         str | None, Option("--label", "--label-column", help="Column of the label.", rich_help_panel=DATA)
     ] = None,
+    label_separator: Annotated[
+        str | None,
+        Option(help="What stands between the labels of a cell, if a text may have several.", rich_help_panel=DATA),
+    ] = None,
     prompt_column: Annotated[
         str | None, Option("--prompt", help="Column of what a language model is given.", rich_help_panel=DATA)
     ] = None,

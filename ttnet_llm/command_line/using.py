@@ -249,7 +249,7 @@ def _print_readable(records: list[dict[str, Any]]) -> None:
     for record in records:
         found = record["prediction"]
         if isinstance(found, list):
-            found = " ".join(map(str, found))
+            found = (", " if "probabilities" in record else " ").join(map(str, found))  # labels, or tags of words
         elif isinstance(found, float):
             found = f"{found:.4g}"
         table.add_row(plain(str(record["text"])), plain(found), *(f"{record[name]:.1%}" for name in kinds))

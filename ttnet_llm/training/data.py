@@ -14,8 +14,9 @@ import numpy as np
 
 from ttnet.errors import TTError, TTFileError, TTValueError, import_extra
 from ttnet_llm.training.details import Columns
-from ttnet_llm.training.labels import Meaning, describe, encode, is_number, settle
-from ttnet_llm.training.metrics import MEASURES
+from ttnet_llm.training.labels import Meaning, describe, is_number
+from ttnet_llm.training.metrics import MEASURES, MEASURES_OF_SEVERAL
+from ttnet_llm.training.several import cells_of, encode_labels, settle_labels
 from ttnet_llm.training.tables import Table, read_table
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,10 @@ LABELS = ("label", "labels", "class", "target", "category", "score")
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled text: `texts[k]` is a string or a pair of strings, `labels` has shape `(n,)`."""
+    """Labelled text: `texts[k]` is a string or a pair of strings.
+
+    `labels` has shape `(n,)`, or `(n, classes)` where a text may have several of them.
+    """
 
     texts: list[str] | list[tuple[str, str]]
     labels: np.ndarray[Any, np.dtype[Any]]
@@ -96,6 +100,7 @@ def load_files(
     kind: str | None = None,
     encoding: str | None = None,
     measures: tuple[str, ...] | None = None,
+    label_separator: str | None = None,
 ) -> TextTask:
     """Read a task from two files.
 
@@ -108,7 +113,9 @@ def load_files(
         label_column: The label's column; `None` guesses.
         kind: `"classify"`, `"regress"`, or `None` for a guess.
         encoding: Codec of csv and jsonl files; `None` takes UTF-8, or what a byte-order mark says.
-        measures: Keys of `MEASURES`; `None` takes the accuracy, or the correlation of a regression.
+        measures: Keys of `MEASURES`; `None` takes the accuracy, or the correlation of a regression, or of texts with
+            several labels all of `MEASURES_OF_SEVERAL`.
+        label_separator: What stands between the labels of a cell; `None` takes a cell for one label, or a list.
 
     Returns:
         The task.
@@ -125,6 +132,7 @@ def load_files(
         label_column=label_column,
         kind=kind,
         measures=measures,
+        label_separator=label_separator,
     )
 
 
@@ -136,6 +144,7 @@ def make_task(
     label_column: str | None = None,
     kind: str | None = None,
     measures: tuple[str, ...] | None = None,
+    label_separator: str | None = None,
 ) -> TextTask:
     """Take a task from tables, as `load_files` does from files.
 
@@ -146,6 +155,7 @@ def make_task(
         label_column: As for `load_files`.
         kind: As for `load_files`.
         measures: As for `load_files`.
+        label_separator: As for `load_files`.
 
     Returns:
         The task.
@@ -154,10 +164,10 @@ def make_task(
         TTValueError: As for `load_files`.
     """
     columns = find_columns(train, text_columns, label_column)
-    labels = train.cells(columns.label or "")
-    meaning = settle(labels, train.path, kind=kind, typed=train.typed)
+    labels = cells_of(train, columns.label or "", label_separator)
+    meaning = settle_labels(labels, train.path, kind=kind, typed=train.typed)
     logger.info("The labels of %r are taken as %s.", train.path, meaning.reason)
-    return _task(train, validation, columns, meaning, measures)
+    return _task(train, validation, columns, meaning, measures, label_separator)
 
 
 def load_glue(task: str) -> TextTask:
@@ -274,13 +284,14 @@ def is_labelled(table: Table, label_column: str | None = None) -> bool:
     return label_column is not None or any(name in table.columns for name in LABELS)
 
 
-def to_split(table: Table, columns: Columns, names: tuple[str, ...] | None) -> Split:
+def to_split(table: Table, columns: Columns, meaning: Meaning, label_separator: str | None = None) -> Split:
     """Take the texts and encode the labels.
 
     Args:
         table: The table.
         columns: Its columns.
-        names: The classes, `None` for a regression.
+        meaning: What the labels are.
+        label_separator: What stands between the labels of a cell, if anything does.
 
     Returns:
         The split.
@@ -291,19 +302,26 @@ def to_split(table: Table, columns: Columns, names: tuple[str, ...] | None) -> S
     columns = find_columns(table, columns.text, columns.label)
     parts = [take_texts(table, name) for name in columns.text]
     texts: Any = parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
-    return Split(texts, encode(table.cells(columns.label or ""), table.path, names))
+    labels = cells_of(table, columns.label or "", label_separator)
+    return Split(texts, encode_labels(labels, table.path, meaning))
 
 
 def _task(
-    train: Table, validation: Table | None, columns: Columns, meaning: Meaning, measures: tuple[str, ...] | None
+    train: Table,
+    validation: Table | None,
+    columns: Columns,
+    meaning: Meaning,
+    measures: tuple[str, ...] | None,
+    label_separator: str | None = None,
 ) -> TextTask:
-    measures = measures or (("pearson",) if meaning.names is None else ("accuracy",))
-    if unfit := [name for name in measures if name not in MEASURES or (name == "pearson") != (meaning.names is None)]:
+    offered: tuple[str, ...] = tuple(name for name in MEASURES if (name == "pearson") == (meaning.names is None))
+    usual: tuple[str, ...] = ("pearson",) if meaning.names is None else ("accuracy",)
+    if meaning.several:
+        offered = usual = tuple(MEASURES_OF_SEVERAL)
+    if unfit := [name for name in measures or () if name not in offered]:
         raise TTValueError(f"measures names {unfit[0]!r}, but the labels are {meaning.reason}; name another.")
-    judged_by = None if validation is None else to_split(validation, columns, meaning.names)
-    return TextTask(
-        to_split(train, columns, meaning.names), judged_by, meaning.names, columns, measures, meaning.reason
-    )
+    split = (to_split(table, columns, meaning, label_separator) for table in (train, validation) if table is not None)
+    return TextTask(next(split), next(split, None), meaning.names, columns, measures or usual, meaning.reason)
 
 
 def take_texts(table: Table, name: str) -> list[str]:

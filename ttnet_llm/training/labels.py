@@ -29,10 +29,12 @@ class Meaning:
     Args:
         names: The classes in the order of their indices; `None` for numbers, which make a regression.
         reason: The same in words, and why.
+        several: Whether a text may have several of the classes, or none.
     """
 
     names: tuple[str, ...] | None
     reason: str
+    several: bool = False
 
 
 def settle(labels: Sequence[Any], path: str, *, kind: str | None = None, typed: bool = True) -> Meaning:
@@ -55,7 +57,7 @@ def settle(labels: Sequence[Any], path: str, *, kind: str | None = None, typed: 
 
     Example:
         >>> settle(["good", "bad", "good"], "train.csv")
-        Meaning(names=('bad', 'good'), reason='2 classes (bad, good), as the labels are words')
+        Meaning(names=('bad', 'good'), reason='2 classes (bad, good), as the labels are words', several=False)
         >>> settle([4.5, 0.0, 2.0], "train.csv").names is None
         True
     """
@@ -241,9 +243,8 @@ def _refuse_unsuitable(labels: Sequence[Any], path: str) -> None:
     )
     for row, label in enumerate(labels, 1):
         if not isinstance(label, str | Number) or not _is_finite(label):
-            several = "; texts with several labels at once are not supported" if isinstance(label, list) else ""
             raise TTValueError(
-                f"The label in row {row} of {path!r} is {describe(label)}; expected a word or a finite number{several}."
+                f"The label in row {row} of {path!r} is {describe(label)}; expected a word or a finite number."
             )
 
 

@@ -1,4 +1,4 @@
-"""The GLUE benchmark's measures, on numpy arrays."""
+"""What classifiers and regressions are judged by, on numpy arrays; and the names of all measures."""
 
 from __future__ import annotations
 
@@ -94,9 +94,67 @@ MEASURES: dict[str, Callable[[Array, Array], float]] = {
     "matthews": matthews,
     "pearson": pearson,
 }
+
+
+def micro_f1(predictions: Array, labels: Array) -> float:
+    """Return the F1 score of all classes together; 0 where nothing is predicted or present.
+
+    Args:
+        predictions: Which classes are predicted for a text, shape `(n, classes)`.
+        labels: Which classes it has, shape `(n, classes)`.
+
+    Returns:
+        A number in [0, 1].
+
+    Example:
+        >>> micro_f1(np.array([[1, 1], [0, 0]]), np.array([[1, 0], [1, 0]]))
+        0.5
+    """
+    return f1(predictions.ravel(), labels.ravel())
+
+
+def macro_f1(predictions: Array, labels: Array) -> float:
+    """Return the mean of the F1 scores of all classes; that of a class is 0 where it is neither predicted nor present.
+
+    Args:
+        predictions: Which classes are predicted for a text, shape `(n, classes)`.
+        labels: Which classes it has, shape `(n, classes)`.
+
+    Returns:
+        A number in [0, 1].
+
+    Example:
+        >>> macro_f1(np.array([[1, 1], [0, 0]]), np.array([[1, 0], [1, 0]])).__round__(3)
+        0.333
+    """
+    return float(np.mean([f1(said, right) for said, right in zip(predictions.T, labels.T, strict=True)]))
+
+
+def subset_accuracy(predictions: Array, labels: Array) -> float:
+    """Return the share of texts whose classes are all right, and no others predicted.
+
+    Args:
+        predictions: Which classes are predicted for a text, shape `(n, classes)`.
+        labels: Which classes it has, shape `(n, classes)`.
+
+    Returns:
+        A number in [0, 1].
+
+    Example:
+        >>> subset_accuracy(np.array([[1, 1], [1, 0]]), np.array([[1, 0], [1, 0]]))
+        0.5
+    """
+    return float(np.mean((predictions == labels).all(axis=1)))
+
+
+MEASURES_OF_SEVERAL: dict[str, Callable[[Array, Array], float]] = {
+    "micro_f1": micro_f1,
+    "macro_f1": macro_f1,
+    "subset_accuracy": subset_accuracy,
+}
 LOSSES = ("loss", "perplexity", "token_accuracy")  # of what writes texts
-KNOWN = (*MEASURES, *LOSSES, "entity_f1")
-SHARES = ("accuracy", "f1", "token_accuracy", "entity_f1")  # read as percentages
+KNOWN = (*MEASURES, *MEASURES_OF_SEVERAL, *LOSSES, "entity_f1")
+SHARES = ("accuracy", "f1", *MEASURES_OF_SEVERAL, "token_accuracy", "entity_f1")  # read as percentages
 SMALLER_IS_BETTER = ("loss", "perplexity")
 
 
@@ -105,8 +163,9 @@ def measure(logits: Array, labels: Array, names: tuple[str, ...]) -> dict[str, f
 
     Args:
         logits: Shape `(n, classes)`; `(n, 1)` for a regression.
-        labels: Shape `(n,)`.
-        names: Keys of `MEASURES`.
+        labels: Shape `(n,)`; `(n, classes)` where a text may have several, which are predicted from a probability of
+            one half.
+        names: Keys of `MEASURES`, or of `MEASURES_OF_SEVERAL`.
 
     Returns:
         The measures by name, in the given order.
@@ -115,5 +174,7 @@ def measure(logits: Array, labels: Array, names: tuple[str, ...]) -> dict[str, f
         >>> measure(np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([0, 1]), ("accuracy",))
         {'accuracy': 1.0}
     """
+    if labels.ndim == 2:
+        return {name: MEASURES_OF_SEVERAL[name](logits >= 0, labels) for name in names}
     predictions = logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
     return {name: MEASURES[name](predictions, labels) for name in names}

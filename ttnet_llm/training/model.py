@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 
 from ttnet.errors import TTFileError
 from ttnet_llm.training.data import Split
+from ttnet_llm.training.several import PROBLEM
 
 # Read for tokenizers of any class.
 _VOCABULARIES = {"tokenizer.json", "tokenizer.model", "tekken.json"}
@@ -76,11 +77,12 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def label_fields(names: tuple[str, ...] | None) -> dict[str, Any]:
+def label_fields(names: tuple[str, ...] | None, *, several: bool = False) -> dict[str, Any]:
     """Give the fields of a model's config that hold its classes.
 
     Args:
         names: The classes; `None` for a regression.
+        several: Whether a text may have several of them.
 
     Returns:
         The fields.
@@ -93,7 +95,8 @@ def label_fields(names: tuple[str, ...] | None) -> dict[str, Any]:
     """
     if names is None:
         return {"num_labels": 1, "problem_type": "regression"}
-    return {"id2label": dict(enumerate(names)), "label2id": {label: k for k, label in enumerate(names)}}
+    fields = {"id2label": dict(enumerate(names)), "label2id": {label: k for k, label in enumerate(names)}}
+    return fields | ({"problem_type": PROBLEM} if several else {})
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) -> list[dict[str, Any]]:

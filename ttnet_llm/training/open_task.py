@@ -14,7 +14,7 @@ import numpy as np
 from ttnet.errors import TTValueError
 from ttnet_llm.training.data import load_glue, load_hub
 from ttnet_llm.training.kinds import KINDS, Kind, Task, find_kind
-from ttnet_llm.training.settings import FinetuneSettings
+from ttnet_llm.training.settings import SPECIAL, FinetuneSettings
 from ttnet_llm.training.tables import Table, kind_of, read_table
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,9 @@ def open_task(settings: FinetuneSettings) -> tuple[Kind, Task]:
         name, why = guess_kind(train, settings)
         logger.info("The kind is %s, as %s; another is named with kind (--kind).", name, why)
     kind = find_kind(name)
-    if settings.packing and not kind.packs:
-        raise TTValueError(f"packing was asked for, but the kind is {name}, whose examples stay apart; leave it out.")
+    for each in SPECIAL:
+        if getattr(settings, each) and each not in kind.heeds:
+            raise TTValueError(f"{each} was asked for, which the kind {name} does not heed; leave it out.")
     task = kind.read(settings, train, validation)
     if task.validation is None:
         return kind, hold_out(task, settings.validation_share, settings.seed)

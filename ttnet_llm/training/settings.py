@@ -16,6 +16,7 @@ SCHEDULES = ("linear", "cosine", "constant_with_warmup", "polynomial", "inverse_
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda", "mps")
 COLUMNS = ("text_columns", "label_column", "prompt_column", "completion_column", "messages_column")
+SPECIAL = ("packing", "label_separator")  # for some kinds only
 _CHOICES = {"kind": KINDS, "schedule": SCHEDULES, "dtype": DTYPES, "device": DEVICES}
 
 
@@ -35,6 +36,8 @@ class FinetuneSettings:
         kind: A key of `KINDS`, such as `"causal"`; `None` guesses from columns and labels, and says so.
         text_columns: One or two columns of text; `None` guesses.
         label_column: The label's column; `None` guesses.
+        label_separator: What stands between the labels of a cell, where a text may have several; `None` takes a cell
+            for one label, or a list of them.
         prompt_column: The column of what the model is given; `None` guesses.
         completion_column: The column of what it has to say; `None` guesses.
         messages_column: The column of chats; `None` guesses.
@@ -79,6 +82,7 @@ class FinetuneSettings:
     kind: str | None = None
     text_columns: tuple[str, ...] | None = None
     label_column: str | None = None
+    label_separator: str | None = None
     prompt_column: str | None = None
     completion_column: str | None = None
     messages_column: str | None = None
@@ -145,7 +149,7 @@ class FinetuneSettings:
                 "Say either a task, or a training file, with or without a validation file; "
                 f"task is {self.task!r}, train is {self.train!r}, validation is {self.validation!r}."
             )
-        for name in ("kind", "encoding", *COLUMNS):
+        for name in ("kind", "encoding", "label_separator", *COLUMNS):
             if self.task is not None and getattr(self, name) is not None:
                 raise TTValueError(
                     f"{name} is {getattr(self, name)!r}, but the task {self.task!r} settles that; leave it out."

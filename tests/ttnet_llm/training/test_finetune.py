@@ -252,7 +252,7 @@ def test_settings_out_of_range(place, tmp_path, changes, message):
         ({"method": "full", "method_options": {"r": 3}}, "has no options, but r was given"),
         ({"method_options": {"target_modules": ["quary"]}}, "No module matches 'quary': did you mean 'query'?"),
         ({"targets": ("quary",)}, "No module matches 'quary': did you mean 'query'?"),
-        ({"packing": True}, "packing was asked for, but the kind is classify, whose examples stay apart; leave it out"),
+        ({"packing": True}, "packing was asked for, which the kind classify does not heed; leave it out"),
         ({"method": "lora", "method_options": {"target_modules": ["quary"]}}, "'quary': did you mean 'query'?"),
     ],
 )

@@ -79,6 +79,7 @@ def test_examples_in_both_files_are_told(tmp_path, caplog):
     [
         ({"text": "a", "label": "x"}, "classify"),
         ({"text": "a", "score": 0.5}, "regress"),
+        ({"text": "a", "labels": ["x", "y"]}, "classify"),
         ({"text": "a"}, "causal"),
         ({"essay": "a"}, "causal"),
         ({"instruction": "a", "output": "b", "id": 1}, "causal"),

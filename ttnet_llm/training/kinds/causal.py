@@ -87,7 +87,7 @@ class Causal(Kind):
     batch_size: ClassVar[int] = 8
     outputs_file: ClassVar[str] = "losses.npy"
     packages: ClassVar[tuple[str, ...]] = ("trl",)
-    packs: ClassVar[bool] = True
+    heeds: ClassVar[tuple[str, ...]] = ("packing",)
 
     def recognise(self, table: Table, settings: FinetuneSettings) -> str | None:
         """Look for columns of texts, prompts or chats in a table without labels."""

@@ -1,4 +1,4 @@
-"""Classification and regression of texts and pairs of texts, by transformers' own trainer."""
+"""Texts and pairs of texts, classed into one class or several, or rated, by transformers' own trainer."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ from transformers import (
 from ttnet_llm.training.data import Split, TextTask, find_columns, is_labelled, make_task, to_split
 from ttnet_llm.training.details import Columns, Details
 from ttnet_llm.training.kinds.kind import Judgement, Kind, OnBatch, Task, predicting
-from ttnet_llm.training.kinds.shown import Shown, show_classes, show_numbers
-from ttnet_llm.training.labels import settle
-from ttnet_llm.training.metrics import measure
+from ttnet_llm.training.kinds.shown import Shown, show_classes, show_labels, show_numbers
+from ttnet_llm.training.labels import Meaning
+from ttnet_llm.training.metrics import MEASURES_OF_SEVERAL, measure
 from ttnet_llm.training.model import label_fields, load_config, predict, tokenize
 from ttnet_llm.training.settings import FinetuneSettings
+from ttnet_llm.training.several import PROBLEM, cells_of, settle_labels
 from ttnet_llm.training.tables import Table
 from ttnet_llm.training.trainer import judged
 
 
 class Classify(Kind):
-    """Texts, or pairs of texts, and the class that each belongs to."""
+    """Texts, or pairs of texts, and the class that each belongs to, or all classes where the labels are lists."""
 
     name: ClassVar[str] = "classify"
-    about: ClassVar[str] = "texts and their classes"
+    about: ClassVar[str] = "texts and their classes, one of each or several"
     task_type: ClassVar[TaskType] = TaskType.SEQ_CLS
     measures: ClassVar[tuple[str, ...]] = ("accuracy",)
     model_classes: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
     pipeline: ClassVar[str] = "text-classification"
+    heeds: ClassVar[tuple[str, ...]] = ("label_separator",)
     rates: ClassVar[bool] = False  # or else it classifies
 
     def recognise(self, table: Table, settings: FinetuneSettings) -> str | None:
         """Look what the labels are, if there are some."""
         if not is_labelled(table, settings.label_column):
             return None
-        label = self.columns(table, settings).label or ""
-        meaning = settle(table.cells(label), table.path, typed=table.typed)
+        cells = cells_of(table, self.columns(table, settings).label or "", settings.label_separator)
+        meaning = settle_labels(cells, table.path, typed=table.typed)
         return f"the labels of {table.path!r} are {meaning.reason}" if (meaning.names is None) == self.rates else None
 
     def columns(self, table: Table, settings: FinetuneSettings) -> Columns:
@@ -65,18 +67,26 @@ class Classify(Kind):
                 label_column=settings.label_column,
                 kind=settings.kind,
                 measures=settings.measures,
+                label_separator=settings.label_separator,
             ),
             settings,
         )
 
     def task_of(self, task: TextTask, settings: FinetuneSettings) -> Task:
         """Make a run's task of labelled text."""
-        details = Details(task.columns, settings.max_length or self.max_length, task.measures, self.name)
+        length, separator = settings.max_length or self.max_length, settings.label_separator
+        options = {} if separator is None else {"label_separator": separator}
+        details = Details(task.columns, length, task.measures, self.name, options)
         return Task(task.train, task.validation, details, task.taken_as, task.names)
 
     def rows(self, table: Table, details: Details, config: PretrainedConfig) -> Split:
         """Take texts, and labels by the classes' names."""
-        return to_split(table, details.columns, class_names(config))
+        meaning = Meaning(class_names(config), "", several=has_several(config))
+        return to_split(table, details.columns, meaning, details.options.get("label_separator"))
+
+    def measures_for(self, config: PretrainedConfig) -> tuple[str, ...]:
+        """Count single labels where a text may have several."""
+        return tuple(MEASURES_OF_SEVERAL) if has_several(config) else self.measures
 
     @property
     def model_cls(self) -> Any:
@@ -85,7 +95,7 @@ class Classify(Kind):
 
     def configure(self, name: str, task: Task) -> PretrainedConfig:
         """Load the config, with the classes in it."""
-        return load_config(name, **label_fields(task.names))
+        return load_config(name, **label_fields(task.names, several=task.train.labels.ndim == 2))
 
     def trainer(
         self,
@@ -129,7 +139,11 @@ class Classify(Kind):
     def answers(self, outputs: NDArray[Any], config: PretrainedConfig) -> list[Any]:
         """Name the classes, or give the numbers."""
         names = class_names(config)
-        return outputs[:, 0].tolist() if names is None else [names[k] for k in outputs.argmax(axis=1)]
+        if names is None:
+            return outputs[:, 0].tolist()
+        if has_several(config):
+            return [[name for name, logit in zip(names, row, strict=True) if logit >= 0] for row in outputs]
+        return [names[k] for k in outputs.argmax(axis=1)]
 
     def show(
         self, rows: Split, before: NDArray[Any], after: NDArray[Any], config: PretrainedConfig
@@ -138,6 +152,8 @@ class Classify(Kind):
         names = class_names(config)
         if names is None:
             return show_numbers(rows.texts, rows.labels, before, after)
+        if has_several(config):
+            return show_labels(rows.texts, rows.labels, before, after, names)
         return show_classes(rows.texts, rows.labels, before, after, names)
 
 
@@ -147,6 +163,7 @@ class Regress(Classify):
     name: ClassVar[str] = "regress"
     about: ClassVar[str] = "texts and a number for each"
     measures: ClassVar[tuple[str, ...]] = ("pearson",)
+    heeds: ClassVar[tuple[str, ...]] = ()
     rates: ClassVar[bool] = True
 
 
@@ -161,3 +178,8 @@ def class_names(config: PretrainedConfig) -> tuple[str, ...] | None:
     """
     labels: Any = config
     return None if labels.num_labels == 1 else tuple(labels.id2label[k] for k in range(labels.num_labels))
+
+
+def has_several(config: Any) -> bool:
+    """Tell whether a text may have several of a classifier's classes."""
+    return bool(config.problem_type == PROBLEM)

@@ -101,7 +101,7 @@ class Kind(ABC):
     outputs_file: ClassVar[str] = "logits.npy"
     reads: ClassVar[Mapping[str, str]] = {}  # suffixes of files that it reads as those of another
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions matter besides
-    packs: ClassVar[bool] = False  # whether several examples may go into one sequence
+    heeds: ClassVar[tuple[str, ...]] = ()  # of the settings that are for some kinds only
 
     @abstractmethod
     def recognise(self, table: Table, settings: FinetuneSettings) -> str | None:

@@ -177,6 +177,47 @@ def show_tags(
 
     wrong = np.array([errors(row, tags) for row, tags in enumerate(after)])
     was_wrong = np.array([errors(row, tags) for row, tags in enumerate(before)])
+    return _by_errors(wrong, was_wrong, show)
+
+
+def show_labels(
+    texts: Sequence[Any],
+    labels: NDArray[Any],  # (n, classes)
+    before: NDArray[Any],  # logits, (n, classes)
+    after: NDArray[Any],  # (n, classes)
+    names: Sequence[str],
+) -> dict[str, list[Shown]]:
+    """Choose texts that may have several labels: with the most wrong ones, learnt, and right all along.
+
+    Args:
+        texts: Texts, or pairs of them.
+        labels: 1 for every class that a text has, and 0 for the others.
+        before: Logits before training.
+        after: Logits after training.
+        names: The classes.
+
+    Returns:
+        Examples under headings.
+
+    Example:
+        >>> before, after = np.array([[-1.0, -1.0]]), np.array([[1.0, 2.0]])
+        >>> show_labels(["a"], np.array([[1, 1]]), before, after, ("red", "round"))["Right, and not before"][0].after
+        'red, round'
+    """
+
+    def say(chosen: NDArray[Any]) -> str:
+        return ", ".join(name for name, counts in zip(names, chosen, strict=True) if counts) or "none"
+
+    def show(row: int) -> Shown:
+        said = say(before[row] >= 0), say(after[row] >= 0)
+        return Shown(in_words(texts[row]), say(labels[row] > 0), *said, right=not wrong[row])
+
+    wrong, was_wrong = (((logits >= 0) != (labels > 0)).sum(axis=1) for logits in (after, before))
+    return _by_errors(wrong, was_wrong, show)
+
+
+def _by_errors(wrong: NDArray[Any], was_wrong: NDArray[Any], show: Callable[[int], Shown]) -> dict[str, list[Shown]]:
+    """Choose examples by their numbers of errors after training and before, both of shape `(n,)`."""
     most = np.argsort(-wrong, kind="stable")
     return {
         "Wrong, the most errors first": first_of(most[wrong[most] > 0], show),
