@@ -65,6 +65,24 @@ def output_file(path: str | Path, *, reads: Iterable[str | Path | None] = ()) ->
     _refuse_to_lose(Path(path), reads, path)
 
 
+def refuse_seeds(folder: str | Path) -> None:
+    """Refuse a folder of runs by several seeds where one model is wanted.
+
+    None of them is taken without being named: the best by the held-out data would promise more than it keeps.
+
+    Args:
+        folder: Any path.
+
+    Raises:
+        TTFileError: If it is such a folder.
+    """
+    if names := sorted(place.name for place in Path(folder).glob("seed-*") if (place / MARKER).is_file()):
+        raise TTFileError(
+            f"{str(folder)!r} holds runs by several seeds, each of which is a model; name one of them: "
+            f"{', '.join(str(Path(folder, name)) for name in names)}."
+        )
+
+
 def mark_folder(folder: Path, kind: str, *, also: Iterable[str] = ()) -> None:
     """Mark a folder as one that the next of its kind may replace, with all the files that are in it now.
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttnet.errors import TTError, TTFileError, TTTypeError, TTValueError
 from ttnet_llm.class_names import read_class_names
+from ttnet_llm.folders import refuse_seeds
 from ttnet_llm.lora.checkpoint import CONFIG, read_config, read_weights
 from ttnet_llm.training.model import find_tokenizer, load_config
 
@@ -98,6 +99,7 @@ def find_model(path: str | Path) -> Path:
     for folder in (place / part for part in _PARTS):
         if (folder / CONFIG).is_file() or (folder / "config.json").is_file():
             return folder
+    refuse_seeds(place)
     raise TTFileError(
         f"{str(path)!r} holds neither an adapter nor a model (there is no {CONFIG} and no config.json); check the path."
     )
@@ -147,6 +149,7 @@ def find_adapter(path: str | Path) -> Path:
     for folder in (Path(path), Path(path) / "adapter"):
         if (folder / CONFIG).is_file():
             return folder
+    refuse_seeds(path)
     raise TTFileError(f"{str(path)!r} holds no adapter (there is no {CONFIG}); check the path.")
 
 

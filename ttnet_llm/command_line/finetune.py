@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ttnet.errors import TTValueError
 from ttnet_llm.command_line.console import Console, Json, Quiet, Screen, make_table, one_sentence_errors, typer
-from ttnet_llm.command_line.options import parse_options, parse_rates, parse_targets
+from ttnet_llm.command_line.options import parse_options, parse_rates, parse_seeds, parse_targets
 
 if TYPE_CHECKING:
-    from ttnet_llm.training import FinetuneResult, FinetuneSettings
+    from ttnet_llm.training import FinetuneResult, FinetuneSettings, SeedsResult
 
 Option = typer.Option
 METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, tt-ether, lora, head or full."
@@ -25,6 +26,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "method_options": parse_options,
     "targets": parse_targets,
     "learning_rates": parse_rates,
+    "seeds": parse_seeds,
 }
 DATA, METHOD, TRAINING, RUN = "Data", "Method", "Training", "Run"
 
@@ -120,6 +122,10 @@ def finetune(
     seed: Annotated[
         int, Option(help="Of starts, dropout, and the order of the examples.", rich_help_panel=TRAINING)
     ] = 0,
+    seeds: Annotated[
+        str | None,
+        Option(help="Several, as 0,1,2: trains by each, and reports mean and spread.", rich_help_panel=TRAINING),
+    ] = None,
     dtype: Annotated[
         str | None,
         Option(help="Of the base weights: float32, bfloat16 or float16.", rich_help_panel=TRAINING),
@@ -146,17 +152,45 @@ def finetune(
         if value is None and config is None:
             raise typer.BadParameter(f"{name} is missing; say it here, or in a file that --config names.", ctx=ctx)
     with one_sentence_errors(quiet=quiet, as_json=as_json) as screen:
-        from ttnet_llm.training import METHODS
         from ttnet_llm.training import finetune as run
-        from ttnet_llm.training.progress import RichProgress
+        from ttnet_llm.training import finetune_seeds
 
         settings = settings_of(ctx)
-        progress = RichProgress(METHODS[settings.method].title, Console(stderr=True, quiet=quiet))
-        try:
-            result = run(settings, resume=resume, overwrite=overwrite, callbacks=[progress])
-        finally:
-            progress.close()
+        if settings.seeds:
+            with ExitStack() as stack:
+                results = finetune_seeds(
+                    settings,
+                    resume=resume,
+                    overwrite=overwrite,
+                    callbacks=lambda seed: [stack.enter_context(progress(settings, quiet, f"seed {seed}"))],
+                )
+            print_seeds(results, screen)
+            return
+        with progress(settings, quiet) as bar:
+            result = run(settings, resume=resume, overwrite=overwrite, callbacks=[bar])
         print_result(result, screen)
+
+
+@contextmanager
+def progress(settings: FinetuneSettings, quiet: bool, title: str | None = None) -> Iterator[Any]:
+    """Show how far a training is, and give the terminal back however it ends.
+
+    Args:
+        settings: The run's.
+        quiet: Whether to show nothing.
+        title: What the line begins with; `None` names the method.
+
+    Yields:
+        A callback for the trainer.
+    """
+    from ttnet_llm.training import METHODS
+    from ttnet_llm.training.progress import RichProgress
+
+    bar = RichProgress(title or METHODS[settings.method].title, Console(stderr=True, quiet=quiet))
+    try:
+        yield bar
+    finally:
+        bar.close()
 
 
 def settings_of(ctx: Any) -> FinetuneSettings:
@@ -228,3 +262,19 @@ def print_result(result: FinetuneResult, screen: Screen) -> None:
     screen.table(table)
     screen.say(f"Saved in {result.settings.output}: {Path(result.adapter).name}, report.html, report.md")
     screen.result({"output": result.settings.output, "adapter": result.adapter, "after": result.after})
+
+
+def print_seeds(result: SeedsResult, screen: Screen) -> None:
+    """Print what came of runs by several seeds.
+
+    Args:
+        result: The result.
+        screen: Where to.
+    """
+    table = make_table("validation", "mean", "spread")
+    for name, mean in result.mean.items():
+        table.add_row(name.replace("_", " "), f"{mean:.4f}", f"{result.spread[name]:.4f}")
+    screen.table(table)
+    output, seeds = result.settings.output, ", ".join(f"seed-{seed}" for seed in result.settings.seeds)
+    screen.say(f"Saved in {output}: {seeds}, report.md")
+    screen.result({"output": output, "seeds": result.by_seed, "mean": result.mean, "spread": result.spread})

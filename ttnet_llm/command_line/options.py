@@ -62,6 +62,28 @@ def parse_rates(value: str) -> dict[str, float]:
     return rates
 
 
+def parse_seeds(value: str) -> tuple[int, ...]:
+    """Read integers with commas between them.
+
+    Args:
+        value: Such as `0,1,2`.
+
+    Returns:
+        The integers.
+
+    Raises:
+        TTValueError: If one is none.
+
+    Example:
+        >>> parse_seeds("0, 1,2")
+        (0, 1, 2)
+    """
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise TTValueError(f"seeds is {value!r}; expected integers with commas between, such as 0,1,2.") from error
+
+
 def parse_targets(value: str) -> Any:
     """Read which modules to adapt.
 

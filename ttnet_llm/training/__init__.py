@@ -6,6 +6,7 @@ from ttnet_llm.training.finetune import finetune
 from ttnet_llm.training.methods import METHODS, make_config
 from ttnet_llm.training.model import predict
 from ttnet_llm.training.saved import load_finetuned
+from ttnet_llm.training.seeds import SeedsResult, finetune_seeds
 from ttnet_llm.training.settings import FinetuneResult, FinetuneSettings
 
 __all__ = [
@@ -13,9 +14,11 @@ __all__ = [
     "Evaluation",
     "FinetuneResult",
     "FinetuneSettings",
+    "SeedsResult",
     "TextTask",
     "evaluate",
     "finetune",
+    "finetune_seeds",
     "load_files",
     "load_finetuned",
     "load_glue",

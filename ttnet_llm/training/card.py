@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from ttnet_llm.cards import Card, is_local, shown_base
 from ttnet_llm.training.details import Details
@@ -12,13 +12,13 @@ from ttnet_llm.training.report import size
 from ttnet_llm.training.settings import FinetuneResult
 
 
-def finetuned_card(result: FinetuneResult, details: Details, names: Sequence[str] | None) -> Card:
+def finetuned_card(result: FinetuneResult, details: Details, seeds: Mapping[str, str] | None = None) -> Card:
     """Say of a model that was fine-tuned what it is, how good, and how to use it.
 
     Args:
         result: The run.
         details: How the model is fed.
-        names: The classes, for a classifier.
+        seeds: What came of runs by several seeds, of which this is one.
 
     Returns:
         The card.
@@ -41,7 +41,8 @@ def finetuned_card(result: FinetuneResult, details: Details, names: Sequence[str
         "judged on": f"{result.examples[1]:,} examples",
         **scores,
         "seed": str(settings.seed),
-        **({"classes": ", ".join(names)} if names else {}),
+        **(seeds or {}),
+        **({"classes": ", ".join(result.names)} if result.names else {}),
         "tokens of an input": f"{result.max_length:,} at most",
         "learning rate, epochs, batch size": f"{result.learning_rate:g}, {settings.epochs:g}, {result.batch_size}",
         "versions": ", ".join(f"{name} {number}" for name, number in result.versions.items()),

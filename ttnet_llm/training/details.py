@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ttnet.errors import TTFileError
 from ttnet_llm.files import write_text
-from ttnet_llm.folders import mark_folder
+from ttnet_llm.folders import mark_folder, refuse_seeds
 
 DETAILS = "finetune.json"
 
@@ -83,6 +83,7 @@ def find_saved(folder: str | Path) -> Path:
     for inner in (folder / "adapter", folder / "model", folder):
         if (inner / DETAILS).is_file():
             return inner
+    refuse_seeds(folder)
     raise TTFileError(
         f"{str(folder)!r} holds no model made by `ttnet-llm finetune` (there is no {DETAILS}); check the path."
     )

@@ -32,7 +32,7 @@ class Curve:
 
 
 def draw_curves(curves: Sequence[Curve], path: str | Path, *, measure: str, title: str, subtitle: str = "") -> None:
-    """Draw loss and score against steps, and for several runs score against parameters too.
+    """Draw loss and score against steps, and for runs of several sizes score against parameters too.
 
     Args:
         curves: The runs, at least one.
@@ -44,7 +44,7 @@ def draw_curves(curves: Sequence[Curve], path: str | Path, *, measure: str, titl
     matplotlib = import_extra("matplotlib", extra="plot")
     figure_cls = import_extra("matplotlib.figure", extra="plot").Figure
     with matplotlib.rc_context(STYLE):
-        panels = 3 if len(curves) > 1 else 2
+        panels = 3 if len({curve.parameters for curve in curves}) > 1 else 2
         figure = figure_cls(figsize=(4.9 * panels, 4.6), dpi=160, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08, wspace=0.04, rect=(0, 0, 1, 0.86))
         figure.text(0.012, 0.945, title, fontsize=15, fontweight="bold", va="center")
@@ -64,7 +64,8 @@ def draw_curves(curves: Sequence[Curve], path: str | Path, *, measure: str, titl
             ends.append([c.scores[-1] for c in curves])
             for axis, points in zip(axes, ends, strict=False):
                 _direct_labels(axis, points, [c.label for c in curves])
-            _against_parameters(axes[2], curves, measure)
+            if panels == 3:
+                _against_parameters(axes[2], curves, measure)
         with atomic(path) as temporary:
             figure.savefig(temporary, facecolor="white", metadata={"Software": None})
 

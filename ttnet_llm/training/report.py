@@ -7,7 +7,7 @@ from pathlib import Path
 from ttnet_llm.files import write_text
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.pictures import Curve, draw_curves
-from ttnet_llm.training.settings import FinetuneResult
+from ttnet_llm.training.settings import FinetuneResult, FinetuneSettings
 
 
 def size(count: int) -> str:
@@ -38,6 +38,11 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 def seconds(value: float | None) -> str:
     """Write a step's time, or a dash where none was taken."""
     return "-" if value is None else f"{value:.3f} s"
+
+
+def source_of(settings: FinetuneSettings) -> str:
+    """Name the data of a run."""
+    return settings.task or " and ".join(file for file in (settings.train, settings.validation) if file)
 
 
 def curve_of(result: FinetuneResult) -> Curve:
@@ -91,13 +96,12 @@ def write_report(result: FinetuneResult, folder: Path) -> None:
     """
     settings, parameters = result.settings, result.parameters
     title = find_method(settings.method).title
-    source = settings.task or " and ".join(file for file in (settings.train, settings.validation) if file)
     # A cell of Markdown has neither lines nor bars.
     rows = [[name, " ".join(value.split()).replace("|", "\\|")] for name, value in facts(result)]
     first = next(iter(result.after))
     write_text(
         folder / "report.md",
-        f"# {title} on {source}\n\nBase model: `{settings.model}`.\n\n"
+        f"# {title} on {source_of(settings)}\n\nBase model: `{settings.model}`.\n\n"
         f"{markdown_table(['', ''], rows)}\n\n![Loss and score](curves.png)\n",
     )
     draw_curves(

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ttnet.errors import TTFileError, TTValueError
+from ttnet_llm.budget import ParameterBudget
 from ttnet_llm.folders import output_folder
-from ttnet_llm.training.settings import FinetuneSettings
+from ttnet_llm.training.settings import FinetuneResult, FinetuneSettings
 from ttnet_llm.training.settings_file import SETTINGS, read_settings
 
 KIND = "finetune"  # what marks the folders written here
+RESULTS = "results.json"
 OLD_SETTINGS = "settings.json"  # of runs that an earlier version began
 
 
@@ -66,6 +68,26 @@ def _refuse_others(settings: FinetuneSettings, file: Path) -> None:
                 f"{name} is {value!r} but was {before!r} when the run began; resume with the same settings, or say "
                 "--overwrite to start again."
             )
+
+
+def read_result(folder: Path) -> FinetuneResult:
+    """Read what came of a run from its folder.
+
+    Args:
+        folder: The run's.
+
+    Returns:
+        The result.
+    """
+    values = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    pairs = {name: [(int(step), float(value)) for step, value in values[name]] for name in ("losses", "scores")}
+    rest: dict[str, Any] = {
+        "settings": FinetuneSettings(**read_settings(folder / SETTINGS)),
+        "parameters": ParameterBudget(**values["parameters"]),
+        "examples": tuple(values["examples"]),
+        "names": None if values["names"] is None else tuple(values["names"]),
+    }
+    return FinetuneResult(**values | pairs | rest)
 
 
 def to_json(value: Any) -> str:

@@ -61,7 +61,8 @@ class FinetuneSettings:
         dtype: Type of the base model's weights, one of `DTYPES`; `None` takes the checkpoint's. Adapters are float32.
         device: `"cpu"`, `"cuda"` or `"mps"`; `None` takes the fastest there is.
         report_to: Trackers that the trainer reports to as well, such as `"tensorboard"`.
-        seed: Of the head's start, the order of the examples and dropout.
+        seed: Of the head's start, the order of the examples and dropout, and of what is held out or drawn of them.
+        seeds: Several of them, each to be trained by, instead of `seed`.
         limit: Number of training examples to draw; `None` takes all.
         evaluations: Evaluations in an epoch, at least 1; each leaves a checkpoint.
         early_stopping: Stop after so many evaluations without improvement, and keep the best; `None` trains to
@@ -105,6 +106,7 @@ class FinetuneSettings:
     device: str | None = None
     report_to: tuple[str, ...] = ()
     seed: int = 0
+    seeds: tuple[int, ...] = ()
     limit: int | None = None
     evaluations: int = 1
     early_stopping: int | None = None
@@ -139,8 +141,11 @@ class FinetuneSettings:
             raise TTValueError(
                 f"validation_share is {self.validation_share}; expected a share of the examples, above 0 and below 1."
             )
-        if not 0 <= self.seed < 2**32:
-            raise TTValueError(f"seed is {self.seed}; expected an integer from 0 to 2**32 - 1.")
+        for seed in (self.seed, *self.seeds):
+            if not 0 <= seed < 2**32:
+                raise TTValueError(f"seed is {seed}; expected an integer from 0 to 2**32 - 1.")
+        if len(self.seeds) == 1 or len(set(self.seeds)) < len(self.seeds):
+            raise TTValueError(f"seeds is {self.seeds}; expected several, each another; one is named with seed.")
         self._check_data()
 
     def _check_data(self) -> None:
@@ -175,6 +180,7 @@ class FinetuneResult:
         scores: `(step, first measure)` on the validation data.
         examples: Numbers of training and validation examples.
         labels: What the data were taken as, and why.
+        names: Classes or tags, in the order of their indices.
         kind: The kind of training.
         batch_size: Examples that went through the model at once.
         max_length: Tokens that inputs were cut to.
@@ -199,6 +205,7 @@ class FinetuneResult:
     scores: list[tuple[int, float]]
     examples: tuple[int, int]
     labels: str
+    names: tuple[str, ...] | None
     kind: str
     batch_size: int
     max_length: int
