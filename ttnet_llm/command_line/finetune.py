@@ -130,6 +130,10 @@ def finetune(
         str | None,
         Option(help="Of the base weights: float32, bfloat16 or float16.", rich_help_panel=TRAINING),
     ] = None,
+    load_in_8bit: Annotated[
+        bool, Option("--load-in-8bit", help="Base weights in 8 bits, by bitsandbytes.", rich_help_panel=TRAINING)
+    ] = False,
+    load_in_4bit: Annotated[bool, Option("--load-in-4bit", help="Or in 4.", rich_help_panel=TRAINING)] = False,
     device: Annotated[str | None, Option(help="cpu, cuda or mps.", rich_help_panel=TRAINING)] = None,
     evaluations: Annotated[
         int, Option(help="Evaluations in an epoch; each leaves a checkpoint.", rich_help_panel=RUN)

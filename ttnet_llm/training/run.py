@@ -28,6 +28,7 @@ from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.open_task import open_task
 from ttnet_llm.training.page import write_page
 from ttnet_llm.training.page.adapter import spectra_of
+from ttnet_llm.training.quantised import make_trainable, quantised_options
 from ttnet_llm.training.report import write_report
 from ttnet_llm.training.run_folder import KIND, RESULTS, to_json
 from ttnet_llm.training.saved import save_finetuned
@@ -89,10 +90,13 @@ def prepare(settings: FinetuneSettings) -> Training:
         TTValueError: If a setting, column or label is wrong.
     """
     check_device(settings.device)
+    quantised = quantised_options(settings)
     kind, task = open_task(settings)
     set_seed(settings.seed)
     dtype = {} if settings.dtype is None else {"dtype": getattr(torch, settings.dtype)}
-    base, tokenizer = kind.load(settings.model, kind.configure(settings.model, task), **dtype)
+    base, tokenizer = kind.load(settings.model, kind.configure(settings.model, task), **dtype, **quantised)
+    if quantised:
+        base = make_trainable(base)
     model = attach(base, make_config(settings.method, method_options(settings), kind.task_type))
     check_learning_rates(model, settings.learning_rates)
     if not any(parameter.requires_grad for parameter in model.parameters()):

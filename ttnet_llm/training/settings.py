@@ -59,6 +59,8 @@ class FinetuneSettings:
         schedule: How the learning rate falls then: one of `SCHEDULES`.
         targets: Modules to adapt, by the ends of their names, or `"all-linear"`; `None` takes the method's own.
         dtype: Type of the base model's weights, one of `DTYPES`; `None` takes the checkpoint's. Adapters are float32.
+        load_in_8bit: Keep the base model's weights in 8 bits, by bitsandbytes.
+        load_in_4bit: Or in 4.
         device: `"cpu"`, `"cuda"` or `"mps"`; `None` takes the fastest there is.
         report_to: Trackers that the trainer reports to as well, such as `"tensorboard"`.
         seed: Of the head's start, the order of the examples and dropout, and of what is held out or drawn of them.
@@ -103,6 +105,8 @@ class FinetuneSettings:
     schedule: str = "linear"
     targets: tuple[str, ...] | str | None = None
     dtype: str | None = None
+    load_in_8bit: bool = False
+    load_in_4bit: bool = False
     device: str | None = None
     report_to: tuple[str, ...] = ()
     seed: int = 0
@@ -146,6 +150,13 @@ class FinetuneSettings:
                 raise TTValueError(f"seed is {seed}; expected an integer from 0 to 2**32 - 1.")
         if len(self.seeds) == 1 or len(set(self.seeds)) < len(self.seeds):
             raise TTValueError(f"seeds is {self.seeds}; expected several, each another; one is named with seed.")
+        if self.load_in_8bit and self.load_in_4bit:
+            raise TTValueError("load_in_8bit and load_in_4bit were both given; a weight is kept in one of them.")
+        if (self.load_in_8bit or self.load_in_4bit) and find_method(self.method).config is None:
+            raise TTValueError(
+                f"method {self.method!r} trains the base model's weights, which are no numbers to train "
+                "in 4 or 8 bits; take an adapter, or leave out load_in_4bit and load_in_8bit."
+            )
         self._check_data()
 
     def _check_data(self) -> None:
