@@ -135,13 +135,14 @@ def fit_to_budget(
 ) -> TTEtherConfig:
     """Choose the adapter that a number of parameters is best spent on, by what has been measured.
 
-    That is TT-ETHER with the largest rank that fits, up to vectors of its own for every place; the study behind it is
-    in the documentation (`docs/choosing.md`).
+    That is TT-ETHER with the largest rank that fits, up to vectors of its own for every place: at all linear layers of
+    a language model; in other models, or where the budget is too small, at those that read the residual stream. The
+    studies behind it are in the documentation (`docs/choosing.md`).
 
     Args:
         config_or_model: As in `count_parameters`.
         parameters: How many the adapter may train, at least 1. A head and norms are not counted.
-        task_type: PEFT's, which the config gets.
+        task_type: PEFT's, which the config gets; without one, the model's class says whether it is a language model.
 
     Returns:
         A config whose exact number of parameters is at most the budget.
@@ -157,23 +158,39 @@ def fit_to_budget(
         (3, 4752)
     """
 
-    def count(r: int | None) -> int:
-        return count_parameters(config_or_model, TTEtherConfig(r=r, task_type=task_type)).adapter
+    def config(r: int | None, targets: str | None) -> TTEtherConfig:
+        return TTEtherConfig(r=r, target_modules=targets, task_type=task_type)
 
-    if parameters < (smallest := count(1)):
+    def count(r: int | None, targets: str | None) -> int:
+        return count_parameters(config_or_model, config(r, targets)).adapter
+
+    everywhere = _writes_text(config_or_model, task_type) and parameters >= count(1, "all-linear")
+    targets = "all-linear" if everywhere else None
+    if parameters < (smallest := count(1, targets)):
         raise TTValueError(
             f"parameters is {parameters}, but the smallest adapter of this model, TT-ETHER of rank 1, has {smallest}; "
             "allow as many, or adapt fewer modules with a config of your own."
         )
-    if parameters >= count(None):
-        return TTEtherConfig(r=None, task_type=task_type)
+    if parameters >= count(None, targets):
+        return config(None, targets)
     fits, too_many = 1, 2
-    while count(too_many) <= parameters:
+    while count(too_many, targets) <= parameters:
         fits, too_many = too_many, 2 * too_many
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        fits, too_many = (middle, too_many) if count(middle) <= parameters else (fits, middle)
-    return TTEtherConfig(r=fits, task_type=task_type)
+        fits, too_many = (middle, too_many) if count(middle, targets) <= parameters else (fits, middle)
+    return config(fits, targets)
+
+
+def _writes_text(config_or_model: PretrainedConfig | nn.Module, task_type: TaskType | str | None) -> bool:
+    """Tell whether a model is a language model that goes on with a text."""
+    if task_type is not None:
+        return task_type == TaskType.CAUSAL_LM
+    config = (
+        config_or_model if isinstance(config_or_model, PretrainedConfig) else getattr(config_or_model, "config", None)
+    )
+    names = getattr(config, "architectures", None) or ()
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in [*names, type(config_or_model).__name__])
 
 
 def _on_meta(config_or_model: PretrainedConfig | nn.Module, peft_config: PeftConfig | None) -> Any:

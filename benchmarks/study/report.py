@@ -52,12 +52,13 @@ def write_report(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, 
         f"({_list(plan.select_seeds)}) on examples that are neither trained on nor reported "
         f"({_list(plan.select_tasks or plan.tasks)}), and is the same for all tasks."
     )
+    losses = "accuracy" not in record
+    what = (f"pieces of {plan.max_length} tokens", "") if losses else ("examples", " texts of similar lengths")
     setting = (
-        f"{plan.model or 'all-MiniLM-L6-v2 (6 layers, hidden size 384)'}, {plan.examples:,} training examples "
-        f"drawn by the seed, {plan.epochs:g} epoch(s), batches of {plan.batch_size} texts of similar lengths, AdamW "
+        f"{plan.model or 'all-MiniLM-L6-v2 (6 layers, hidden size 384)'}, {plan.examples:,} training {what[0]} "
+        f"drawn by the seed, {plan.epochs:g} epoch(s), batches of {plan.batch_size}{what[1]}, AdamW "
         "with a linear warm-up and decay, no dropout."
     )
-    losses = "accuracy" not in record
     if not losses:
         setting += f" The new head learns at the rate {plan.head_rate:g}, and is not counted below."
     setting += f" {chosen}"

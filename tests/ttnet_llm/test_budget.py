@@ -33,9 +33,25 @@ def test_large_models_are_counted_without_their_weights(parameters: int) -> None
         with pytest.raises(TTValueError, match=r"parameters is 2000, but the smallest adapter of this model, .* 8320;"):
             fit_to_budget(llama, parameters)
         return
-    config = fit_to_budget(llama, parameters, task_type="CAUSAL_LM")
+    config = fit_to_budget(llama, parameters)
     assert config.r == {50_000: 6, 10**6: None}[parameters]
+    assert config.target_modules is None
+    config = fit_to_budget(llama, parameters, task_type="CAUSAL_LM")
+    # The 32 places of 11008 features have vectors of their own from r=32 on, and only the others go on growing.
+    assert config.r == {50_000: 1, 10**6: 35}[parameters]
+    assert 2 * 32 * 11008 + 35 * 2 * (96 + 4096) <= 10**6 < 2 * 32 * 11008 + 36 * 2 * (96 + 4096)
+    assert config.target_modules == "all-linear"
     assert config.task_type == "CAUSAL_LM"
+
+
+@given(parameters=st.integers(44, 1000))
+def test_language_models_are_adapted_everywhere_if_the_budget_allows_it(parameters: int) -> None:
+    named = LlamaConfig(**LLAMA.to_diff_dict() | {"architectures": ["LlamaForCausalLM"]})
+    config = fit_to_budget(named, parameters)
+    assert config == fit_to_budget(LLAMA, parameters, task_type="CAUSAL_LM") or config.task_type is None
+    assert count_parameters(named, config).adapter <= parameters
+    smallest = 2 * (9 + 16) + 2 * (3 + 24)  # three places in a layer read 16 features, and one reads 24
+    assert (config.target_modules == "all-linear") == (parameters >= smallest)
 
 
 def test_it_takes_a_model_and_its_config_trains() -> None:

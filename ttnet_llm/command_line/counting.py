@@ -36,15 +36,17 @@ def params(
         options = parse_options(method_option or [])
         config = load_config(model, **({} if classify is None else {"num_labels": classify}))
         task_type = None if classify is None else "SEQ_CLS"
-        if budget is not None:
-            if method is not None or options:
-                raise TTValueError("Say either --budget, which chooses the method, or --method and its options.")
-            method = "tt-ether"
-            options = {"r": fit_to_budget(config, _number(budget), task_type=task_type).r}
-        method = method or "loretta-rep"
-        table = make_table("method", "adapter", "norms", "head", "trainable", "share of all")
+        if budget is not None and (method is not None or options):
+            raise TTValueError("Say either --budget, which chooses the method, or --method and its options.")
         # LoRA adapts the same modules and parameters where the user named some.
         targets = {key: value for key, value in options.items() if key in TARGETS}
+        if budget is not None:
+            method = "tt-ether"
+            fitted = fit_to_budget(config, _number(budget), task_type=task_type)
+            options = {"r": fitted.r}
+            options |= {"target_modules": fitted.target_modules} if fitted.target_modules else {}
+        method = method or "loretta-rep"
+        table = make_table("method", "adapter", "norms", "head", "trainable", "share of all")
         found = {}
         rows = {method: (method, options), "lora-1": ("lora", targets | {"r": 1}), "lora": ("lora", targets)}
         if method == "lora":
@@ -59,7 +61,8 @@ def params(
             found[key] = dict(zip(keys, (*counts, counted.share), strict=True))
         screen.table(table)
         if budget is not None:
-            screen.say(f"Train it with --method tt-ether --method-option r={options['r']}")
+            everywhere = " --targets all-linear" if "target_modules" in options else ""
+            screen.say(f"Train it with --method tt-ether --method-option r={options['r']}{everywhere}")
             found["options"] = options
         screen.result(found)
 

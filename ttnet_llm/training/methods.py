@@ -47,14 +47,14 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "loretta-adp": Method("LoRETTA_adp", 3e-3, LorettaAdpConfig),
-    "loretta-rep": Method("LoRETTA_rep", 1e-2, LorettaRepConfig),
+    "loretta-rep": Method("LoRETTA_rep", 3e-3, LorettaRepConfig),
     "tt-lora": Method("TT-LoRA", 1e-2, TTLoraConfig),
     "lorta": Method("LoRTA", 1e-2, LortaConfig),
     "lotr": Method("LoTR", 5e-3, LotrConfig),
     "metatt": Method("MetaTT", 3e-3, MetaTTConfig),
     "melora": Method("MELoRA", 2e-3, MeloraConfig),
     "ether": Method("ETHER+", 1e-2, EtherConfig),
-    "tt-ether": Method("TT-ETHER", 4e-2, TTEtherConfig, head_learning_rate=5e-3),
+    "tt-ether": Method("TT-ETHER", 2e-2, TTEtherConfig, head_learning_rate=5e-3),
     "lora": Method("LoRA", 1e-3, LoraConfig, {"r": 8, "lora_alpha": 16}),
     # No module of that name exists, which PEFT allows: only the head is trained, saved and loaded.
     "head": Method("Head only", 1e-2, LoraConfig, {"target_modules": DUMMY_TARGET_MODULES}),
