@@ -17,7 +17,10 @@ from ttnet.errors import TTError, TTFileError, TTTypeError, TTValueError
 from ttnet_llm.class_names import read_class_names
 from ttnet_llm.folders import refuse_seeds
 from ttnet_llm.lora.checkpoint import CONFIG, read_config, read_weights
+from ttnet_llm.training.details import DETAILS, read_details
+from ttnet_llm.training.kinds import find_kind
 from ttnet_llm.training.model import find_tokenizer, load_config
+from ttnet_llm.training.saved import load_finetuned
 
 _CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -67,6 +70,9 @@ def load(
         ('PeftModelForSequenceClassification', None)
     """
     folder = find_model(path)
+    known = read_details(folder) if (folder / DETAILS).is_file() else None
+    if known and find_kind(known.kind).composed:
+        return load_finetuned(folder, base, **options)[:2]
     if (folder / CONFIG).is_file():
         model: nn.Module = load_adapter(folder, model=base, **options)
         tokenizer = find_tokenizer(str(folder)) or find_tokenizer(base_name(folder, base))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Option = typer.Option
 METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, tt-ether, lora, head or full."
-KIND_HELP = "classify, regress, causal, seq2seq or tokens; by default guessed from columns and labels, and said."
+KIND_HELP = "classify, regress, causal, seq2seq, tokens or embed; by default guessed from columns and labels, and said."
 ENCODING_HELP = "Codec of files of text, such as cp1252; by default utf-8, or what a byte-order mark says."
 METHOD_OPTION_HELP = "A field of the method's config, KEY=VALUE; repeat for several."
 MethodOption = Annotated[list[str] | None, Option("--method-option", help=METHOD_OPTION_HELP)]
@@ -55,7 +55,12 @@ def finetune(
     kind: Annotated[str | None, Option(help=KIND_HELP, rich_help_panel=DATA)] = None,
     text_columns: Annotated[
         list[str] | None,
-        Option("--text", "--text-column", help="Column of text; give two for pairs.", rich_help_panel=DATA),
+        Option(
+            "--text",
+            "--text-column",
+            help="Column of text; give two for pairs, three for triplets.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     label_column: Annotated[
         str | None, Option("--label", "--label-column", help="Column of the label.", rich_help_panel=DATA)

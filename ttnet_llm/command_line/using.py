@@ -53,7 +53,7 @@ def predict(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Say of new data what the model makes of it: classes, numbers, tags or texts, beside the inputs."""
+    """Say of new data what the model makes of it: classes, numbers, tags, texts or vectors, beside the inputs."""
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
         from ttnet_llm.folders import output_file
         from ttnet_llm.inference import Generation, Predictor
@@ -248,7 +248,9 @@ def _print_readable(records: list[dict[str, Any]]) -> None:
     table = make_table("text", "prediction", *kinds, texts=2)
     for record in records:
         found = record["prediction"]
-        if isinstance(found, list):
+        if isinstance(found, list) and found and isinstance(found[0], float):
+            found = ", ".join(f"{number:.3f}" for number in found[:4]) + f", ... ({len(found)} numbers)"
+        elif isinstance(found, list):
             found = (", " if "probabilities" in record else " ").join(map(str, found))  # labels, or tags of words
         elif isinstance(found, float):
             found = f"{found:.4g}"

@@ -1,4 +1,4 @@
-"""What a trained model says of inputs: classes with probabilities, scores, tags of words, or texts."""
+"""What a trained model says of inputs: classes with probabilities, scores, tags of words, texts, or vectors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.inference.generation import Generation, generate
+from ttnet_llm.training.kinds import find_kind
+from ttnet_llm.training.kinds.embed import cut
 from ttnet_llm.training.kinds.words import CUT, encode_words
 
 LENGTH = 512  # tokens, where neither training nor the model says
@@ -44,9 +46,9 @@ class Predictor:
         if max_length is not None and max_length < 1:
             raise TTValueError(f"max_length is {max_length}; expected an integer of at least 1.")
         self.model, self.tokenizer, self.generation = model.eval(), tokenizer, generation
-        config: Any = model.config
-        self.config = config
         self.kind = _kind(model)
+        config: Any = find_kind("embed").core(model).config if self.kind == "vectors" else model.config
+        self.config = config
         most = getattr(config.get_text_config(), "max_position_embeddings", None) or LENGTH
         self.max_length = max_length or min(most, LENGTH)
 
@@ -61,7 +63,7 @@ class Predictor:
         Yields:
             For each input its `prediction`: a class, with its `probability` and the `probabilities` of all by their
             names; a list of classes that may hold at once, with the same; a number; a list of tags, with the `words`;
-            or a text.
+            or a text; or the numbers of a vector.
 
         Raises:
             TTValueError: If `batch_size` is below 1.
@@ -73,6 +75,8 @@ class Predictor:
             if self.kind == "texts":
                 written = generate(self.model, self.tokenizer, batch, self.generation, max_length=self.max_length)
                 yield from ({"prediction": text} for text in written)
+            elif self.kind == "vectors":
+                yield from self._vectors(batch)
             elif self.kind == "tags":
                 yield from self._tags(batch)
             else:
@@ -93,6 +97,11 @@ class Predictor:
             else:
                 yield {"prediction": [n for n, share in by_name.items() if share >= SURE], "probabilities": by_name}
 
+    def _vectors(self, batch: list[Any]) -> Iterator[dict[str, Any]]:
+        model: Any = self.model
+        cut(model, self.max_length)
+        yield from ({"prediction": row.tolist()} for row in model.encode(batch, show_progress_bar=False))
+
     def _tags(self, batch: list[Any]) -> Iterator[dict[str, Any]]:
         words = [text.split() if isinstance(text, str) else list(text) for text in batch]
         encoded, firsts = encode_words(self.tokenizer, words, **self._padded())
@@ -110,6 +119,8 @@ class Predictor:
 
 
 def _kind(model: nn.Module) -> str:
+    if find_kind("embed").judges(model):
+        return "vectors"
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     config, name = base.config, type(base).__name__
     if name.endswith("ForSequenceClassification"):
@@ -122,5 +133,5 @@ def _kind(model: nn.Module) -> str:
         return "texts"
     raise TTTypeError(
         f"The model is a {name}, which says nothing of a text that could be written down; name one that classifies, "
-        "rates, tags or writes texts."
+        "rates, tags, embeds or writes texts."
     )

@@ -72,6 +72,8 @@ def _known(table: Table, kind: str, trained: Columns | None) -> tuple[str, ...]:
     """Find the columns by what the model was trained on, or by their usual names."""
     if trained is not None:
         known = tuple(name for name in (*trained.text, trained.prompt, trained.messages) if name)
+        if kind == "vectors":  # each text has one, and pairs have been for training
+            known = next(((name,) for name in known if name in table.columns), ())
         if known and set(known) <= set(table.columns):
             return known
     usual = {"tags": WORDS, "texts": (*CHATS, *(prompt for prompt, _ in (*PAIRS, *SOURCES)))}.get(kind, ())

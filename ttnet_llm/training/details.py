@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ttnet_llm.files import write_text
 from ttnet_llm.folders import mark_folder, refuse_seeds
 
 DETAILS = "finetune.json"
+MODULES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,21 @@ def carry_details(source: str | Path, target: str | Path, *, kind: str | None = 
     """
     if (Path(source) / DETAILS).is_file():
         write_text(Path(target) / DETAILS, (Path(source) / DETAILS).read_text(encoding="utf-8"))
+        _carry_modules(Path(source), Path(target))
         if kind is not None:
             mark_folder(Path(target), kind)
+
+
+def _carry_modules(source: Path, target: Path) -> None:
+    """Copy what sentence-transformers puts after a model to make vectors, if there is anything."""
+    if not (source / MODULES[0]).is_file():
+        return
+    after = json.loads((source / MODULES[0]).read_text(encoding="utf-8"))[1:]
+    for name in (*MODULES, *(module["path"] for module in after)):
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+        elif (source / name).is_file():
+            shutil.copy(source / name, target / name)
 
 
 def read_details(folder: Path) -> Details:

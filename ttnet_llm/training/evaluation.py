@@ -79,7 +79,7 @@ def evaluate(
             raise TTTypeError(f"The model in {str(adapter)!r} has no tokenizer that can be loaded; save one beside it.")
         details = guess_details(trained, table)
     kind = find_kind(details.kind)
-    config: Any = trained.config
+    config: Any = kind.core(trained).config
     rows = kind.rows(table, details, config)
     found = kind.judge(trained, tokenizer, rows, details, batch_size=batch_size, on_batch=on_batch)
     predictions = kind.answers(found.outputs, config)
@@ -102,14 +102,15 @@ def guess_details(model: Any, table: Table) -> Details:
         TTValueError: If the columns are unclear.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    length = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 512
     kind = next((kind for kind in KINDS.values() if kind.judges(base)), None)
     if kind is None:
         raise TTTypeError(
             f"The model is a {type(base).__name__}; expected one that was trained for {', '.join(KINDS)}."
         )
+    config: Any = kind.core(base).config
+    length = getattr(config.get_text_config(), "max_position_embeddings", None) or 512
     columns = kind.columns(table, FinetuneSettings("", "", train=table.path))
-    return Details(columns, min(length, max(512, kind.max_length)), kind.measures_for(base.config), kind.name)
+    return Details(columns, min(length, max(512, kind.max_length)), kind.measures_for(config), kind.name)
 
 
 def write_predictions(evaluation: Evaluation, path: str | Path) -> None:

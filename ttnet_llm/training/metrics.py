@@ -88,6 +88,30 @@ def pearson(predictions: Array, labels: Array) -> float:
     return float(np.clip(round(float(x @ y / np.sqrt((x @ x) * (y @ y))), 12), -1.0, 1.0))
 
 
+def spearman(predictions: Array, labels: Array) -> float:
+    """Return the correlation of ranks, where equal numbers share the mean of theirs; 0 where one side is constant.
+
+    Args:
+        predictions: Numbers, shape `(n,)`.
+        labels: Numbers, shape `(n,)`.
+
+    Returns:
+        A number in [-1, 1].
+
+    Example:
+        >>> spearman(np.array([0.1, 0.2, 9.0]), np.array([1.0, 2.0, 3.0]))
+        1.0
+    """
+    return pearson(_ranks(predictions), _ranks(labels))
+
+
+def _ranks(values: Array) -> Array:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    means: Array = last - (counts - 1) / 2
+    return means[inverse]
+
+
 MEASURES: dict[str, Callable[[Array, Array], float]] = {
     "accuracy": accuracy,
     "f1": f1,
@@ -152,9 +176,21 @@ MEASURES_OF_SEVERAL: dict[str, Callable[[Array, Array], float]] = {
     "macro_f1": macro_f1,
     "subset_accuracy": subset_accuracy,
 }
+# What embeddings are judged by.
+OF_SCORES = ("spearman", "pearson")
+OF_PAIRS = ("retrieval_accuracy",)  # the share of texts whose partner is the nearest of all partners
+OF_TRIPLETS = ("triplet_accuracy",)
 LOSSES = ("loss", "perplexity", "token_accuracy")  # of what writes texts
-KNOWN = (*MEASURES, *MEASURES_OF_SEVERAL, *LOSSES, "entity_f1")
-SHARES = ("accuracy", "f1", *MEASURES_OF_SEVERAL, "token_accuracy", "entity_f1")  # read as percentages
+KNOWN = (*MEASURES, *MEASURES_OF_SEVERAL, *LOSSES, "entity_f1", "spearman", *OF_PAIRS, *OF_TRIPLETS)
+SHARES = (
+    "accuracy",
+    "f1",
+    *MEASURES_OF_SEVERAL,
+    "token_accuracy",
+    "entity_f1",
+    *OF_PAIRS,
+    *OF_TRIPLETS,
+)  # read as percentages
 SMALLER_IS_BETTER = ("loss", "perplexity")
 
 

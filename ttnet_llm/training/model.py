@@ -64,6 +64,22 @@ def load_model(
         raise TTFileError(
             f"The model {name!r} has no tokenizer that can be loaded; save its tokenizer in the same folder."
         )
+    settle_padding(tokenizer, name, config)
+    model = _found(name, lambda: model_cls.from_pretrained(name, config=config, **options))
+    return model.eval(), tokenizer
+
+
+def settle_padding(tokenizer: Any, name: str, config: Any) -> None:
+    """Let a tokenizer and a model's config have a token to pad with, the one that ends texts where there is no other.
+
+    Args:
+        tokenizer: The tokenizer.
+        name: The model's, for messages.
+        config: The model's config.
+
+    Raises:
+        TTFileError: If there is neither.
+    """
     if tokenizer.pad_token is None:  # language models come without
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
@@ -73,8 +89,6 @@ def load_model(
         )
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
-    model = _found(name, lambda: model_cls.from_pretrained(name, config=config, **options))
-    return model.eval(), tokenizer
 
 
 def label_fields(names: tuple[str, ...] | None, *, several: bool = False) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 
 from ttnet.errors import TTValueError
-from ttnet_llm.attach import attach
 from ttnet_llm.budget import split_parameters
 from ttnet_llm.files import naming_a_full_disk, write_text
 from ttnet_llm.folders import mark_folder
@@ -96,8 +95,8 @@ def prepare(settings: FinetuneSettings) -> Training:
     dtype = {} if settings.dtype is None else {"dtype": getattr(torch, settings.dtype)}
     base, tokenizer = kind.load(settings.model, kind.configure(settings.model, task), **dtype, **quantised)
     if quantised:
-        base = make_trainable(base)
-    model = attach(base, make_config(settings.method, method_options(settings), kind.task_type))
+        make_trainable(kind.core(base))
+    model = kind.attach(base, make_config(settings.method, method_options(settings), kind.task_type))
     check_learning_rates(model, settings.learning_rates)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TTValueError(
@@ -170,7 +169,7 @@ def carry_out(
     with naming_a_full_disk(folder):
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder / "checkpoints") if resume else None)
     seconds = time.perf_counter() - started
-    judgement = judge()
+    judgement, core = judge(), kind.core(trainer.model)
     np.save(folder / kind.outputs_file, judgement.outputs)
     adapter, adapter_bytes = save_finetuned(trainer.model, tokenizer, task.details, folder)
     history = trainer.state.log_history
@@ -201,8 +200,8 @@ def carry_out(
     )
     write_text(folder / RESULTS, to_json(result))
     write_report(result, folder)
-    shown = kind.show(task.validation, untouched.outputs, judgement.outputs, trainer.model.config)
-    write_page(result, folder, shown=shown, spectra=spectra_of(trainer.model, adapter))
+    shown = kind.show(task.validation, untouched.outputs, judgement.outputs, core.config)
+    write_page(result, folder, shown=shown, spectra=spectra_of(core, adapter))
     finetuned_card(result, task.details).write(adapter)
     return result
 

@@ -15,12 +15,15 @@ from ttnet_llm.training.kinds import find_kind
 from ttnet_llm.training.model import load_config
 
 
-def load_finetuned(folder: str | Path, base: str | None = None) -> tuple[nn.Module, PreTrainedTokenizerBase, Details]:
+def load_finetuned(
+    folder: str | Path, base: str | None = None, **options: Any
+) -> tuple[nn.Module, PreTrainedTokenizerBase, Details]:
     """Load what `finetune` saved.
 
     Args:
         folder: The output folder of a run, or the folder `adapter` or `model` in it.
         base: The base model; `None` takes the one that the adapter names.
+        **options: For `from_pretrained` of the whole or base model, such as `dtype`.
 
     Returns:
         The model in evaluation mode, its tokenizer, and how it was fed.
@@ -32,9 +35,9 @@ def load_finetuned(folder: str | Path, base: str | None = None) -> tuple[nn.Modu
     details = read_details(inner)
     kind = find_kind(details.kind)
     if not (inner / "adapter_config.json").is_file():
-        return *kind.load(str(inner), load_config(str(inner))), details
+        return *kind.load(str(inner), load_config(str(inner)), **options), details
     base = base or PeftConfig.from_pretrained(str(inner)).base_model_name_or_path
-    model, tokenizer = kind.load(base, load_config(base, **read_class_names(inner)))
+    model, tokenizer = kind.load(base, load_config(base, **read_class_names(inner)), **options)
     return kind.put_adapter(model, inner).eval(), tokenizer, details
 
 
@@ -52,15 +55,17 @@ def save_finetuned(model: Any, tokenizer: PreTrainedTokenizerBase, details: Deta
     """
     from ttnet_llm.tensorize.saving import is_tensorized, write_tensorized  # which reads configs by this room
 
-    is_adapter = isinstance(model, PeftModel)
+    kind = find_kind(details.kind)
+    core = kind.core(model)
+    is_adapter = isinstance(core, PeftModel)
     inner = folder / ("adapter" if is_adapter else "model")
-    if not is_adapter and is_tensorized(model.config):
-        write_tensorized(model, inner, tokenizer=None, report=None)
+    if not is_adapter and is_tensorized(core.config):
+        write_tensorized(core, inner, tokenizer=None, report=None)
     else:
         model.save_pretrained(inner)
     if is_adapter:
-        if find_kind(details.kind).task_type in CLASSIFIERS:
-            write_class_names(inner, class_fields(model.config))
+        if kind.task_type in CLASSIFIERS:
+            write_class_names(inner, class_fields(core.config))
     else:
         tokenizer.save_pretrained(inner)
     details.write(inner)

@@ -11,7 +11,7 @@ from ttnet_llm.budget import ParameterBudget
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.metrics import KNOWN
 
-KINDS = ("classify", "regress", "causal", "seq2seq", "tokens")
+KINDS = ("classify", "regress", "causal", "seq2seq", "tokens", "embed")
 SCHEDULES = ("linear", "cosine", "constant_with_warmup", "polynomial", "inverse_sqrt")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda", "mps")

@@ -76,11 +76,11 @@ def test_what_the_data_are_taken_as_is_said(place, tmp_path):
     assert code == 0, output
 
 
-def test_labels_that_are_lists_are_one_sentence(place, tmp_path):
-    records = [{"text": "the film was good", "labels": ["a", "c"]}, {"text": "the film was bad", "labels": ["b"]}]
+def test_labels_that_are_lists_and_words_are_one_sentence(place, tmp_path):
+    records = [{"text": "the film was good", "labels": ["a", "c"]}, {"text": "the film was bad", "labels": "b"}]
     code, output = finetune(place, tmp_path / "run", "--train", save_rows(tmp_path / "rows.jsonl", records))
     assert code == 1
-    assert "the list ['a', 'c']; expected a word or a finite number; texts with several" in " ".join(output.split())
+    assert "holds the str 'b' where a list of labels should be; write lists of words" in " ".join(output.split())
     assert "Traceback" not in output
 
 

@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from peft import PeftModel, TaskType
+from peft import PeftConfig, PeftModel, TaskType
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ttnet.errors import TTValueError
+from ttnet_llm.attach import attach
 from ttnet_llm.training.details import Columns, Details
 from ttnet_llm.training.kinds.shown import Shown
 from ttnet_llm.training.model import load_config, load_model
@@ -101,6 +102,7 @@ class Kind(ABC):
     outputs_file: ClassVar[str] = "logits.npy"
     reads: ClassVar[Mapping[str, str]] = {}  # suffixes of files that it reads as those of another
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions matter besides
+    composed: ClassVar[bool] = False  # whether its models are more than transformers' own
     heeds: ClassVar[tuple[str, ...]] = ()  # of the settings that are for some kinds only
 
     @abstractmethod
@@ -220,6 +222,14 @@ class Kind(ABC):
             The model in evaluation mode, and the tokenizer.
         """
         return load_model(name, self.model_cls, config, **options)
+
+    def core(self, model: Any) -> Any:
+        """Give the transformers model, with its adapter, inside of what is trained."""
+        return model
+
+    def attach(self, model: nn.Module, config: PeftConfig | None) -> nn.Module:
+        """Put a new adapter on a model; leave all of it trainable without a config."""
+        return attach(model, config)
 
     def put_adapter(self, model: nn.Module, folder: Path) -> nn.Module:
         """Put a saved adapter on its base model."""

@@ -226,6 +226,38 @@ def _by_errors(wrong: NDArray[Any], was_wrong: NDArray[Any], show: Callable[[int
     }
 
 
+def show_closeness(
+    texts: Sequence[tuple[str, ...]],
+    scores: NDArray[Any] | None,  # (n,)
+    before: NDArray[Any],  # (n,)
+    after: NDArray[Any],  # (n,)
+) -> dict[str, list[Shown]]:
+    """Choose examples of embeddings': the farthest off, and the best.
+
+    Args:
+        texts: Pairs, or triplets.
+        scores: How alike pairs should be; `None` where the second is to be nearer than others.
+        before: Cosines of scored pairs, or how much nearer the second is, before training.
+        after: The same after training.
+
+    Returns:
+        Examples under headings. Scores and cosines are compared by their ranks.
+    """
+    if scores is None:
+        error, what, right = -after, "nearer by", after > 0
+    else:
+        error, what, right = np.abs(after.argsort().argsort() - scores.argsort().argsort()), "cosine", None
+
+    def show(row: int) -> Shown:
+        given = in_words(texts[row] if scores is not None else texts[row][:1])
+        wanted = f"score {scores[row]:.3g}" if scores is not None else texts[row][1]
+        said = f"{what} {before[row]:.3f}", f"{what} {after[row]:.3f}"
+        return Shown(given, wanted, *said, right=None if right is None else bool(right[row]))
+
+    best = np.argsort(error, kind="stable")
+    return {"Farthest off": first_of(best[::-1], show), "Best": first_of(best, show)}
+
+
 def in_words(text: str | tuple[str, ...]) -> str:
     """Write a text, or one under the other those of a pair."""
     return text if isinstance(text, str) else "\n".join(text)

@@ -72,7 +72,9 @@ class Tokens(Kind):
     def recognise(self, table: Table, settings: FinetuneSettings) -> str | None:
         """Look for lists of words and lists of tags."""
         found = find_lists(table, settings)
-        if found is None or not all(isinstance(table.cells(name, 1)[0], list) for name in found):
+        if found is None or not set(found) <= set(table.columns):
+            return None
+        if not all(isinstance(table.cells(name, 1)[0], list) for name in found):
             return None
         return f"{table.path!r} has lists of words in the column {found[0]} and of tags in {found[1]}"
 
