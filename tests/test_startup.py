@@ -51,6 +51,19 @@ def test_help_loads_nothing_heavy(tmp_path, command):
     assert done.stderr.strip() == "loaded: []"
 
 
+def test_help_of_the_module_loads_nothing_heavy(tmp_path):
+    """As launchers of several processes start it."""
+    command = [sys.executable, "-X", "importtime", "-m", "ttnet_llm.command_line.cli", "finetune", "--help"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--seeds" in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "ttnet_llm.command_line" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
 def test_wrong_usage_loads_nothing_heavy(tmp_path):
     done = run(tmp_path, "ttnet-llm", "merge", "--adaptor", "x")
     assert done.returncode == 2

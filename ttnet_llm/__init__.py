@@ -28,5 +28,6 @@ keep_old_names(
 )
 
 # The command answers to --help without PEFT, and makes the methods known when it runs.
-if Path("".join(sys.argv[:1])).stem != "ttnet-llm":
+_as_module = sys.argv[:1] == ["-m"] and "ttnet_llm.command_line.cli" in sys.orig_argv
+if Path("".join(sys.argv[:1])).stem != "ttnet-llm" and not _as_module:
     from ttnet_llm import loretta_adp, networks, tensorize  # noqa: F401

@@ -26,6 +26,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and war
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 
 
+def is_echo() -> bool:
+    """Tell whether another process of the same run says all that there is to say."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 class Screen:
     """What a command shows: its result on the standard output, and all else on the standard error.
 
@@ -35,7 +40,8 @@ class Screen:
     """
 
     def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
-        self.quiet, self.as_json = quiet, as_json
+        # Of the processes that torchrun and accelerate start, one speaks.
+        self.quiet, self.as_json = quiet or is_echo(), as_json and not is_echo()
         self._words = not (quiet or as_json)
 
     def status(self, text: str) -> AbstractContextManager[Any]:
@@ -106,7 +112,7 @@ def one_sentence_errors(resumable: bool = True, *, quiet: bool = False, as_json:
     from ttnet_llm.training.progress import quiet_libraries
 
     advice = "say --resume to go on from the last checkpoint." if resumable else "run the command again."
-    notes = _Notes(logging.WARNING if quiet else logging.INFO)
+    notes = _Notes(logging.WARNING if quiet or is_echo() else logging.INFO)
     package = logging.getLogger("ttnet_llm")
     level, code = package.level, 1
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ttnet.errors import TTValueError
-from ttnet_llm.command_line.console import Console, Json, Quiet, Screen, make_table, one_sentence_errors, typer
+from ttnet_llm.command_line.console import Console, Json, Quiet, Screen, is_echo, make_table, one_sentence_errors, typer
 from ttnet_llm.command_line.options import parse_options, parse_rates, parse_seeds, parse_targets
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def progress(settings: FinetuneSettings, quiet: bool, title: str | None = None) 
     from ttnet_llm.training import METHODS
     from ttnet_llm.training.progress import RichProgress
 
-    bar = RichProgress(title or METHODS[settings.method].title, Console(stderr=True, quiet=quiet))
+    bar = RichProgress(title or METHODS[settings.method].title, Console(stderr=True, quiet=quiet or is_echo()))
     try:
         yield bar
     finally:

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from ttnet.errors import TTValueError
 from ttnet_llm.folders import output_folder, replace_folder
 from ttnet_llm.training.methods import make_config
+from ttnet_llm.training.processes import is_first, join, wait
 from ttnet_llm.training.run import carry_out, clear, method_options, prepare
 from ttnet_llm.training.run_folder import KIND, open_folders
 from ttnet_llm.training.settings import FinetuneResult, FinetuneSettings
@@ -44,12 +45,16 @@ def finetune(
     if settings.seeds:
         raise TTValueError(f"seeds is {settings.seeds}, but this trains once; call finetune_seeds, or leave it out.")
     make_config(settings.method, method_options(settings))  # before anything else, as it is quick
+    join(settings)
     output, partial = open_folders(settings, resume=resume, overwrite=overwrite)
     training = prepare(settings)
-    if overwrite and partial.exists():
+    wait()  # until no process looks at the folders any more
+    if overwrite and is_first() and partial.exists():
         shutil.rmtree(partial)
     result = carry_out(training, partial, resume=resume, callbacks=callbacks)
-    output_folder(output, kind=KIND if resume or overwrite else None)  # as something may have come there meanwhile
-    clear(partial)
-    replace_folder(partial, output)
+    if is_first():
+        output_folder(output, kind=KIND if resume or overwrite else None)  # as something may have come there meanwhile
+        clear(partial)
+        replace_folder(partial, output)
+    wait()
     return result

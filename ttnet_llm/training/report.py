@@ -72,7 +72,10 @@ def facts(result: FinetuneResult) -> list[list[str]]:
         ["time per step, median", seconds(result.seconds_per_step)],
         ["tokens a second", "-" if result.tokens_per_second is None else f"{result.tokens_per_second:,.0f}"],
         ["peak memory", f"{size(result.peak_memory)} ({'process' if result.device == 'cpu' else result.device})"],
-        ["training with evaluations", f"{result.seconds:.0f} s, {result.steps} steps, {result.threads} CPU threads"],
+        [
+            "training with evaluations",
+            f"{result.seconds:.0f} s, {result.steps} steps, {result.processes} processes, {result.threads} CPU threads",
+        ],
         ["kind", result.kind],
         ["data", result.labels],
         ["examples, training and validation", f"{result.examples[0]:,} and {result.examples[1]:,}"],

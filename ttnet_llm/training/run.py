@@ -21,12 +21,14 @@ from ttnet_llm.budget import split_parameters
 from ttnet_llm.files import naming_a_full_disk, write_text
 from ttnet_llm.folders import mark_folder
 from ttnet_llm.training.card import finetuned_card
+from ttnet_llm.training.details import find_saved
 from ttnet_llm.training.kinds import KINDS
 from ttnet_llm.training.kinds.kind import Judgement, Kind, Task, draw
 from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.open_task import open_task
 from ttnet_llm.training.page import write_page
 from ttnet_llm.training.page.adapter import spectra_of
+from ttnet_llm.training.processes import count, is_first, wait
 from ttnet_llm.training.quantised import make_trainable, quantised_options
 from ttnet_llm.training.report import write_report
 from ttnet_llm.training.run_folder import KIND, RESULTS, to_json
@@ -141,14 +143,20 @@ def carry_out(
         batch_size=training.batch_size,
         examples=len(task.train),
         measure=first,
+        processes=count(),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    mark_folder(folder, KIND, also=UNFINISHED)
-    write_text(folder / SETTINGS, write_settings(settings))
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        mark_folder(folder, KIND, also=UNFINISHED)
+        write_text(folder / SETTINGS, write_settings(settings))
+    checkpoint = last_whole_checkpoint(folder / "checkpoints") if resume and is_first() else None
+    wait()
+    if resume and not is_first():
+        checkpoint = last_whole_checkpoint(folder / "checkpoints")
     try:
         trainer = kind.trainer(model, tokenizer, task, settings, arguments)
     except Exception:
-        if not resume:  # nothing has been done yet that one could go on with
+        if not resume and is_first():  # nothing has been done yet that one could go on with
             shutil.rmtree(folder)
         raise
     clock = Clock()
@@ -167,11 +175,15 @@ def carry_out(
     before = untouched.measures
     started = time.perf_counter()
     with naming_a_full_disk(folder):
-        trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder / "checkpoints") if resume else None)
+        trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     judgement, core = judge(), kind.core(trainer.model)
-    np.save(folder / kind.outputs_file, judgement.outputs)
-    adapter, adapter_bytes = save_finetuned(trainer.model, tokenizer, task.details, folder)
+    if is_first():
+        np.save(folder / kind.outputs_file, judgement.outputs)
+        save_finetuned(trainer.model, tokenizer, task.details, folder)
+    wait()
+    adapter = find_saved(folder)
+    adapter_bytes = sum(file.stat().st_size for file in adapter.glob("*.safetensors"))
     history = trainer.state.log_history
     result = FinetuneResult(
         settings=settings,
@@ -195,14 +207,16 @@ def carry_out(
         tokens_per_second=clock.tokens_per_second(),
         peak_memory=peak_memory(),
         device=str(trainer.args.device),
+        processes=count(),
         threads=torch.get_num_threads(),
         versions={name: version(name) for name in (*PACKAGES, *kind.packages)},
     )
-    write_text(folder / RESULTS, to_json(result))
-    write_report(result, folder)
-    shown = kind.show(task.validation, untouched.outputs, judgement.outputs, core.config)
-    write_page(result, folder, shown=shown, spectra=spectra_of(core, adapter))
-    finetuned_card(result, task.details).write(adapter)
+    if is_first():
+        write_text(folder / RESULTS, to_json(result))
+        write_report(result, folder)
+        shown = kind.show(task.validation, untouched.outputs, judgement.outputs, core.config)
+        write_page(result, folder, shown=shown, spectra=spectra_of(core, adapter))
+        finetuned_card(result, task.details).write(adapter)
     return result
 
 

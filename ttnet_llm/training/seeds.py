@@ -18,6 +18,7 @@ from ttnet_llm.training.card import finetuned_card
 from ttnet_llm.training.details import read_details
 from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.pictures import draw_curves
+from ttnet_llm.training.processes import count, join
 from ttnet_llm.training.report import curve_of, markdown_table, seconds, size, source_of
 from ttnet_llm.training.run import UNFINISHED, carry_out, clear, method_options, prepare
 from ttnet_llm.training.run_folder import KIND, RESULTS, open_folders, read_result
@@ -82,6 +83,9 @@ def finetune_seeds(
     if not settings.seeds:
         raise TTValueError("seeds is empty; name several, or call finetune, which trains once.")
     make_config(settings.method, method_options(settings))
+    join(settings)
+    if count() > 1:
+        raise TTValueError(f"seeds is {settings.seeds}, which {count()} processes cannot train by; name one with seed.")
     output, partial = open_folders(settings, resume=resume, overwrite=overwrite)
     begun = resume
     for seed in settings.seeds:

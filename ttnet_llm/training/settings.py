@@ -198,6 +198,7 @@ class FinetuneResult:
         tokens_per_second: In the optimiser steps, without padding; `None` where none were counted.
         peak_memory: The most bytes taken at once, of the accelerator if there is one, or else of the process.
         device: Where it was trained.
+        processes: How many trained together, each on batches of its own.
         threads: CPU threads.
         versions: Of the packages that matter.
     """
@@ -223,5 +224,6 @@ class FinetuneResult:
     tokens_per_second: float | None
     peak_memory: int
     device: str
+    processes: int
     threads: int
     versions: dict[str, str]

@@ -135,7 +135,14 @@ def check_learning_rates(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def training_arguments(
-    settings: FinetuneSettings, folder: Path, *, learning_rate: float, batch_size: int, examples: int, measure: str
+    settings: FinetuneSettings,
+    folder: Path,
+    *,
+    learning_rate: float,
+    batch_size: int,
+    examples: int,
+    measure: str,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Say to a trainer what the settings say.
 
@@ -145,12 +152,13 @@ def training_arguments(
         learning_rate: The peak.
         batch_size: Examples that are put through the model at once.
         examples: Number of training examples.
+        processes: How many train together, each on batches of its own.
         measure: The measure that counts first.
 
     Returns:
         Arguments of `TrainingArguments`.
     """
-    steps_per_epoch = math.ceil(examples / (batch_size * settings.gradient_accumulation))
+    steps_per_epoch = math.ceil(examples / (batch_size * processes * settings.gradient_accumulation))
     steps = max(1, round(steps_per_epoch * settings.epochs))
     every = max(1, math.ceil(steps_per_epoch / settings.evaluations))
     stopping = settings.early_stopping is not None
@@ -191,7 +199,8 @@ class MarkWhole(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Mark it."""
-        Path(args.output_dir or "", f"checkpoint-{state.global_step}", WHOLE).touch()
+        if state.is_world_process_zero:
+            Path(args.output_dir or "", f"checkpoint-{state.global_step}", WHOLE).touch()
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:

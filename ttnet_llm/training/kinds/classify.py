@@ -107,7 +107,7 @@ class Classify(Kind):
     ) -> Any:
         """Make transformers' trainer."""
         length = task.details.max_length
-        return judged(Trainer)(
+        trainer = judged(Trainer)(
             model=model,
             args=TrainingArguments(**arguments, train_sampling_strategy="group_by_length"),
             train_dataset=tokenize(tokenizer, task.train, length),
@@ -115,6 +115,10 @@ class Classify(Kind):
             processing_class=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),
         )
+        # Many classifiers take the number of examples in a step, and leave it: their loss is the mean of a batch, which
+        # the trainer has to divide by the number of batches, and not to multiply by that of the processes.
+        trainer.model_accepts_loss_kwargs = False
+        return trainer
 
     def judge(
         self,

@@ -1,0 +1,95 @@
+"""Two processes that train together come to what one does with batches twice as large."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import BertModel
+
+from tests.ttnet_llm.tiny import rows, save_model, save_rows
+from ttnet.errors import TTValueError
+from ttnet_llm.training import FinetuneSettings, evaluate, finetune
+from ttnet_llm.training.processes import join
+from ttnet_llm.training.trainer import training_arguments
+
+ROOT = Path(__file__).parents[3]
+LAUNCHERS = {
+    "torchrun": "torch.distributed.run --standalone --nproc-per-node 2",
+    "accelerate": "accelerate.commands.accelerate_cli launch --cpu --num_processes 2 --num_machines 1 "
+    "--mixed_precision no --dynamo_backend no",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    save_model(folder / "model")
+    # Without dropout, which is each process's own.
+    model = BertModel.from_pretrained(folder / "model")
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
+    model.save_pretrained(folder / "model")
+    save_rows(folder / "train.jsonl", rows(32))
+    save_rows(folder / "validation.jsonl", rows(16))
+    return folder
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+def test_two_processes_are_one_with_twice_the_batch(place: Path, tmp_path: Path, launcher: str) -> None:
+    data = {"train": str(place / "train.jsonl"), "validation": str(place / "validation.jsonl")}
+    how = {"epochs": 2, "max_length": 16, "learning_rate": 1e-2, "device": "cpu", "method": "lora"}
+    one = FinetuneSettings(str(place / "model"), str(tmp_path / "one"), batch_size=8, **data | how)
+    expected = finetune(one)
+    command = [
+        *(sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", "ttnet_llm.command_line.cli", "finetune", "--json"),
+        *("--config", str(tmp_path / "one" / "settings.yaml"), "--batch-size", "4", "--output", str(tmp_path / "two")),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert json.loads(done.stdout)["after"]  # one of them speaks
+    stored = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert (stored["processes"], stored["steps"]) == (2, expected.steps)
+    assert stored["before"] == expected.before
+    assert stored["after"] == expected.after
+    assert_close([loss for _, loss in stored["losses"]], [loss for _, loss in expected.losses], rtol=1e-3, atol=1e-4)
+    weights = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")]
+    assert_close(*weights, rtol=1e-3, atol=1e-4)
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+    assert evaluate(tmp_path / "two", place / "validation.jsonl").measures == expected.after
+
+
+def test_batches_that_make_a_step_are_one_of_their_size(place: Path, tmp_path: Path) -> None:
+    data = {"train": str(place / "train.jsonl"), "validation": str(place / "validation.jsonl")}
+    how = {"epochs": 1, "max_length": 16, "learning_rate": 1e-2, "device": "cpu", "method": "lora"}
+    one, parts = (
+        finetune(FinetuneSettings(str(place / "model"), str(tmp_path / name), **data | how | size))
+        for name, size in (("one", {"batch_size": 8}), ("parts", {"batch_size": 4, "gradient_accumulation": 2}))
+    )
+    assert_close([loss for _, loss in parts.losses], [loss for _, loss in one.losses], rtol=1e-4, atol=1e-5)
+
+
+def test_steps_are_counted_over_all_processes(tmp_path: Path) -> None:
+    settings = FinetuneSettings("model", "run", train="rows.jsonl", epochs=10, warmup=0.5, evaluations=2)
+    size = {"learning_rate": 1e-3, "batch_size": 4, "examples": 100, "measure": "accuracy"}
+    two, one = (
+        training_arguments(settings, tmp_path, **size, processes=2),
+        training_arguments(settings, tmp_path, **size | {"batch_size": 8}),
+    )
+    assert {name for name in one if one[name] != two[name]} == {
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+    }
+    assert one["warmup_steps"] == 65
+
+
+@pytest.mark.parametrize(("name", "value"), [("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_USE_DEEPSPEED", "true")])
+def test_sharing_the_model_out_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(TTValueError, match=r"share the model out among them .* launch them without"):
+        join(FinetuneSettings("model", "run", train="rows.jsonl"))
