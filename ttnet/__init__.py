@@ -3,12 +3,10 @@
 The public names are those of `__init__.pyi`; each is imported when it is first used.
 """
 
-import sys
-from pathlib import Path
-
 import lazy_loader
 
 from ttnet.moved import keep_old_names
+from ttnet.starting import is_command
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
@@ -23,5 +21,5 @@ keep_old_names(
 )
 
 # torch knows trains from here on, as trees of tensors and in its files. The commands alone do without until they run.
-if Path("".join(sys.argv[:1])).stem not in ("ttnet", "ttnet-llm"):
+if not (is_command("ttnet") or is_command("ttnet-llm")):
     from ttnet import trains  # noqa: F401

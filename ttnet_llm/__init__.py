@@ -4,12 +4,10 @@ Importing this package makes its methods known to PEFT, and tensorised models to
 ordinary names work with them. The public names are those of `__init__.pyi`; each is imported when it is first used.
 """
 
-import sys
-from pathlib import Path
-
 import lazy_loader
 
 from ttnet.moved import keep_old_names
+from ttnet.starting import is_command
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
@@ -28,6 +26,5 @@ keep_old_names(
 )
 
 # The command answers to --help without PEFT, and makes the methods known when it runs.
-_as_module = sys.argv[:1] == ["-m"] and "ttnet_llm.command_line.cli" in sys.orig_argv
-if Path("".join(sys.argv[:1])).stem != "ttnet-llm" and not _as_module:
+if not is_command("ttnet-llm"):
     from ttnet_llm import loretta_adp, networks, tensorize  # noqa: F401
