@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +32,23 @@ READERS: dict[str, Callable[[Any], Any]] = {
 DATA, METHOD, TRAINING, RUN = "Data", "Method", "Training", "Run"
 
 
+def words_of(text: str) -> Callable[[str], list[str]]:
+    """Let the shell complete the words of a help text that names the choices, up to its semicolon.
+
+    Args:
+        text: Such as `"lora, head or full."`.
+
+    Returns:
+        What gives the words that begin as told.
+
+    Example:
+        >>> words_of("lora, lorta, head or full; by default lora.")("lo")
+        ['lora', 'lorta']
+    """
+    words = re.findall(r"[\w-]+", text.partition(";")[0])
+    return lambda incomplete: [word for word in words if word.startswith(incomplete) and word != "or"]
+
+
 def finetune(
     ctx: Context,
     model: Annotated[
@@ -52,7 +70,9 @@ def finetune(
     task: Annotated[
         str | None, Option(help="A GLUE task instead, from the hub: sst2, mrpc, ...", rich_help_panel=DATA)
     ] = None,
-    kind: Annotated[str | None, Option(help=KIND_HELP, rich_help_panel=DATA)] = None,
+    kind: Annotated[
+        str | None, Option(help=KIND_HELP, rich_help_panel=DATA, autocompletion=words_of(KIND_HELP))
+    ] = None,
     text_columns: Annotated[
         list[str] | None,
         Option(
@@ -82,7 +102,9 @@ def finetune(
     ] = None,
     encoding: Annotated[str | None, Option(help=ENCODING_HELP, rich_help_panel=DATA)] = None,
     limit: Annotated[int | None, Option(help="Number of training examples to draw.", rich_help_panel=DATA)] = None,
-    method: Annotated[str, Option(help=METHOD_HELP, rich_help_panel=METHOD)] = "loretta-rep",
+    method: Annotated[
+        str, Option(help=METHOD_HELP, rich_help_panel=METHOD, autocompletion=words_of(METHOD_HELP))
+    ] = "loretta-rep",
     method_options: Annotated[
         list[str] | None, Option("--method-option", help=METHOD_OPTION_HELP, rich_help_panel=METHOD)
     ] = None,

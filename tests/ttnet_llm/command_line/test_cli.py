@@ -15,6 +15,8 @@ from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, TTEtherConfig, fit_to_
 from ttnet_llm.budget import count_parameters
 from ttnet_llm.command_line.cli import app
 from ttnet_llm.command_line.console import one_sentence_errors
+from ttnet_llm.training.kinds import KINDS
+from ttnet_llm.training.methods import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +191,13 @@ def test_an_output_that_is_not_empty_is_left_alone(place, tmp_path):
     assert code == 1
     assert "mine.txt" in output
     assert (tmp_path / "run" / "mine.txt").read_text() == "keep"
+
+
+def test_the_shell_completes_methods_and_kinds():
+    options = {parameter.name: parameter for parameter in typer.main.get_command(app).commands["finetune"].params}
+    for name, known in (("method", METHODS), ("kind", KINDS)):
+        words = options[name].shell_complete(None, "")
+        assert {word.value for word in words} == set(known)
 
 
 def test_the_version_and_a_word_that_comes_near():
