@@ -100,6 +100,7 @@ def test_the_kind_is_guessed_and_said(tmp_path, caplog, row, kind):
         found, _ = open_task(settings(file))
     assert found.name == kind
     assert f"The kind is {kind}, as " in caplog.text
+    assert caplog.text.count("2 classes") == (kind == "classify")  # what the labels are is said once
 
 
 def test_a_folder_and_every_column_by_name(tmp_path):

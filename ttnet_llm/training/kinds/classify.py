@@ -47,7 +47,8 @@ class Classify(Kind):
             return None
         cells = cells_of(table, self.columns(table, settings).label or "", settings.label_separator)
         meaning = settle_labels(cells, table.path, typed=table.typed)
-        return f"the labels of {table.path!r} are {meaning.reason}" if (meaning.names is None) == self.rates else None
+        # What they are is said once they are read.
+        return f"the labels of {table.path!r} say" if (meaning.names is None) == self.rates else None
 
     def columns(self, table: Table, settings: FinetuneSettings) -> Columns:
         """Settle where texts and labels stand."""
