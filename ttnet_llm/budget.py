@@ -133,9 +133,9 @@ def count_parameters(
 def fit_to_budget(
     config_or_model: PretrainedConfig | nn.Module, parameters: int, *, task_type: TaskType | str | None = None
 ) -> TTEtherConfig:
-    """Choose the adapter that a number of parameters is best spent on, by what has been measured.
+    """Choose how a number of parameters is best spent on TT-ETHER, by what has been measured.
 
-    That is TT-ETHER with the largest rank that fits, up to vectors of its own for every place: at all linear layers of
+    That is the largest rank that fits, up to vectors of its own for every place: at all linear layers of
     a language model; in other models, or where the budget is too small, at those that read the residual stream. The
     studies behind it are in the documentation (`docs/choosing.md`).
 
