@@ -54,18 +54,24 @@ def measure(
     base: torch.nn.Module, batch: dict[str, torch.Tensor], methods: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[float]]:
     """Take the times of every method's steps, in rounds in which each takes one."""
-    steps = {name: make_step(base, config(), batch) for name, config in methods.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    names = list(methods)
+    return take_turns({name: make_step(base, config(), batch) for name, config in methods.items()}, rounds)
+
+
+def take_turns(
+    steps: Mapping[str, Callable[[], None]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Take the times of steps, in rounds in which each is taken once, after two rounds to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
     gc.collect()
     gc.disable()
     for round_ in range(rounds + 2):
         shift = round_ % len(names)  # no method always follows the same one
         for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
+            start = clock()
             steps[name]()
             if round_ >= 2:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     gc.enable()
     return seconds
 
