@@ -165,7 +165,7 @@ def make_task(
     """
     columns = find_columns(train, text_columns, label_column)
     labels = cells_of(train, columns.label or "", label_separator)
-    meaning = settle_labels(labels, train.path, kind=kind, typed=train.typed)
+    meaning = settle_labels(labels, train.path, kind=kind, typed=train.typed, separator=label_separator)
     logger.info("The labels of %r are taken as %s.", train.path, meaning.reason)
     return _task(train, validation, columns, meaning, measures, label_separator)
 

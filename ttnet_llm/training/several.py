@@ -40,7 +40,9 @@ def _split(cell: Any, separator: str) -> Any:
     return [] if cell is None else cell if isinstance(cell, list) else [cell]
 
 
-def settle_labels(labels: Sequence[Any], path: str, *, kind: str | None = None, typed: bool = True) -> Meaning:
+def settle_labels(
+    labels: Sequence[Any], path: str, *, kind: str | None = None, typed: bool = True, separator: str | None = None
+) -> Meaning:
     """Settle what the labels of training data mean, one of a text or several.
 
     Args:
@@ -48,6 +50,7 @@ def settle_labels(labels: Sequence[Any], path: str, *, kind: str | None = None, 
         path: Where they are from, for messages.
         kind: `"classify"`, `"regress"`, or `None` for a guess.
         typed: Whether strings were written as such, so that numbers in quotes are names.
+        separator: What made the lists, if the file has none.
 
     Returns:
         Their meaning.
@@ -68,7 +71,8 @@ def settle_labels(labels: Sequence[Any], path: str, *, kind: str | None = None, 
         )
     meaning = settle(_flat(labels, path), path, kind="classify")
     classes = meaning.reason.removesuffix(", as kind says")
-    return Meaning(meaning.names, f"{classes}, of which a text may have several, as the labels are lists", several=True)
+    why = "the labels are lists" if separator is None else f"{separator!r} stands between the labels of a cell"
+    return Meaning(meaning.names, f"{classes}, of which a text may have several, as {why}", several=True)
 
 
 def encode_labels(labels: Sequence[Any], path: str, meaning: Meaning) -> NDArray[Any]:

@@ -110,6 +110,7 @@ def test_cells_are_separated_when_that_is_said(place, tmp_path):
     file = str(place / "rows.csv")
     split = {"train": file, "validation": file, "label_separator": ";", "epochs": 1}
     result = finetune(make(place, tmp_path / "run", **split))
+    assert result.labels.endswith("of which a text may have several, as ';' stands between the labels of a cell")
     lists = finetune(make(place, tmp_path / "lists", epochs=1))
     assert result.after == lists.after
     assert evaluate(tmp_path / "run", file).measures == result.after

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -134,16 +133,16 @@ class Embed(Kind):
 
     def core(self, model: Any) -> Any:
         """Give the transformers model inside."""
-        return getattr(model[0], _slot(model))
+        return model[0].model
 
     def attach(self, model: Any, config: PeftConfig | None) -> nn.Module:
         """Put an adapter on the transformers model inside."""
-        setattr(model[0], _slot(model), attach(self.core(model), config))
+        model[0].model = attach(self.core(model), config)
         return model
 
     def put_adapter(self, model: Any, folder: Path) -> nn.Module:
         """Put a saved adapter on the transformers model inside."""
-        setattr(model[0], _slot(model), PeftModel.from_pretrained(self.core(model), str(folder)))
+        model[0].model = PeftModel.from_pretrained(self.core(model), str(folder))
         return model
 
     def trainer(
@@ -156,13 +155,16 @@ class Embed(Kind):
     ) -> Any:
         """Make sentence-transformers' trainer, with a loss that suits the data."""
         library: Any = import_extra("sentence_transformers", extra="embed")
-        losses = _losses()
+        losses: Any = import_extra("sentence_transformers.sentence_transformer.losses", extra="embed")
         cut(model, task.details.max_length)
         scored = task.details.columns.label is not None
         kind = self
 
         class Trainer(judged(library.SentenceTransformerTrainer)):  # type: ignore[misc]
-            """Theirs, which would load an adapter of a checkpoint in another place."""
+            """Theirs, without their card, and with adapters of checkpoints where ours are."""
+
+            def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+                """Collect nothing, as the card is written here."""
 
             def _load_from_checkpoint(self, checkpoint_path: str) -> None:
                 core = kind.core(self.model)
@@ -310,15 +312,3 @@ def nearest_others(
 def cut(model: Any, length: int) -> None:
     """Let a model cut texts to a length, or to its own if that is shorter."""
     model.max_seq_length = min(length, model.max_seq_length or length)
-
-
-def _losses() -> Any:
-    """Import sentence-transformers' losses, which have moved within its versions."""
-    moved = find_spec("sentence_transformers.sentence_transformer") is not None
-    inner = ".sentence_transformer" if moved else ""
-    return import_extra(f"sentence_transformers{inner}.losses", extra="embed")
-
-
-def _slot(model: Any) -> str:
-    """Name the attribute that holds the transformers model, which sentence-transformers has renamed."""
-    return "model" if "model" in model[0]._modules else "auto_model"
