@@ -20,7 +20,8 @@ from ttnet_llm.training.trainer import training_arguments
 ROOT = Path(__file__).parents[3]
 LAUNCHERS = {
     "torchrun": "torch.distributed.run --standalone --nproc-per-node 2",
-    "accelerate": "accelerate.commands.accelerate_cli launch --cpu --num_processes 2 --num_machines 1 "
+    # With --cpu, accelerate would start a single process, whatever their number.
+    "accelerate": "accelerate.commands.accelerate_cli launch --multi_gpu --num_processes 2 --num_machines 1 "
     "--mixed_precision no --dynamo_backend no",
 }
 
