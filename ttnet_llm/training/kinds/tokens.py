@@ -25,6 +25,7 @@ from ttnet.errors import TTValueError
 from ttnet_llm.training.details import Columns, Details
 from ttnet_llm.training.entities import entity_f1, mark_entities
 from ttnet_llm.training.kinds.kind import Examples, Judgement, Kind, OnBatch, Task, batches, predicting
+from ttnet_llm.training.kinds.losses import IGNORED
 from ttnet_llm.training.kinds.shown import Shown, show_tags
 from ttnet_llm.training.kinds.words import CUT, check_fast, encode_words
 from ttnet_llm.training.labels import describe, encode, settle
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 WORDS = ("tokens", "words")
 TAGS = ("tags", "ner_tags", "labels", "label", "pos_tags")
-IGNORED = -100  # where a piece's loss does not count
 NO_WORD = -2  # in outputs, after the last word; for one that was cut off it is `CUT`
 
 
