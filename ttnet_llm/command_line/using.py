@@ -168,7 +168,7 @@ def evaluate(
     data: Annotated[str, Option(help="A labelled csv, jsonl or parquet file.")],
     base: Base = None,
     encoding: Annotated[str | None, Option(help=ENCODING_HELP)] = None,
-    batch_size: BatchSize = 32,
+    batch_size: Annotated[int | None, Option(help="Inputs in a batch; by default as in training.")] = None,
     predictions: Annotated[str | None, Option(help="A jsonl file for predictions and logits.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -179,7 +179,7 @@ def evaluate(
         from ttnet_llm.training import evaluate as judge
         from ttnet_llm.training.evaluation import write_predictions
 
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise TTValueError(f"batch_size is {batch_size}; expected an integer of at least 1.")
         if predictions:
             output_file(predictions, reads=(data, model, base))

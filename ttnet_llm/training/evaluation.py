@@ -44,7 +44,7 @@ def evaluate(
     *,
     model: str | None = None,
     encoding: str | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Judge a model on a labelled file: whatever `ttnet_llm.load` loads and was trained for one of the kinds.
@@ -55,7 +55,7 @@ def evaluate(
             names.
         model: The base model; `None` takes the one that the adapter names.
         encoding: Codec of a csv or jsonl file; `None` takes UTF-8, or what a byte-order mark says.
-        batch_size: Texts in a batch, at least 1.
+        batch_size: Texts in a batch, at least 1; `None` takes the kind's own, as training does.
         on_batch: Called with the number of texts done.
 
     Returns:
@@ -81,7 +81,8 @@ def evaluate(
     kind = find_kind(details.kind)
     config: Any = kind.core(trained).config
     rows = kind.rows(table, details, config)
-    found = kind.judge(trained, tokenizer, rows, details, batch_size=batch_size, on_batch=on_batch)
+    size = kind.batch_size if batch_size is None else batch_size
+    found = kind.judge(trained, tokenizer, rows, details, batch_size=size, on_batch=on_batch)
     predictions = kind.answers(found.outputs, config)
     labels, outputs = getattr(rows, "labels", None), Path(kind.outputs_file).stem
     return Evaluation(found.measures, found.outputs, predictions, labels, outputs)

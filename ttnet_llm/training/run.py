@@ -167,7 +167,7 @@ def carry_out(
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping))
 
     def judge() -> Judgement:
-        return kind.judge(trainer.model, tokenizer, task.validation, task.details)
+        return kind.judge(trainer.model, tokenizer, task.validation, task.details, batch_size=kind.batch_size)
 
     trainer.judge = lambda: judge().measures
     trainer.groups = lambda: parameter_groups(trainer.model, settings, training.learning_rate)

@@ -135,6 +135,21 @@ def test_every_method_learns_saves_and_loads(place, tmp_path, method):
     assert "perplexity" in report
 
 
+def test_evaluation_takes_the_batches_of_training(place, tmp_path, monkeypatch):
+    sizes, judge = [], find_kind("causal").judge
+
+    def record(model, tokenizer, rows, details, *, batch_size=None, **more):
+        sizes.append(batch_size)
+        return judge(model, tokenizer, rows, details, batch_size=batch_size, **more)
+
+    monkeypatch.setattr(find_kind("causal"), "judge", record, raising=False)
+    finetune(make(place, tmp_path / "run", epochs=1))
+    in_training = set(sizes)
+    evaluate(tmp_path / "run", place / "pairs.jsonl")
+    evaluate(tmp_path / "run", place / "pairs.jsonl", batch_size=3)
+    assert (in_training, sizes[-2:]) == ({8}, [8, 3])
+
+
 def test_the_adapter_is_an_ordinary_peft_checkpoint(place, tmp_path):
     finetune(make(place, tmp_path / "run", epochs=1))
     model, tokenizer, _ = load_finetuned(tmp_path / "run")
