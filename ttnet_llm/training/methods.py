@@ -97,7 +97,7 @@ def near(word: str, known: Iterable[str]) -> str:
         >>> near("lorretta-rep", METHODS), near("x", METHODS)
         ("did you mean 'loretta-rep'? ", '')
     """
-    found = difflib.get_close_matches(word, list(known), n=1)
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f"did you mean {found[0]!r}? " if found else ""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ttnet.errors import TTValueError
 from ttnet_llm.budget import ParameterBudget
-from ttnet_llm.training.methods import find_method
+from ttnet_llm.training.methods import find_method, near
 from ttnet_llm.training.metrics import KNOWN
 
 KINDS = ("classify", "regress", "causal", "seq2seq", "tokens", "embed")
@@ -123,7 +123,9 @@ class FinetuneSettings:
         find_method(self.method)
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) is not None and value not in choices:
-                raise TTValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}.")
+                raise TTValueError(
+                    f"{name} is {value!r}; {near(str(value), choices)}expected one of {', '.join(choices)}."
+                )
         for name in ("epochs", "learning_rate", "head_learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -232,6 +232,7 @@ def test_sentence_pairs_and_limit(place, tmp_path):
         ({"train": None}, "either a task, or a training file, with or without"),
         ({"measures": ("auc",)}, r"measures is \('auc',\)"),
         ({"kind": "rank"}, "kind is 'rank'; expected one of classify, regress, causal"),
+        ({"kind": "token"}, r"kind is 'token'; did you mean 'tokens'\? expected one of"),
         (
             {"task": "sst2", "train": None, "validation": None, "kind": "regress"},
             "kind is 'regress', but the task 'sst2' settles that; leave it out",

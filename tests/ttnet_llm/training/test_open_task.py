@@ -103,6 +103,12 @@ def test_the_kind_is_guessed_and_said(tmp_path, caplog, row, kind):
     assert caplog.text.count("2 classes") == (kind == "classify")  # what the labels are is said once
 
 
+def test_words_without_tags_are_no_texts(tmp_path):
+    file = save_rows(tmp_path / "rows.jsonl", [{"tokens": ["Ada", "sings"]}])
+    with pytest.raises(TTValueError, match=r"What '.*rows.jsonl' is for is unclear, as its columns are tokens; say"):
+        open_task(settings(file))
+
+
 def test_a_folder_and_every_column_by_name(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()

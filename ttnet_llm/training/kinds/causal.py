@@ -238,7 +238,7 @@ def find_shape(table: Table, settings: FinetuneSettings) -> Columns | None:
     if pair is not None:
         return Columns(prompt=pair[0], completion=pair[1])
     text = next((name for name in TEXTS if name in present), None)
-    if text is None and len(present) == 1:
+    if text is None and len(present) == 1 and not isinstance(table.cells(next(iter(present)), 1)[0], list):
         text = next(iter(present))
     return None if text is None else Columns(text=(text,))
 
