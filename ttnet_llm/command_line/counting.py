@@ -19,7 +19,7 @@ def params(
     method: Annotated[str | None, Option(help=f"{METHOD_HELP[:-1]}; by default loretta-rep.")] = None,
     method_option: MethodOption = None,
     budget: Annotated[
-        str | None, Option(help="Choose method and rank for at most so many parameters of the adapter, such as 50k.")
+        str | None, Option(help="Choose the TT-ETHER of at most so many parameters, such as 50k.")
     ] = None,
     classify: Annotated[int | None, Option(help="Count a classification head for so many classes, too.")] = None,
     quiet: Quiet = False,
