@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from ttnet.errors import TTValueError
 from ttnet_llm.command_line.console import Json, Quiet, make_table, one_sentence_errors, typer
 from ttnet_llm.command_line.finetune import METHOD_HELP, MethodOption
-from ttnet_llm.command_line.options import parse_options
+from ttnet_llm.command_line.options import parse_number, parse_options
 
 Option = typer.Option
 TARGETS = ("target_modules", "exclude_modules", "target_parameters")
@@ -42,7 +41,7 @@ def params(
         targets = {key: value for key, value in options.items() if key in TARGETS}
         if budget is not None:
             method = "tt-ether"
-            fitted = fit_to_budget(config, _number(budget), task_type=task_type)
+            fitted = fit_to_budget(config, parse_number(budget), task_type=task_type)
             options = {"r": fitted.r}
             options |= {"target_modules": fitted.target_modules} if fitted.target_modules else {}
         method = method or "loretta-rep"
@@ -65,15 +64,6 @@ def params(
             screen.say(f"Train it with --method tt-ether --method-option r={options['r']}{everywhere}")
             found["options"] = options
         screen.result(found)
-
-
-def _number(text: str) -> int:
-    """Read a number such as 5000, 50k or 1.5M."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text.replace("_", "").replace(",", ""))
-    number = 0 if found is None else int(float(found[1]) * {"": 1, "k": 10**3, "m": 10**6}[found[2].lower()])
-    if number < 1:
-        raise TTValueError(f"budget is {text!r}; expected a number of parameters such as 5000, 50k or 1.5M.")
-    return number
 
 
 COMMANDS = (params,)

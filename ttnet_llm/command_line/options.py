@@ -8,6 +8,8 @@ from typing import Any
 
 from ttnet.errors import TTValueError
 
+_SHORT = {"lr": "learning_rate", "head_lr": "head_learning_rate"}  # as finetune's options are called
+
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
     """Read `KEY=VALUE` pairs; values are Python literals where they can be, otherwise strings.
@@ -100,6 +102,71 @@ def parse_targets(value: str) -> Any:
     if value == "all-linear" or not re.fullmatch(r"[\w.,\s]+", value):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def parse_number(text: str) -> int:
+    """Read a number such as 5000, 50k or 1.5M.
+
+    Args:
+        text: The number.
+
+    Returns:
+        It, at least 1.
+
+    Raises:
+        TTValueError: If it is none.
+
+    Example:
+        >>> parse_number("1.5M"), parse_number("20_000")
+        (1500000, 20000)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text.replace("_", "").replace(",", ""))
+    number = 0 if found is None else int(float(found[1]) * {"": 1, "k": 10**3, "m": 10**6}[found[2].lower()])
+    if number < 1:
+        raise TTValueError(f"budget is {text!r}; expected a number of parameters such as 5000, 50k or 1.5M.")
+    return number
+
+
+def parse_space(pairs: list[str]) -> dict[str, Any]:
+    """Read what to search.
+
+    Args:
+        pairs: `NAME=FROM..TO` for all integers, or for numbers of any size if one of them has a point or an exponent;
+            or `NAME=VALUE,VALUE` for some values.
+
+    Returns:
+        What `Space` takes.
+
+    Raises:
+        TTValueError: If a pair is none.
+
+    Example:
+        >>> parse_space(["lr=1e-4..0.1", "tt_rank=2..16", "schedule=linear,cosine"])
+        {'learning_rate': Log(0.0001, 0.1), 'tt_rank': Whole(2, 16), 'schedule': Choice('linear', 'cosine')}
+    """
+    from ttnet_llm.search import Choice, Log, Whole
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, values = (part.strip() for part in pair.partition("="))
+        low, dots, high = values.partition("..")
+        try:
+            if not (equals and name and values):
+                raise ValueError
+            if dots:
+                bounds = [int(bound) if re.fullmatch(r"\s*\d+\s*", bound) else float(bound) for bound in (low, high)]
+                whole = all(isinstance(bound, int) for bound in bounds)
+                dimension: Any = Whole(*map(int, bounds)) if whole else Log(*bounds)
+            else:
+                dimension = Choice(*(_literal(value.strip()) for value in values.split(",") if value.strip()))
+        except ValueError as error:
+            if isinstance(error, TTValueError):
+                raise TTValueError(f"--try is {pair!r}: {error}") from error
+            raise TTValueError(
+                f"--try is {pair!r}; expected NAME=FROM..TO or NAME=VALUE,VALUE, such as lr=1e-4..1e-1 or r=4,8,16."
+            ) from error
+        found[_SHORT.get(name.replace("-", "_"), name.replace("-", "_"))] = dimension
+    return found
 
 
 def _literal(value: str) -> Any:

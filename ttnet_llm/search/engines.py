@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ttnet.errors import import_extra
+from ttnet.errors import TTValueError, import_extra
 from ttnet_llm.search import nomad_process
 from ttnet_llm.search.space import Point, Space
 
@@ -60,9 +60,6 @@ def ask_tpe(space: Space, start: Point | None, seed: int) -> Asking:
 
     Yields:
         Points, without end.
-
-    Raises:
-        MissingExtraError: If optuna is not installed.
     """
     optuna = import_extra("optuna", extra="search")
     level = optuna.logging.get_verbosity()
@@ -106,12 +103,7 @@ def ask_nomad(space: Space, start: Point | None, seed: int) -> Asking:
 
     Yields:
         Points; no more once the mesh is as fine as it gets.
-
-    Raises:
-        MissingExtraError: If PyNomadBBO is not installed.
     """
-    if importlib.util.find_spec("PyNomad") is None:
-        import_extra("PyNomad", extra="search")
     point = space.middle if start is None else start
     drawn = ask_at_random(space, None, seed)
     while (value := (yield point)) is None or not math.isfinite(value):
@@ -171,3 +163,21 @@ ENGINES: dict[str, Callable[[Space, Point | None, int], Asking]] = {
     "tpe": ask_tpe,
     "nomad": ask_nomad,
 }
+
+_PACKAGES = {"tpe": "optuna", "nomad": "PyNomad"}
+
+
+def check_engine(name: str) -> None:
+    """Refuse an engine that is not there.
+
+    Args:
+        name: A key of `ENGINES`.
+
+    Raises:
+        MissingExtraError: If its package is not installed.
+        TTValueError: If there is none of that name.
+    """
+    if name not in ENGINES:
+        raise TTValueError(f"engine is {name!r}; expected one of {', '.join(ENGINES)}.")
+    if name in _PACKAGES and importlib.util.find_spec(_PACKAGES[name]) is None:
+        import_extra(_PACKAGES[name], extra="search")

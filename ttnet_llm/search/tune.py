@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ttnet.errors import TTConvergenceError, TTValueError
-from ttnet_llm.search.engines import ENGINES, Asking, ask_at_random
+from ttnet_llm.search.engines import ENGINES, Asking, ask_at_random, check_engine
 from ttnet_llm.search.history import History, Trial
 from ttnet_llm.search.space import Point, Space, key_of
 
@@ -93,12 +93,7 @@ def tune(
         >>> tuned.best["x"], tuned.value, len(tuned.trials)
         (1, 0.0, 14)
     """
-    if isinstance(evaluations, bool) or not isinstance(evaluations, int) or evaluations < 1:
-        raise TTValueError(f"evaluations is {evaluations!r}; expected an integer of at least 1.")
-    if engine not in ENGINES:
-        raise TTValueError(f"engine is {engine!r}; expected one of {', '.join(ENGINES)}.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise TTValueError(f"seed is {seed!r}; expected an integer from 0 to 2**31 - 1.")
+    check_search(evaluations, engine, seed)
     first = None if start is None else space.at(space.coordinates(start))
     about = {"space": str(space), "engine": engine, "seed": seed, "start": first}
     search = _Search(objective, allowed, History(history, about), evaluations)
@@ -110,6 +105,15 @@ def tune(
     except KeyboardInterrupt:
         interrupted = True
     return search.result(interrupted)
+
+
+def check_search(evaluations: int, engine: str, seed: int) -> None:
+    """Refuse what no search can be told, as `tune` takes it, before any work."""
+    if isinstance(evaluations, bool) or not isinstance(evaluations, int) or evaluations < 1:
+        raise TTValueError(f"evaluations is {evaluations!r}; expected an integer of at least 1.")
+    check_engine(engine)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise TTValueError(f"seed is {seed!r}; expected an integer from 0 to 2**31 - 1.")
 
 
 class _Search:
