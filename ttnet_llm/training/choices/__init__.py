@@ -1,0 +1,17 @@
+"""Few-shot learning by questions with choices, of which one is right, for every model that writes texts (T-Few)."""
+
+from ttnet_llm.training.choices.loss import ChoiceLoss, choosing
+from ttnet_llm.training.choices.questions import ChoiceCollator, Question, encode
+from ttnet_llm.training.choices.ranking import rank_classify
+from ttnet_llm.training.choices.templates import Template, few_shot
+
+__all__ = [
+    "ChoiceCollator",
+    "ChoiceLoss",
+    "Question",
+    "Template",
+    "choosing",
+    "encode",
+    "few_shot",
+    "rank_classify",
+]
