@@ -9,7 +9,7 @@ from typing import Annotated
 from ttnet.errors import MissingExtraError
 
 try:
-    from ttnet_llm.command_line import commands, counting, finetune, tensorize, tune, using
+    from ttnet_llm.command_line import allocate, commands, counting, finetune, tensorize, tune, using
     from ttnet_llm.command_line.console import typer
 except MissingExtraError as _error:  # the command is installed with or without its extra
     sys.exit(str(_error))
@@ -43,6 +43,7 @@ def about(
 for _command in (
     finetune.finetune,
     *tune.COMMANDS,
+    *allocate.COMMANDS,
     *using.COMMANDS,
     *counting.COMMANDS,
     *commands.COMMANDS,

@@ -1,16 +1,17 @@
-"""Pictures of searches: the best score against trials."""
+"""Pictures of searches: the best score against trials, and ranks over modules."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ttnet.errors import import_extra
-from ttnet.plotting import COLOURS, FAINT, STYLE
+from ttnet.plotting import COLOURS, DEPTHS, FAINT, INK, STYLE
 from ttnet_llm.files import atomic
+from ttnet_llm.linear.sharing import place
 
 
 def draw_course(
@@ -45,6 +46,38 @@ def draw_course(
         axis.xaxis.set_major_locator(import_extra("matplotlib.ticker", extra="plot").MaxNLocator(integer=True))
         axis.set_xlabel("trial")
         axis.set_ylabel(measure.replace("_", " "))
+
+
+def draw_ranks(ranks: Mapping[str, int], path: str | Path, *, title: str, subtitle: str = "") -> None:
+    """Draw the ranks of modules, layers from left to right and the places in a layer from top to bottom.
+
+    Args:
+        ranks: By modules' full names, at least one; 0 for one that is left out.
+        path: A png, pdf or svg file, written atomically.
+        title: The picture's statement.
+        subtitle: A smaller second line.
+    """
+    places = {name: place(name) for name in ranks}
+    layers = list(dict.fromkeys(layer for layer, _ in places.values()))
+    kinds = list(dict.fromkeys(kind for _, kind in places.values()))
+    shades = import_extra("matplotlib.colors", extra="plot").LinearSegmentedColormap.from_list("depth", DEPTHS)
+    most = max(*ranks.values(), 1)
+    size = (max(2.6 + 0.62 * len(layers), 7.2), 1.6 + 0.42 * len(kinds))
+    with _axes(path, size, title, subtitle) as axis:
+        axis.grid(visible=False)
+        axis.spines["bottom"].set_visible(False)
+        for name, (layer, kind) in places.items():
+            x, y, rank = layers.index(layer), kinds.index(kind), ranks[name]
+            shade = math.log2(rank) / max(math.log2(most), 1) if rank else 0.0
+            colour = shades(shade) if rank else "#F1F3F5"
+            axis.barh(y, 0.94, left=x - 0.47, height=0.9, color=colour)
+            ink = FAINT if not rank else "white" if shade > 0.4 else INK
+            axis.text(x, y, str(rank) if rank else "-", ha="center", va="center", color=ink, fontsize=9.5)
+        axis.set_xlim(-0.5, len(layers) - 0.5)
+        axis.set_ylim(len(kinds) - 0.5, -0.5)
+        axis.set_xticks(range(len(layers)), [layer.rpartition(".")[2] for layer in layers])
+        axis.set_yticks(range(len(kinds)), kinds)
+        axis.set_xlabel("layer")
 
 
 @contextmanager
