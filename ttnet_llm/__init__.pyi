@@ -11,6 +11,7 @@ from .networks.lorta import LortaConfig, LortaModel
 from .networks.lotr import LotrConfig, LotrModel
 from .networks.melora import MeloraConfig, MeloraModel
 from .networks.metatt import MetaTTConfig, MetaTTModel, set_task
+from .networks.neuron_lora import NeuronLoraConfig, NeuronLoraModel
 from .networks.tt_ether import TTEtherConfig, TTEtherModel
 from .networks.tt_lora import TTLoraConfig, TTLoraModel
 from .tensorize import RankSchedule, load_tensorized, save_tensorized
@@ -31,6 +32,8 @@ __all__ = [
     "MeloraModel",
     "MetaTTConfig",
     "MetaTTModel",
+    "NeuronLoraConfig",
+    "NeuronLoraModel",
     "RankSchedule",
     "TTEtherConfig",
     "TTEtherModel",

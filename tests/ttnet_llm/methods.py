@@ -13,6 +13,7 @@ from ttnet_llm import (
     LotrConfig,
     MeloraConfig,
     MetaTTConfig,
+    NeuronLoraConfig,
     TTEtherConfig,
     TTLoraConfig,
 )
@@ -71,6 +72,7 @@ METHODS = [
     Method("lotr", LotrConfig),
     Method("metatt", MetaTTConfig),
     Method("melora", MeloraConfig, {"r": 2, "n": 3}),
+    Method("neuron_lora", NeuronLoraConfig, {"r": 2, "neurons": 5}),
     Method("ether", EtherConfig, {"n": 3}),
     Method("tt_ether", TTEtherConfig, {"r": 2, "n": 3}),
 ]

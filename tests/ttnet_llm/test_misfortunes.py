@@ -31,6 +31,7 @@ UNLUCKY = {
     "metatt": "inputs",
     "melora": "B",
     "ether": "mirror",
+    "neuron_lora": "A",
     "tt_ether": "mirror",
 }
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ttnet_llm.training import FinetuneResult, FinetuneSettings, SeedsResult
 
 Option = typer.Option
-METHOD_HELP = "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, tt-ether, lora, head or full."
+METHOD_HELP = (
+    "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, tt-ether, neuron-lora, lora, head or full."
+)
 KIND_HELP = "classify, regress, causal, seq2seq, tokens or embed; by default guessed from columns and labels, and said."
 ENCODING_HELP = "Codec of files of text, such as cp1252; by default utf-8, or what a byte-order mark says."
 METHOD_OPTION_HELP = "A field of the method's config, KEY=VALUE; repeat for several."

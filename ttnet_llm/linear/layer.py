@@ -194,6 +194,8 @@ class LinearAdapterLayer(AdapterLayer):
         """
         scaling, dropout = self.scalings[adapter], self.dropouts[adapter]
         network = cast(FactorNetwork, self.networks[adapter])
+        if self.training:
+            network.see(x)
         if (after := self.turns(adapter)[1]) is not None:
             result = self._turned(adapter, result, after, read_parameter(self.get_base_layer(), "bias"))
         few_tokens = 0 if self.is_embedding or adapter in self._held else network.few_tokens

@@ -35,6 +35,13 @@ class FactorNetwork(nn.Module):
         """Return `L` of shape `(in_features, t)` and `R` of shape `(t, out_features)`."""
         raise NotImplementedError
 
+    def see(self, x: Tensor) -> None:
+        """Look at what the layer reads in a training step, before the step; for networks that start by that.
+
+        Args:
+            x: The tokens, `(*batch, in_features)`; indices `(*batch)` for an embedding.
+        """
+
     def before(self) -> Turn | None:
         """Return the turn H of the layer's input; `None` for the identity."""
         return None

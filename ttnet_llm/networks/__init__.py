@@ -10,6 +10,7 @@ from ttnet_llm.networks.lorta import LortaConfig, LortaModel
 from ttnet_llm.networks.lotr import LotrConfig, LotrModel
 from ttnet_llm.networks.melora import MeloraConfig, MeloraModel
 from ttnet_llm.networks.metatt import MetaTTConfig, MetaTTModel
+from ttnet_llm.networks.neuron_lora import NeuronLoraConfig, NeuronLoraModel
 from ttnet_llm.networks.tt_ether import TTEtherConfig, TTEtherModel
 from ttnet_llm.networks.tt_lora import TTLoraConfig, TTLoraModel
 
@@ -26,6 +27,8 @@ __all__ = [
     "MeloraModel",
     "MetaTTConfig",
     "MetaTTModel",
+    "NeuronLoraConfig",
+    "NeuronLoraModel",
     "TTEtherConfig",
     "TTEtherModel",
     "TTLoraConfig",

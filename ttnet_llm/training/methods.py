@@ -20,6 +20,7 @@ from ttnet_llm import (
     LotrConfig,
     MeloraConfig,
     MetaTTConfig,
+    NeuronLoraConfig,
     TTEtherConfig,
     TTLoraConfig,
 )
@@ -55,6 +56,7 @@ METHODS: dict[str, Method] = {
     "melora": Method("MELoRA", 2e-3, MeloraConfig),
     "ether": Method("ETHER+", 1e-2, EtherConfig),
     "tt-ether": Method("TT-ETHER", 2e-2, TTEtherConfig, head_learning_rate=5e-3),
+    "neuron-lora": Method("NeuronLoRA", 1e-2, NeuronLoraConfig, head_learning_rate=5e-3),
     "lora": Method("LoRA", 1e-3, LoraConfig, {"r": 8, "lora_alpha": 16}),
     # No module of that name exists, which PEFT allows: only the head is trained, saved and loaded.
     "head": Method("Head only", 1e-2, LoraConfig, {"target_modules": DUMMY_TARGET_MODULES}),

@@ -35,9 +35,25 @@ READERS = (
     *("gate_proj", "up_proj", "gate_up_proj", "fc1", "fc_in", "c_fc", "dense_h_to_4h", "wi", "wi_0", "wi_1", "Wi"),
     *("lin1", "intermediate.dense", "ffn"),
 )
+# What writes to it at the end of a feed-forward block, where the neurons are read.
+FEED_FORWARD_OUTPUTS = (
+    *(
+        "down_proj",
+        "fc2",
+        "fc_out",
+        "mlp.c_proj",
+        "dense_4h_to_h",
+        "wo",
+        "mlp.Wo",
+        "lin2",
+        "output.dense",
+        "ffn_output",
+    ),
+)
 OUTPUTS = ("o_proj", "out_proj", "out_lin", "dense")
 STATE_SPACE = ("in_proj",)  # the one projection of a mixer that its fused kernels do not go around
 
+KNOWN = (*ATTENTION, *FEED_FORWARD)
 ROUTERS = ("router", "gate", "shared_expert_gate")
 
 
@@ -65,8 +81,11 @@ def default_targets(model: nn.Module, *choices: tuple[str, ...]) -> list[str]:
     for choice in choices:
         found: dict[str, None] = {}
         for entry in choice:
-            matching = [name for name in inside if f".{name}".endswith(f".{entry}")]
-            if any(f".{name}".endswith(f".{entry}") for name in outside):
+            # Of "output.dense", "attention.output.dense" is another layer, where that is not among the names.
+            others = [other for other in KNOWN if other.endswith(f".{entry}") and other not in choice]
+            ending = [name for name in inside if f".{name}".endswith(f".{entry}")]
+            matching = [name for name in ending if not any(f".{name}".endswith(f".{other}") for other in others)]
+            if len(matching) < len(ending) or any(f".{name}".endswith(f".{entry}") for name in outside):
                 parts = entry.count(".") + 2
                 found |= dict.fromkeys(".".join(name.split(".")[-parts:]) for name in matching)
             elif matching:

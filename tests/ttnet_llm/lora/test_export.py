@@ -26,6 +26,7 @@ from ttnet_llm import (
     LotrConfig,
     MeloraConfig,
     MetaTTConfig,
+    NeuronLoraConfig,
     TTLoraConfig,
     set_task,
 )
@@ -43,6 +44,7 @@ CONFIGS = {
     "lotr": lambda **o: LotrConfig(r=3, **o),
     "metatt": lambda **o: MetaTTConfig(r=3, **o),
     "melora": lambda **o: MeloraConfig(r=2, n=2, **o),
+    "neuron_lora": lambda **o: NeuronLoraConfig(r=2, neurons=5, **o),
 }
 each_config = pytest.mark.parametrize("make_config", CONFIGS.values(), ids=CONFIGS)
 

@@ -47,7 +47,7 @@ def whole(place, tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_saves_and_loads(place, tmp_path, method):
-    rate = {"full": 1e-3, "tt-ether": 4e-2}.get(method, 1e-2)
+    rate = {"full": 1e-3, "tt-ether": 4e-2, "neuron-lora": 6e-2}.get(method, 1e-2)
     result = finetune(make(place, tmp_path / "run", method=method, epochs=8, learning_rate=rate))
     if method != "head":  # a random encoder leaves its head little to go by
         assert result.after["accuracy"] > 0.9 > result.before["accuracy"]
