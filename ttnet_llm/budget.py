@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from transformers import (
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.attach import attach
+from ttnet_llm.networks.neuron_lora import NeuronLoraConfig
 from ttnet_llm.networks.tt_ether import TTEtherConfig
 
 # By PEFT's task types, which compare equal to their names.
@@ -132,12 +135,14 @@ def count_parameters(
 
 def fit_to_budget(
     config_or_model: PretrainedConfig | nn.Module, parameters: int, *, task_type: TaskType | str | None = None
-) -> TTEtherConfig:
-    """Choose how a number of parameters is best spent on TT-ETHER, by what has been measured.
+) -> NeuronLoraConfig | TTEtherConfig:
+    """Choose how a number of parameters is best spent, by what has been measured.
 
-    That is the largest rank that fits, up to vectors of its own for every place: at all linear layers of
-    a language model; in other models, or where the budget is too small, at those that read the residual stream. The
-    studies behind it are in the documentation (`docs/choosing.md`).
+    In a language model that is NeuronLoRA: of rank 1 with as many neurons as fit, or all of them and the largest rank
+    that fits. In other models, and where not even a 24th of the neurons fits, it is TT-ETHER of the largest rank that
+    does, up to vectors of its own for every place: at all linear layers of a language model, if they have room, and
+    otherwise at those that read the residual stream. The studies behind it are in the documentation
+    (`docs/choosing.md`).
 
     Args:
         config_or_model: As in `count_parameters`.
@@ -158,28 +163,48 @@ def fit_to_budget(
         (3, 4752)
     """
 
-    def config(r: int | None, targets: str | None) -> TTEtherConfig:
+    def count(config: PeftConfig) -> int:
+        return count_parameters(config_or_model, config).adapter
+
+    def turning(r: int | None) -> TTEtherConfig:
         return TTEtherConfig(r=r, target_modules=targets, task_type=task_type)
 
-    def count(r: int | None, targets: str | None) -> int:
-        return count_parameters(config_or_model, config(r, targets)).adapter
+    def adding(r: int, neurons: int | None) -> NeuronLoraConfig:
+        return NeuronLoraConfig(r=r, alpha=2 * r, neurons=neurons, task_type=task_type)
 
-    everywhere = _writes_text(config_or_model, task_type) and parameters >= count(1, "all-linear")
-    targets = "all-linear" if everywhere else None
-    if parameters < (smallest := count(1, targets)):
+    targets = None
+    if _writes_text(config_or_model, task_type):
+        with suppress(TTValueError):  # where no feed-forward block ends in a layer of its own, as with experts
+            fewest, most = count(adding(1, 1)), count(adding(1, None))
+            if parameters >= most:
+                return adding(parameters // most, None)
+            if parameters >= fewest + (most - fewest) // _FEW:
+                return adding(1, _largest(lambda neurons: count(adding(1, neurons)), parameters))
+        targets = "all-linear"
+        if parameters < count(turning(1)):
+            targets = None
+    if parameters < (smallest := count(turning(1))):
         raise TTValueError(
             f"parameters is {parameters}, but the smallest adapter of this model, TT-ETHER of rank 1, has {smallest}; "
             "allow as many, or adapt fewer modules with a config of your own."
         )
-    if parameters >= count(None, targets):
-        return config(None, targets)
+    if parameters >= count(turning(None)):
+        return turning(None)
+    return turning(_largest(lambda r: count(turning(r)), parameters))
+
+
+_FEW = 24  # the smallest share of the neurons that was measured is one of so many
+
+
+def _largest(count: Callable[[int], int], most: int) -> int:
+    """Find the largest number, of at least 1, whose count is at most another."""
     fits, too_many = 1, 2
-    while count(too_many, targets) <= parameters:
+    while count(too_many) <= most:
         fits, too_many = too_many, 2 * too_many
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        fits, too_many = (middle, too_many) if count(middle, targets) <= parameters else (fits, middle)
-    return config(fits, targets)
+        fits, too_many = (middle, too_many) if count(middle) <= most else (fits, middle)
+    return fits
 
 
 def _writes_text(config_or_model: PretrainedConfig | nn.Module, task_type: TaskType | str | None) -> bool:

@@ -34,6 +34,9 @@ EMBEDDINGS: list[tuple[str, Options, float]] = [
     ("EmbConv1D", {"target_modules": ["emb", "conv1d"]}, 2.5),
 ]
 
+# PEFT asks whether the first ten rows have changed the result, of a hundred, of which few neurons may be none.
+FOR_EMBEDDINGS: dict[str, Options] = {"neuron_lora": {"neurons": 100}}
+
 # Options that change what a layer computes or trains, beyond those in METHODS, for both layers of the MLP. What starts
 # from a weight is as large as that, whatever the factor: one layer of it is enough for PEFT's rate.
 OPTIONS: dict[str, list[Options]] = {
@@ -63,7 +66,7 @@ def custom_rows(method: Method, places: list[tuple[str, Options, float]]) -> lis
             " ".join([method.name, model, *map(str, place.values())]),
             model,
             method.config_cls,
-            scaled(method, factor) | place,
+            scaled(method, factor) | (FOR_EMBEDDINGS.get(method.method, {}) if "emb" in str(place) else {}) | place,
         )
         for model, place, factor in places
     ]

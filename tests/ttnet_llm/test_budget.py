@@ -37,21 +37,32 @@ def test_large_models_are_counted_without_their_weights(parameters: int) -> None
     assert config.r == {50_000: 6, 10**6: None}[parameters]
     assert config.target_modules is None
     config = fit_to_budget(llama, parameters, task_type="CAUSAL_LM")
-    # The 32 places of 11008 features have vectors of their own from r=32 on, and only the others go on growing.
-    assert config.r == {50_000: 1, 10**6: 35}[parameters]
-    assert 2 * 32 * 11008 + 35 * 2 * (96 + 4096) <= 10**6 < 2 * 32 * 11008 + 36 * 2 * (96 + 4096)
-    assert config.target_modules == "all-linear"
-    assert config.task_type == "CAUSAL_LM"
+    if parameters == 50_000:  # not even one neuron in each of the 32 layers, with its 4096 outputs
+        assert config == TTEtherConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM")
+    else:
+        assert 2 * 32 * (4096 + 11008) <= parameters < 3 * 32 * (4096 + 11008)
+        assert (config.r, config.neurons) == (2, None)
 
 
 @given(parameters=st.integers(44, 1000))
-def test_language_models_are_adapted_everywhere_if_the_budget_allows_it(parameters: int) -> None:
+def test_language_models_get_as_many_neurons_as_fit_and_then_rank(parameters: int) -> None:
     named = LlamaConfig(**LLAMA.to_diff_dict() | {"architectures": ["LlamaForCausalLM"]})
     config = fit_to_budget(named, parameters)
-    assert config == fit_to_budget(LLAMA, parameters, task_type="CAUSAL_LM") or config.task_type is None
+    other = fit_to_budget(LLAMA, parameters, task_type="CAUSAL_LM")
+    assert other.to_dict() | {"task_type": None} == config.to_dict()
     assert count_parameters(named, config).adapter <= parameters
-    smallest = 2 * (9 + 16) + 2 * (3 + 24)  # three places in a layer read 16 features, and one reads 24
-    assert (config.target_modules == "all-linear") == (parameters >= smallest)
+    if parameters < 3 * (16 + 1):  # a neuron and the 16 outputs, in three layers
+        assert (config.method, config.target_modules) == ("tt_ether", None)
+    elif parameters < 3 * (16 + 24):
+        assert (config.r, config.neurons) == (1, parameters // 3 - 16)
+    else:
+        assert (config.r, config.neurons) == (parameters // (3 * (16 + 24)), None)
+    assert config.method == "tt_ether" or config.update_scale == 2
+
+
+def test_experts_without_layers_of_their_own_are_turned() -> None:
+    with pytest.warns(UserWarning, match="tt_ether passes over a part of the model"):
+        assert fit_to_budget(models.mixtral().config, 5_000, task_type="CAUSAL_LM").method == "tt_ether"
 
 
 def test_it_takes_a_model_and_its_config_trains() -> None:

@@ -18,7 +18,7 @@ def params(
     method: Annotated[str | None, Option(help=f"{METHOD_HELP[:-1]}; by default loretta-rep.")] = None,
     method_option: MethodOption = None,
     budget: Annotated[
-        str | None, Option(help="Choose the TT-ETHER of at most so many parameters, such as 50k.")
+        str | None, Option(help="Choose the best method of at most so many parameters, such as 50k.")
     ] = None,
     classify: Annotated[int | None, Option(help="Count a classification head for so many classes, too.")] = None,
     quiet: Quiet = False,
@@ -40,9 +40,9 @@ def params(
         # LoRA adapts the same modules and parameters where the user named some.
         targets = {key: value for key, value in options.items() if key in TARGETS}
         if budget is not None:
-            method = "tt-ether"
             fitted = fit_to_budget(config, parse_number(budget), task_type=task_type)
-            options = {"r": fitted.r}
+            method = fitted.method.replace("_", "-")
+            options = {name: getattr(fitted, name) for name in ("r", "alpha", "neurons") if hasattr(fitted, name)}
             options |= {"target_modules": fitted.target_modules} if fitted.target_modules else {}
         method = method or "loretta-rep"
         table = make_table("method", "adapter", "norms", "head", "trainable", "share of all")
@@ -60,8 +60,8 @@ def params(
             found[key] = dict(zip(keys, (*counts, counted.share), strict=True))
         screen.table(table)
         if budget is not None:
-            everywhere = " --targets all-linear" if "target_modules" in options else ""
-            screen.say(f"Train it with --method tt-ether --method-option r={options['r']}{everywhere}")
+            said = "".join(f" --method-option {name}={value}" for name, value in options.items())
+            screen.say(f"Train it with --method {method}{said}")
             found["options"] = options
         screen.result(found)
 

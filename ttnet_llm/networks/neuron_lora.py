@@ -28,7 +28,8 @@ class NeuronLoraConfig(LinearConfig):
     Args:
         r: Rank of the update, at least 1.
         alpha: The update is scaled by `alpha / r`.
-        neurons: How many inputs of every layer are picked, at least 1; all of them where the layer has no more.
+        neurons: How many inputs of every layer are picked, at least 1; `None` takes all of them, as does a number that
+            the layer does not have.
 
     Raises:
         TTValueError: If a value is outside its range.
@@ -45,11 +46,12 @@ class NeuronLoraConfig(LinearConfig):
 
     r: int = field(default=1)
     alpha: float = field(default=2)
-    neurons: int = field(default=384)
+    neurons: int | None = field(default=384)
 
     def _check_fields(self) -> None:
         super()._check_fields()
-        self._check_positive("neurons")
+        if self.neurons is not None:
+            self._check_positive("neurons")
 
 
 class NeuronLoraNetwork(FactorNetwork):
@@ -66,7 +68,7 @@ class NeuronLoraNetwork(FactorNetwork):
 
     def __init__(self, in_features: int, out_features: int, fan_in: int, config: NeuronLoraConfig) -> None:
         super().__init__(in_features, out_features, fan_in, config)
-        neurons = min(config.neurons, in_features)
+        neurons = min(config.neurons or in_features, in_features)
         self.A = nn.Parameter(torch.empty(neurons, config.r))
         self.B = nn.Parameter(torch.zeros(config.r, out_features))
         # Any will do until the first batch.

@@ -82,7 +82,7 @@ def default_targets(model: nn.Module, *choices: tuple[str, ...]) -> list[str]:
         found: dict[str, None] = {}
         for entry in choice:
             # Of "output.dense", "attention.output.dense" is another layer, where that is not among the names.
-            others = [other for other in KNOWN if other.endswith(f".{entry}") and other not in choice]
+            others = [name for name in KNOWN if "." in entry and name.endswith(f".{entry}") and name not in choice]
             ending = [name for name in inside if f".{name}".endswith(f".{entry}")]
             matching = [name for name in ending if not any(f".{name}".endswith(f".{other}") for other in others)]
             if len(matching) < len(ending) or any(f".{name}".endswith(f".{entry}") for name in outside):

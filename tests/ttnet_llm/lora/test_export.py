@@ -67,7 +67,7 @@ def vllm_objections(path: Path, max_lora_rank: int = 16) -> list[str]:
     objections += ["alpha"] if config["lora_alpha"] != config["r"] or config["alpha_pattern"] else []
     for key, tensor in load_file(path / "adapter_model.safetensors").items():
         found = re.fullmatch(r"base_model\.model\..*\b(\w+)\.(?:lora_([AB])\.weight|lora_embedding_([AB]))", key)
-        if not found or found[1] not in ("q_proj", "k_proj", "v_proj", "o_proj", "embed_tokens"):
+        if not found or found[1] not in ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj", "embed_tokens"):
             objections.append(f"unsupported LoRA weight {key}")
         elif tensor.shape["AB".index(found[2] or found[3])] != config["r"]:
             objections.append(f"rank of {key}")

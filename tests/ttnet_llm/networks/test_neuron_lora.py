@@ -15,7 +15,7 @@ from ttnet_llm import NeuronLoraConfig
 from ttnet_llm.networks.neuron_lora import NeuronLoraNetwork
 
 
-def adapted(base: nn.Module, neurons: int, **options: object) -> tuple[nn.Module, NeuronLoraNetwork]:
+def adapted(base: nn.Module, neurons: int | None, **options: object) -> tuple[nn.Module, NeuronLoraNetwork]:
     model = get_peft_model(nn.Sequential(base), NeuronLoraConfig(neurons=neurons, target_modules=["0"], **options))
     return model, model.base_model.model[0].networks["default"]
 
@@ -70,8 +70,8 @@ def test_an_embedding_picks_the_most_frequent_tokens() -> None:
     assert network.picked.tolist() == [2, 5, 8]
 
 
-@pytest.mark.parametrize("neurons", [12, 400])
-def test_of_all_inputs_it_is_lora(neurons: int) -> None:
+@pytest.mark.parametrize("neurons", [12, 400, None])
+def test_of_all_inputs_it_is_lora(neurons: int | None) -> None:
     base = nn.Linear(12, 5)
     model, network = adapted(base, neurons, r=2, alpha=3)
     nn.init.normal_(network.B)
