@@ -138,8 +138,8 @@ def fit_to_budget(
 ) -> NeuronLoraConfig | TTEtherConfig:
     """Choose how a number of parameters is best spent, by what has been measured.
 
-    In a language model that is NeuronLoRA: of rank 1 with as many neurons as fit, or all of them and the largest rank
-    that fits. In other models, and where not even a 24th of the neurons fits, it is TT-ETHER of the largest rank that
+    In a language model that is NeuronLoRA: of the largest rank that leaves room for a quarter of the neurons, or of
+    rank 1, with as many neurons as fit. In other models, and where not even a 24th of the neurons fits, it is TT-ETHER of the largest rank that
     does, up to vectors of its own for every place: at all linear layers of a language model, if they have room, and
     otherwise at those that read the residual stream. The studies behind it are in the documentation
     (`docs/choosing.md`).
@@ -175,11 +175,13 @@ def fit_to_budget(
     targets = None
     if _writes_text(config_or_model, task_type):
         with suppress(TTValueError):  # where no feed-forward block ends in a layer of its own, as with experts
-            fewest, most = count(adding(1, 1)), count(adding(1, None))
-            if parameters >= most:
-                return adding(parameters // most, None)
-            if parameters >= fewest + (most - fewest) // _FEW:
-                return adding(1, _largest(lambda neurons: count(adding(1, neurons)), parameters))
+            outputs = 2 * count(adding(1, 1)) - count(adding(1, 2))
+            neurons = count(adding(1, None)) - outputs
+            if parameters >= outputs + neurons // _FEW:
+                r = max(1, parameters // (outputs + neurons // _ENOUGH))
+                if parameters >= r * (outputs + neurons):
+                    return adding(r, None)
+                return adding(r, _largest(lambda picked: count(adding(r, picked)), parameters))
         targets = "all-linear"
         if parameters < count(turning(1)):
             targets = None
@@ -193,7 +195,8 @@ def fit_to_budget(
     return turning(_largest(lambda r: count(turning(r)), parameters))
 
 
-_FEW = 24  # the smallest share of the neurons that was measured is one of so many
+# Shares of the neurons, one of so many: the smallest that was measured, and from where on rank is worth more.
+_FEW, _ENOUGH = 24, 4
 
 
 def _largest(count: Callable[[int], int], most: int) -> int:

@@ -40,12 +40,12 @@ def test_large_models_are_counted_without_their_weights(parameters: int) -> None
     if parameters == 50_000:  # not even one neuron in each of the 32 layers, with its 4096 outputs
         assert config == TTEtherConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM")
     else:
-        assert 2 * 32 * (4096 + 11008) <= parameters < 3 * 32 * (4096 + 11008)
-        assert (config.r, config.neurons) == (2, None)
+        assert (config.r, config.neurons) == (4, 10**6 // (4 * 32) - 4096)
+        assert 11008 // 4 <= config.neurons < 11008
 
 
 @given(parameters=st.integers(44, 1000))
-def test_language_models_get_as_many_neurons_as_fit_and_then_rank(parameters: int) -> None:
+def test_language_models_get_rank_where_a_quarter_of_the_neurons_fits(parameters: int) -> None:
     named = LlamaConfig(**LLAMA.to_diff_dict() | {"architectures": ["LlamaForCausalLM"]})
     config = fit_to_budget(named, parameters)
     other = fit_to_budget(LLAMA, parameters, task_type="CAUSAL_LM")
@@ -53,10 +53,10 @@ def test_language_models_get_as_many_neurons_as_fit_and_then_rank(parameters: in
     assert count_parameters(named, config).adapter <= parameters
     if parameters < 3 * (16 + 1):  # a neuron and the 16 outputs, in three layers
         assert (config.method, config.target_modules) == ("tt_ether", None)
-    elif parameters < 3 * (16 + 24):
-        assert (config.r, config.neurons) == (1, parameters // 3 - 16)
     else:
-        assert (config.r, config.neurons) == (parameters // (3 * (16 + 24)), None)
+        assert config.r == max(1, parameters // (3 * (16 + 24 // 4)))
+        neurons = parameters // (3 * config.r) - 16
+        assert config.neurons == (neurons if neurons < 24 else None)
     assert config.method == "tt_ether" or config.update_scale == 2
 
 
