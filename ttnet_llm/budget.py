@@ -139,10 +139,10 @@ def fit_to_budget(
     """Choose how a number of parameters is best spent, by what has been measured.
 
     In a language model that is NeuronLoRA: of the largest rank that leaves room for a quarter of the neurons, or of
-    rank 1, with as many neurons as fit. In other models, and where not even a 24th of the neurons fits, it is TT-ETHER of the largest rank that
-    does, up to vectors of its own for every place: at all linear layers of a language model, if they have room, and
-    otherwise at those that read the residual stream. The studies behind it are in the documentation
-    (`docs/choosing.md`).
+    rank 1, with as many neurons as fit. In other models, and where not even a 24th of the neurons fits, it is TT-ETHER
+    of the largest rank that does, up to vectors of its own for every place: at all linear layers of a language model,
+    if they have room, and otherwise at those that read the residual stream. The studies behind it are in the
+    documentation (`docs/choosing.md`).
 
     Args:
         config_or_model: As in `count_parameters`.
