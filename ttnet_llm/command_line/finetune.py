@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ttnet.errors import TTValueError
 from ttnet_llm.command_line.console import Console, Json, Quiet, Screen, is_echo, make_table, one_sentence_errors, typer
-from ttnet_llm.command_line.options import parse_options, parse_rates, parse_seeds, parse_targets
+from ttnet_llm.command_line.options import parse_options, parse_rates, parse_seeds, parse_targets, parse_words
 
 if TYPE_CHECKING:
     from ttnet_llm.training import FinetuneResult, FinetuneSettings, SeedsResult
@@ -19,7 +19,16 @@ Option = typer.Option
 METHOD_HELP = (
     "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, tt-ether, neuron-lora, lora, head or full."
 )
-KIND_HELP = "classify, regress, causal, seq2seq, tokens or embed; by default guessed from columns and labels, and said."
+KIND_HELP = (
+    "classify, regress, causal, seq2seq, tokens, embed or choices; by default guessed from columns and labels, "
+    "and said."
+)
+MEASURE_HELP = (
+    "To judge by, the first counts; repeat for several. Of classes accuracy, f1 and matthews, or micro_f1, macro_f1 "
+    "and subset_accuracy where a text may have several; of numbers pearson; of written texts loss, perplexity and "
+    "token_accuracy; of words entity_f1 and accuracy; of embeddings retrieval_accuracy, triplet_accuracy, or spearman "
+    "and pearson; of choices accuracy."
+)
 ENCODING_HELP = "Codec of files of text, such as cp1252; by default utf-8, or what a byte-order mark says."
 METHOD_OPTION_HELP = "A field of the method's config, KEY=VALUE; repeat for several."
 MethodOption = Annotated[list[str] | None, Option("--method-option", help=METHOD_OPTION_HELP)]
@@ -29,6 +38,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "method_options": parse_options,
     "targets": parse_targets,
     "learning_rates": parse_rates,
+    "label_words": parse_words,
     "seeds": parse_seeds,
 }
 DATA, METHOD, TRAINING, RUN = "Data", "Method", "Training", "Run"
@@ -98,12 +108,26 @@ def finetune(
         str | None, Option("--completion", help="Column of what it has to say then.", rich_help_panel=DATA)
     ] = None,
     messages_column: Annotated[str | None, Option("--messages", help="Column of chats.", rich_help_panel=DATA)] = None,
+    choices_column: Annotated[
+        str | None, Option("--choices", help="Column of choices, of which one is right.", rich_help_panel=DATA)
+    ] = None,
+    template: Annotated[
+        str | None,
+        Option(help="How columns make a question, as '{sentence} It was {}.'", rich_help_panel=DATA),
+    ] = None,
+    label_words: Annotated[
+        str | None,
+        Option(help="What stands for classes there, as 0=terrible,1=great.", rich_help_panel=DATA),
+    ] = None,
     measures: Annotated[
         list[str] | None,
-        Option("--measure", help="To judge by, the first counts; repeat for several.", rich_help_panel=DATA),
+        Option("--measure", help=MEASURE_HELP, rich_help_panel=DATA),
     ] = None,
     encoding: Annotated[str | None, Option(help=ENCODING_HELP, rich_help_panel=DATA)] = None,
     limit: Annotated[int | None, Option(help="Number of training examples to draw.", rich_help_panel=DATA)] = None,
+    few_shot: Annotated[
+        int | None, Option(help="The same, with as many of each answer (choices).", rich_help_panel=DATA)
+    ] = None,
     method: Annotated[
         str, Option(help=METHOD_HELP, rich_help_panel=METHOD, autocompletion=words_of(METHOD_HELP))
     ] = "loretta-rep",
@@ -142,6 +166,12 @@ def finetune(
     packing: Annotated[
         bool, Option("--packing", help="Several texts in a sequence (causal).", rich_help_panel=TRAINING)
     ] = False,
+    unlikelihood: Annotated[
+        float, Option(help="Weight of wrong choices in the loss (choices).", rich_help_panel=TRAINING)
+    ] = 1.0,
+    ranking: Annotated[
+        float, Option(help="Weight of which choice is the likeliest (choices).", rich_help_panel=TRAINING)
+    ] = 1.0,
     warmup: Annotated[float, Option(help="Share of the steps that warm up.", rich_help_panel=TRAINING)] = 0.06,
     schedule: Annotated[
         str,

@@ -64,6 +64,31 @@ def parse_rates(value: str) -> dict[str, float]:
     return rates
 
 
+def parse_words(value: str) -> dict[str, str]:
+    """Read words by classes.
+
+    Args:
+        value: `CLASS=WORD` pairs with commas between them.
+
+    Returns:
+        The words.
+
+    Raises:
+        TTValueError: If a pair is none, or a class is named twice.
+
+    Example:
+        >>> parse_words("0=terrible, 1=great")
+        {'0': 'terrible', '1': 'great'}
+    """
+    words: dict[str, str] = {}
+    for pair in value.split(","):
+        name, equals, word = (part.strip() for part in pair.partition("="))
+        if not (name and equals and word) or name in words:
+            raise TTValueError(f"label_words has {pair.strip()!r}; expected CLASS=WORD once for each, such as 1=great.")
+        words[name] = word
+    return words
+
+
 def parse_seeds(value: str) -> tuple[int, ...]:
     """Read integers with commas between them.
 

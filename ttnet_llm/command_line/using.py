@@ -56,8 +56,8 @@ def predict(
     """Say of new data what the model makes of it: classes, numbers, tags, texts or vectors, beside the inputs."""
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
         from ttnet_llm.folders import output_file
-        from ttnet_llm.inference import Generation, Predictor
-        from ttnet_llm.inference.records import beside, check_output, rows_of, take_inputs, writing
+        from ttnet_llm.inference import Chooser, Generation, Predictor
+        from ttnet_llm.inference.records import beside, check_output, rows_of, take_inputs, take_questions, writing
         from ttnet_llm.training.tables import Table, read_table
 
         if (data is None) == (not text):
@@ -69,9 +69,14 @@ def predict(
         table = Table("--text", {"text": text}) if data is None else read_table(data, encoding=encoding)
         loaded, tokenizer, details = _open(screen, model, base, dtype, device)
         length = details.max_length if max_length is None and details else max_length
-        predictor = Predictor(loaded, tokenizer, max_length=length, generation=how)
-        columns = ("text",) if data is None else tuple(text_column or ())
-        inputs = take_inputs(table, predictor.kind, asked=columns, trained=details.columns if details else None)
+        predictor: Any
+        if details and details.kind == "choices":
+            predictor = Chooser(loaded, tokenizer, max_length=length)
+            inputs = take_questions(table, details, asked=tuple(text_column or ()))
+        else:
+            predictor = Predictor(loaded, tokenizer, max_length=length, generation=how)
+            columns = ("text",) if data is None else tuple(text_column or ())
+            inputs = take_inputs(table, predictor.kind, asked=columns, trained=details.columns if details else None)
         readable = text and output is None and not as_json and not quiet
         shown = []
         with writing(output) as write, screen.progress("Predicting", len(inputs)) as advance:
@@ -169,6 +174,9 @@ def evaluate(
     base: Base = None,
     encoding: Annotated[str | None, Option(help=ENCODING_HELP)] = None,
     batch_size: Annotated[int | None, Option(help="Inputs in a batch; by default as in training.")] = None,
+    label_separator: Annotated[
+        str | None, Option(help="What stands between the labels of a cell; by default as in training.")
+    ] = None,
     predictions: Annotated[str | None, Option(help="A jsonl file for predictions and logits.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -184,7 +192,8 @@ def evaluate(
         if predictions:
             output_file(predictions, reads=(data, model, base))
         with screen.status("Predicting"):
-            found = judge(model, data, model=base, encoding=encoding, batch_size=batch_size)
+            how: Any = {"encoding": encoding, "batch_size": batch_size, "label_separator": label_separator}
+            found = judge(model, data, model=base, **how)
         if predictions:
             write_predictions(found, predictions)
         table = make_table("measure", "value")

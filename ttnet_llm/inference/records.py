@@ -13,10 +13,12 @@ from typing import Any, TextIO
 
 from ttnet.errors import TTFileError, TTValueError
 from ttnet_llm.files import atomic
+from ttnet_llm.training.choices import Question
 from ttnet_llm.training.data import LABELS, guess_text, take_texts
-from ttnet_llm.training.details import Columns
+from ttnet_llm.training.details import Columns, Details
 from ttnet_llm.training.kinds.causal import CHATS, PAIRS
 from ttnet_llm.training.kinds.chats import read_turns
+from ttnet_llm.training.kinds.choices import take
 from ttnet_llm.training.kinds.seq2seq import SOURCES
 from ttnet_llm.training.kinds.tokens import WORDS
 from ttnet_llm.training.tables import Table
@@ -66,6 +68,29 @@ def take_inputs(table: Table, kind: str, *, asked: Sequence[str] = (), trained: 
             return [_words(cell, row, table.path) for row, cell in enumerate(cells[0], 1)]
     texts = [take_texts(table, name) for name in names]
     return texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
+
+
+def take_questions(table: Table, details: Details, *, asked: Sequence[str] = ()) -> list[Question]:
+    """Take what a model that was trained on questions with choices is to answer.
+
+    Args:
+        table: The table; it need not say what is right. One that is no file but texts from the command line stands for
+            the template's only column.
+        details: How the model was trained.
+        asked: Columns that the user names, which the template does.
+
+    Returns:
+        The questions.
+
+    Raises:
+        TTValueError: If a column is missing or named, or a cell is unfit.
+    """
+    names = details.columns.text
+    if asked:
+        raise TTValueError(f"The model's template names its columns, {', '.join(names)}; leave out --text-column.")
+    if table.path == "--text" and len(names) == 1:
+        table = Table(table.path, {names[0]: table.columns["text"]})
+    return take(table, details, labelled=False)
 
 
 def _known(table: Table, kind: str, trained: Columns | None) -> tuple[str, ...]:

@@ -257,7 +257,7 @@ def find_columns(table: Table, text_columns: Sequence[str] | None = None, label_
 
     Example:
         >>> find_columns(Table("train.csv", {"sentence": ["Fine."], "label": [1]}))
-        Columns(text=('sentence',), label='label', prompt=None, completion=None, messages=None)
+        Columns(text=('sentence',), label='label', prompt=None, completion=None, messages=None, choices=None)
     """
     present = list(table.columns)
     if text_columns is not None and len(text_columns) not in (1, 2):

@@ -25,6 +25,7 @@ class Columns:
         prompt: What the model is given.
         completion: What it has to say then.
         messages: A chat.
+        choices: What the model may say.
     """
 
     text: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class Columns:
     prompt: str | None = None
     completion: str | None = None
     messages: str | None = None
+    choices: str | None = None
 
 
 @dataclass(frozen=True)

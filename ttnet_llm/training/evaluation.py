@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from ttnet.errors import TTTypeError
+from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.files import write_text
 from ttnet_llm.training.details import DETAILS, Details, read_details
 from ttnet_llm.training.kinds import KINDS, find_kind
@@ -45,6 +46,7 @@ def evaluate(
     model: str | None = None,
     encoding: str | None = None,
     batch_size: int | None = None,
+    label_separator: str | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Judge a model on a labelled file: whatever `ttnet_llm.load` loads and was trained for one of the kinds.
@@ -56,6 +58,7 @@ def evaluate(
         model: The base model; `None` takes the one that the adapter names.
         encoding: Codec of a csv or jsonl file; `None` takes UTF-8, or what a byte-order mark says.
         batch_size: Texts in a batch, at least 1; `None` takes the kind's own, as training does.
+        label_separator: What stands between the labels of a cell; `None` takes what did in training.
         on_batch: Called with the number of texts done.
 
     Returns:
@@ -80,10 +83,14 @@ def evaluate(
         details = guess_details(trained, table)
     kind = find_kind(details.kind)
     config: Any = kind.core(trained).config
+    if label_separator is not None:
+        if "label_separator" not in kind.heeds:
+            raise TTValueError(f"label_separator was given, which the kind {kind.name} does not heed; leave it out.")
+        details = replace(details, options=details.options | {"label_separator": label_separator})
     rows = kind.rows(table, details, config)
     size = kind.batch_size if batch_size is None else batch_size
     found = kind.judge(trained, tokenizer, rows, details, batch_size=size, on_batch=on_batch)
-    predictions = kind.answers(found.outputs, config)
+    predictions = kind.answers(found.outputs, rows, config)
     labels, outputs = getattr(rows, "labels", None), Path(kind.outputs_file).stem
     return Evaluation(found.measures, found.outputs, predictions, labels, outputs)
 
@@ -117,4 +124,11 @@ def guess_details(model: Any, table: Table) -> Details:
 def write_predictions(evaluation: Evaluation, path: str | Path) -> None:
     """Write a line of JSON for every text: its prediction, and the logits or other outputs behind it."""
     rows = zip(evaluation.predictions, evaluation.logits.tolist(), strict=True)
-    write_text(path, "".join(json.dumps({"prediction": p, evaluation.outputs: v}) + "\n" for p, v in rows))
+    write_text(path, "".join(json.dumps({"prediction": p, evaluation.outputs: _finite(v)}) + "\n" for p, v in rows))
+
+
+def _finite(value: Any) -> Any:
+    """Put `None` where there is no number, such as the score of a choice that a question lacks: JSON has none."""
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -44,7 +44,7 @@ def open_task(settings: FinetuneSettings) -> tuple[Kind, Task]:
         logger.info("The kind is %s, as %s; another is named with kind (--kind).", name, why)
     kind = find_kind(name)
     for each in SPECIAL:
-        if getattr(settings, each) and each not in kind.heeds:
+        if settings.says(each) and each not in kind.heeds:
             raise TTValueError(f"{each} was asked for, which the kind {name} does not heed; leave it out.")
     task = kind.read(settings, train, validation)
     if task.validation is None:

@@ -23,7 +23,7 @@ from ttnet_llm.folders import mark_folder
 from ttnet_llm.training.card import finetuned_card
 from ttnet_llm.training.details import find_saved
 from ttnet_llm.training.kinds import KINDS
-from ttnet_llm.training.kinds.kind import Judgement, Kind, Task, draw
+from ttnet_llm.training.kinds.kind import Judgement, Kind, Task
 from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.open_task import open_task
 from ttnet_llm.training.page import write_page
@@ -98,7 +98,9 @@ def prepare(settings: FinetuneSettings) -> Training:
     base, tokenizer = kind.load(settings.model, kind.configure(settings.model, task), **dtype, **quantised)
     if quantised:
         make_trainable(kind.core(base))
-    model = kind.attach(base, make_config(settings.method, method_options(settings), kind.task_type))
+    model = kind.attach(
+        base, make_config(settings.method, method_options(settings), kind.task_type_for(kind.core(base).config))
+    )
     check_learning_rates(model, settings.learning_rates)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TTValueError(
@@ -108,7 +110,7 @@ def prepare(settings: FinetuneSettings) -> Training:
     return Training(
         settings,
         kind,
-        replace(task, train=draw(task.train, settings.limit, settings.seed)),
+        replace(task, train=kind.draw(task.train, settings)),
         model,
         tokenizer,
         settings.batch_size or kind.batch_size,

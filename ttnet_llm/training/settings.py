@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from ttnet.errors import TTValueError
@@ -11,12 +11,16 @@ from ttnet_llm.budget import ParameterBudget
 from ttnet_llm.training.methods import find_method, near
 from ttnet_llm.training.metrics import KNOWN
 
-KINDS = ("classify", "regress", "causal", "seq2seq", "tokens", "embed")
+KINDS = ("classify", "regress", "causal", "seq2seq", "tokens", "embed", "choices")
 SCHEDULES = ("linear", "cosine", "constant_with_warmup", "polynomial", "inverse_sqrt")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda", "mps")
 COLUMNS = ("text_columns", "label_column", "prompt_column", "completion_column", "messages_column")
-SPECIAL = ("packing", "label_separator")  # for some kinds only
+# For some kinds only.
+SPECIAL = (
+    *("packing", "label_separator", "choices_column", "template", "label_words"),
+    *("few_shot", "unlikelihood", "ranking"),
+)
 _CHOICES = {"kind": KINDS, "schedule": SCHEDULES, "dtype": DTYPES, "device": DEVICES}
 
 
@@ -41,6 +45,15 @@ class FinetuneSettings:
         prompt_column: The column of what the model is given; `None` guesses.
         completion_column: The column of what it has to say; `None` guesses.
         messages_column: The column of chats; `None` guesses.
+        choices_column: The column of choices, lists of texts, for questions with choices; `None` guesses.
+        template: How columns make a question, such as `"{sentence} It was {}."`, where a choice stands in the empty
+            braces; `None` takes the question's column alone.
+        label_words: What stands for each class there, such as `{"0": "terrible", "1": "great"}`; by default the
+            classes' names.
+        few_shot: Number of training examples to draw of questions with choices, with as many of each right answer;
+            `None` draws none.
+        unlikelihood: Weight of the wrong choices' unlikelihood in the loss of questions with choices, at least 0.
+        ranking: The same of which choice is the likeliest.
         encoding: Codec of csv and jsonl files; `None` takes UTF-8, or what a byte-order mark says.
         measures: What to judge by, of what the kind offers, the one that counts first; `None` takes the kind's own.
         epochs: Passes over the training data, above 0.
@@ -89,6 +102,12 @@ class FinetuneSettings:
     prompt_column: str | None = None
     completion_column: str | None = None
     messages_column: str | None = None
+    choices_column: str | None = None
+    template: str | None = None
+    label_words: dict[str, str] = field(default_factory=dict)
+    few_shot: int | None = None
+    unlikelihood: float = 1.0
+    ranking: float = 1.0
     encoding: str | None = None
     measures: tuple[str, ...] | None = None
     epochs: float = 3.0
@@ -115,6 +134,12 @@ class FinetuneSettings:
     evaluations: int = 1
     early_stopping: int | None = None
 
+    def says(self, name: str) -> bool:
+        """Tell whether a setting is another than where nothing is said."""
+        entry = type(self).__dataclass_fields__[name]
+        usual = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        return bool(getattr(self, name) != usual)
+
     def head_rate(self, learning_rate: float) -> float:
         """Give the peak learning rate of a new head, beside that of the adapter."""
         return self.head_learning_rate or find_method(self.method).head_learning_rate or learning_rate
@@ -133,14 +158,26 @@ class FinetuneSettings:
         for name, rate in self.learning_rates.items():
             if not 0 < rate < math.inf:
                 raise TTValueError(f"learning_rates gives {name!r} the rate {rate}; expected a number above 0.")
-        for name in ("batch_size", "max_length", "limit", "evaluations", "early_stopping", "gradient_accumulation"):
+        for name in (
+            "batch_size",
+            "max_length",
+            "limit",
+            "evaluations",
+            "early_stopping",
+            "gradient_accumulation",
+            "few_shot",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TTValueError(f"{name} is {value}; expected an integer of at least 1.")
         if self.measures is not None and (not self.measures or not set(self.measures) <= set(KNOWN)):
             raise TTValueError(f"measures is {self.measures!r}; expected some of {', '.join(KNOWN)}.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise TTValueError(f"weight_decay is {self.weight_decay}; expected a number of at least 0.")
+        for name in ("weight_decay", "unlikelihood", "ranking"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise TTValueError(f"{name} is {value}; expected a number of at least 0.")
+        for one, other in (("limit", "few_shot"), ("choices_column", "label_words")):
+            if getattr(self, one) and getattr(self, other):
+                raise TTValueError(f"{one} and {other} were both given; leave out one of them.")
         if not 0 <= self.warmup < 1:
             raise TTValueError(f"warmup is {self.warmup}; expected a share of the steps, at least 0 and below 1.")
         if not 0 < self.validation_share < 1:
@@ -167,8 +204,8 @@ class FinetuneSettings:
                 "Say either a task, or a training file, with or without a validation file; "
                 f"task is {self.task!r}, train is {self.train!r}, validation is {self.validation!r}."
             )
-        for name in ("kind", "encoding", "label_separator", *COLUMNS):
-            if self.task is not None and getattr(self, name) is not None:
+        for name in ("kind", "encoding", *SPECIAL, *COLUMNS):
+            if self.task is not None and self.says(name):
                 raise TTValueError(
                     f"{name} is {getattr(self, name)!r}, but the task {self.task!r} settles that; leave it out."
                 )

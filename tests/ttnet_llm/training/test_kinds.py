@@ -5,6 +5,7 @@ import pytest
 
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
 from tests.ttnet_llm.training.test_causal import pairs, save_language_model
+from tests.ttnet_llm.training.test_choices_kind import asked
 from tests.ttnet_llm.training.test_embed import partners
 from tests.ttnet_llm.training.test_seq2seq import documents, save_writer
 from tests.ttnet_llm.training.test_several import reviews
@@ -22,9 +23,10 @@ DATA = {
     "seq2seq": ("writer", documents(16)),
     "tokens": ("encoder", sentences(16)),
     "embed": ("encoder", partners(16)),
+    "choices": ("decoder", asked(16)),
 }
 NAMES = {"several": "classify"}  # where a kind takes different data
-HEADLESS = ("causal", "seq2seq", "embed")
+HEADLESS = ("causal", "seq2seq", "embed", "choices")
 # One of each method's pairings runs always, and the others take their time.
 ALWAYS = {method: list(DATA)[k % len(DATA)] for k, method in enumerate(METHODS)}
 PAIRINGS = [

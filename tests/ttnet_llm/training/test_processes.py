@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -12,6 +13,9 @@ from torch.testing import assert_close
 from transformers import BertModel
 
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
+from tests.ttnet_llm.training.test_causal import save_language_model
+from tests.ttnet_llm.training.test_choices_kind import asked
+from tests.ttnet_llm.training.test_embed import partners
 from ttnet.errors import TTValueError
 from ttnet_llm.training import FinetuneSettings, evaluate, finetune
 from ttnet_llm.training.processes import join
@@ -39,21 +43,28 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def repeat_by_two(folder: Path, launcher: str = "torchrun", *options: str) -> dict[str, Any]:
+    """Repeat the run in `one` by two processes, with half of its batches each, in `two`."""
+    command = [
+        *(sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", "ttnet_llm.command_line.cli", "finetune", "--json"),
+        *("--config", str(folder / "one" / "settings.yaml"), "--batch-size", "4", "--output", str(folder / "two")),
+        *options,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert json.loads(done.stdout)["after"]  # one of them speaks
+    stored: dict[str, Any] = json.loads((folder / "two" / "results.json").read_text())
+    return stored
+
+
 @pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
 def test_two_processes_are_one_with_twice_the_batch(place: Path, tmp_path: Path, launcher: str) -> None:
     data = {"train": str(place / "train.jsonl"), "validation": str(place / "validation.jsonl")}
     how = {"epochs": 2, "max_length": 16, "learning_rate": 1e-2, "device": "cpu", "method": "lora"}
     one = FinetuneSettings(str(place / "model"), str(tmp_path / "one"), batch_size=8, **data | how)
     expected = finetune(one)
-    command = [
-        *(sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", "ttnet_llm.command_line.cli", "finetune", "--json"),
-        *("--config", str(tmp_path / "one" / "settings.yaml"), "--batch-size", "4", "--output", str(tmp_path / "two")),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-5000:]
-    assert json.loads(done.stdout)["after"]  # one of them speaks
-    stored = json.loads((tmp_path / "two" / "results.json").read_text())
+    stored = repeat_by_two(tmp_path, launcher)
     assert (stored["processes"], stored["steps"]) == (2, expected.steps)
     assert stored["before"] == expected.before
     assert stored["after"] == expected.after
@@ -63,6 +74,45 @@ def test_two_processes_are_one_with_twice_the_batch(place: Path, tmp_path: Path,
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
     assert evaluate(tmp_path / "two", place / "validation.jsonl").measures == expected.after
+
+
+def test_choices_of_any_number_and_length_are_divided_by_those_of_all_processes(tmp_path: Path) -> None:
+    save_language_model(tmp_path / "model")
+    file = save_rows(tmp_path / "rows.jsonl", asked(32))
+    how = {"epochs": 2, "max_length": 32, "learning_rate": 1e-2, "device": "cpu", "targets": "all-linear"}
+    settings = FinetuneSettings(
+        str(tmp_path / "model"), str(tmp_path / "one"), train=file, validation=file, batch_size=8, **how
+    )
+    expected = finetune(settings)
+    stored = repeat_by_two(tmp_path)
+    assert (stored["kind"], stored["processes"], stored["steps"]) == ("choices", 2, expected.steps)
+    assert stored["after"] == expected.after
+    assert_close([loss for _, loss in stored["losses"]], [loss for _, loss in expected.losses], rtol=1e-3, atol=1e-4)
+    weights = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")]
+    assert_close(*weights, rtol=1e-3, atol=1e-4)
+
+
+def test_embeddings_are_those_of_one_process_whose_steps_have_as_many_batches(tmp_path: Path) -> None:
+    save_model(tmp_path / "model")
+    model = BertModel.from_pretrained(tmp_path / "model")
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
+    model.save_pretrained(tmp_path / "model")
+    file = save_rows(tmp_path / "rows.jsonl", partners(32))
+    # The negatives of a pair are those of its batch, whichever process has it.
+    how = {"epochs": 2, "max_length": 16, "learning_rate": 1e-2, "kind": "embed", "gradient_accumulation": 2}
+    settings = FinetuneSettings(
+        str(tmp_path / "model"), str(tmp_path / "one"), train=file, validation=file, batch_size=4, device="cpu", **how
+    )
+    expected = finetune(settings)
+    stored = repeat_by_two(tmp_path, "torchrun", "--gradient-accumulation", "1")
+    assert (stored["kind"], stored["processes"], stored["steps"]) == ("embed", 2, expected.steps)
+    assert stored["before"] == expected.before
+    assert stored["after"] == expected.after
+    assert_close([loss for _, loss in stored["losses"]], [loss for _, loss in expected.losses], rtol=1e-3, atol=1e-4)
+    weights = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")]
+    assert_close(*weights, rtol=1e-3, atol=1e-4)
+    assert evaluate(tmp_path / "two", file).measures == stored["after"]
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
 
 
 def test_batches_that_make_a_step_are_one_of_their_size(place: Path, tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ from hypothesis.extra import numpy as arrays
 from peft import AutoPeftModelForSequenceClassification
 from sklearn.metrics import f1_score
 from transformers import AutoModelForSequenceClassification, BertConfig
+from typer.testing import CliRunner
 
 import ttnet_llm
 from tests.ttnet_llm.tiny import GOOD, WORDS, save_model, save_rows
 from ttnet.errors import TTValueError
+from ttnet_llm.command_line.cli import app
 from ttnet_llm.inference import Predictor
 from ttnet_llm.training import FinetuneSettings, evaluate, finetune, load_finetuned
 from ttnet_llm.training.evaluation import guess_details
@@ -178,13 +180,22 @@ def test_labels_have_to_be_known(run, tmp_path):
         evaluate(run[0], save_rows(tmp_path / "rows.jsonl", [{"text": "x", "labels": ["art", "rock"]}]))
 
 
+def test_cells_are_parted_where_training_had_lists(place, run):
+    folder, result = run
+    assert evaluate(folder, place / "rows.csv", label_separator=";").measures == result.after
+    done = CliRunner().invoke(
+        app, ["evaluate", str(folder), "--data", str(place / "rows.csv"), "--label-separator", ";", "--json"]
+    )
+    assert json.loads(done.stdout) == result.after | {"examples": 32}
+
+
 def test_a_model_from_elsewhere_is_judged_by_its_own_kind():
     names = {0: "a", 1: "b"}
     config = BertConfig(id2label=names, problem_type="multi_label_classification", num_hidden_layers=1)
     model = AutoModelForSequenceClassification.from_config(config)
     details = guess_details(model, Table("a.jsonl", {"text": ["x"], "labels": [["a"]]}))
     assert (details.kind, list(details.measures)) == ("classify", MEASURES)
-    assert find_kind("classify").answers(np.array([[1.0, -1.0], [2.0, 0.0]]), config) == [["a"], ["a", "b"]]
+    assert find_kind("classify").answers(np.array([[1.0, -1.0], [2.0, 0.0]]), None, config) == [["a"], ["a", "b"]]
 
 
 def test_the_separator_is_kept_beside_the_adapter(place, tmp_path):

@@ -228,7 +228,7 @@ def test_words_that_are_cut_off_are_wrong(place, caplog):
     with caplog.at_level(logging.INFO, "ttnet_llm"):
         found = kind.judge(model, tokenizer, rows, replace(details, max_length=4))  # [CLS] the film [SEP]
     assert found.measures == {"entity_f1": 1.0, "accuracy": 2 / 3}
-    assert kind.answers(found.outputs, model.config) == [["B-X", "B-X", None]]
+    assert kind.answers(found.outputs, None, model.config) == [["B-X", "B-X", None]]
     assert "1 words are cut off, as sentences are cut to 4 tokens" in caplog.text
 
 

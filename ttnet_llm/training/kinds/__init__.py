@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from ttnet.errors import TTValueError
 from ttnet_llm.training.kinds.causal import Causal
+from ttnet_llm.training.kinds.choices import Choices
 from ttnet_llm.training.kinds.classify import Classify, Regress
 from ttnet_llm.training.kinds.embed import Embed
 from ttnet_llm.training.kinds.kind import Judgement, Kind, Task
 from ttnet_llm.training.kinds.seq2seq import Seq2Seq
 from ttnet_llm.training.kinds.tokens import Tokens
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Classify(), Regress(), Causal(), Seq2Seq(), Tokens(), Embed())}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (Classify(), Regress(), Causal(), Seq2Seq(), Tokens(), Embed(), Choices())
+}
 
 __all__ = ["KINDS", "Judgement", "Kind", "Task", "find_kind"]
 

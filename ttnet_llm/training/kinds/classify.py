@@ -141,7 +141,7 @@ class Classify(Kind):
         given = '("A text.", "Another.")' if len(details.columns.text) == 2 else '"A text."'
         return predicting(details, given)
 
-    def answers(self, outputs: NDArray[Any], config: PretrainedConfig) -> list[Any]:
+    def answers(self, outputs: NDArray[Any], rows: Any, config: PretrainedConfig) -> list[Any]:
         """Name the classes, or give the numbers."""
         names = class_names(config)
         if names is None:

@@ -169,6 +169,14 @@ class Kind(ABC):
     def model_cls(self) -> Any:
         """The class that loads models of this kind."""
 
+    def model_cls_for(self, config: PretrainedConfig) -> Any:
+        """Give the class that loads the model of a config."""
+        return self.model_cls
+
+    def task_type_for(self, config: PretrainedConfig) -> TaskType:
+        """Say what PEFT calls what is done with the model of a config."""
+        return self.task_type
+
     def judges(self, model: Any) -> bool:
         """Tell whether a model, without its adapter, is one of this kind."""
         return type(model).__name__.endswith(self.model_classes)
@@ -221,7 +229,22 @@ class Kind(ABC):
         Returns:
             The model in evaluation mode, and the tokenizer.
         """
-        return load_model(name, self.model_cls, config, **options)
+        return load_model(name, self.model_cls_for(config), config, **options)
+
+    def draw(self, rows: Any, settings: FinetuneSettings) -> Any:
+        """Draw the examples to learn from that the settings ask for.
+
+        Args:
+            rows: The training examples.
+            settings: The settings.
+
+        Returns:
+            Some of them, or all.
+
+        Raises:
+            TTValueError: If there are not so many.
+        """
+        return draw(rows, settings.limit, settings.seed)
 
     def core(self, model: Any) -> Any:
         """Give the transformers model, with its adapter, inside of what is trained."""
@@ -293,11 +316,12 @@ class Kind(ABC):
             Lines that follow those that load `model` and `tokenizer`.
         """
 
-    def answers(self, outputs: NDArray[Any], config: PretrainedConfig) -> list[Any]:
+    def answers(self, outputs: NDArray[Any], rows: Any, config: PretrainedConfig) -> list[Any]:
         """Put what `judge` gives out into words or numbers that people read.
 
         Args:
             outputs: The outputs.
+            rows: The examples that were judged.
             config: The model's config, which names its classes.
 
         Returns:

@@ -72,7 +72,6 @@ def show_classes(
     """
     sure, said = _shares(after).max(axis=1), after.argmax(axis=1)
     right, was_right = said == labels, before.argmax(axis=1) == labels
-    surest = np.argsort(-sure, kind="stable")
 
     def say(row: NDArray[Any]) -> str:
         return f"{names[int(row.argmax())]} ({_shares(row).max():.0%})"
@@ -82,12 +81,35 @@ def show_classes(
             in_words(texts[row]), names[int(labels[row])], say(before[row]), say(after[row]), right=bool(right[row])
         )
 
-    sorts = {
-        "Wrong, the surest first": ~right,
-        "Right, and not before": right & ~was_right,
-        "Right, as before": right & was_right,
-    }
-    return {title: first_of(surest[chosen[surest]], show) for title, chosen in sorts.items()}
+    return _by_sureness(sure, right, was_right, show)
+
+
+def show_choices(
+    questions: Sequence[tuple[str, Sequence[str], int]],
+    before: NDArray[Any],  # scores, (n, choices)
+    after: NDArray[Any],  # (n, choices)
+) -> dict[str, list[Shown]]:
+    """Choose questions: answered wrongly and surely, learnt, and right all along.
+
+    Args:
+        questions: What was asked, what the choices are called, and the index of the right one.
+        before: Scores before training; minus infinity where a question has fewer choices.
+        after: The same after training.
+
+    Returns:
+        Examples under headings.
+    """
+    right = np.array([index for _, _, index in questions])
+
+    def say(row: int, scores: NDArray[Any]) -> str:
+        return f"{questions[row][1][int(scores[row].argmax())]} ({_shares(scores[row]).max():.0%})"
+
+    def show(row: int) -> Shown:
+        given, names, index = questions[row]
+        return Shown(given, names[index], say(row, before), say(row, after), right=bool(said[row] == index))
+
+    said = after.argmax(axis=1)
+    return _by_sureness(_shares(after).max(axis=1), said == right, before.argmax(axis=1) == right, show)
 
 
 def show_numbers(
@@ -214,6 +236,19 @@ def show_labels(
 
     wrong, was_wrong = (((logits >= 0) != (labels > 0)).sum(axis=1) for logits in (after, before))
     return _by_errors(wrong, was_wrong, show)
+
+
+def _by_sureness(
+    sure: NDArray[Any], right: NDArray[Any], was_right: NDArray[Any], show: Callable[[int], Shown]
+) -> dict[str, list[Shown]]:
+    """Choose examples by how sure the model is, and whether it is right and was so before; all of shape `(n,)`."""
+    surest = np.argsort(-sure, kind="stable")
+    sorts = {
+        "Wrong, the surest first": ~right,
+        "Right, and not before": right & ~was_right,
+        "Right, as before": right & was_right,
+    }
+    return {title: first_of(surest[chosen[surest]], show) for title, chosen in sorts.items()}
 
 
 def _by_errors(wrong: NDArray[Any], was_wrong: NDArray[Any], show: Callable[[int], Shown]) -> dict[str, list[Shown]]:

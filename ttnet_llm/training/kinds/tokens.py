@@ -193,7 +193,7 @@ class Tokens(Kind):
             found["entity_f1"] = entity_f1(in_names(outputs, names), wanted)
         return Judgement({name: found[name] for name in details.measures}, outputs)
 
-    def answers(self, outputs: NDArray[Any], config: PretrainedConfig) -> list[Any]:
+    def answers(self, outputs: NDArray[Any], rows: Any, config: PretrainedConfig) -> list[Any]:
         """Name the tag of every word; `None` where one was cut off."""
         return in_names(outputs, names_of(config))
 
