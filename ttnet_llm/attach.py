@@ -33,7 +33,8 @@ def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
         return model
     if getattr(config, "target_modules", "") is None and not isinstance(config, AdapterConfig):
         kind = getattr(getattr(model, "config", None), "model_type", None)
-        if kind not in PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type].target_module_mapping:
+        known = getattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "target_module_mapping", None)
+        if known is not None and kind not in known:  # without one, as IA3, a method has a way of its own
             config.target_modules = set(default_targets(model, INPUTS, STATE_SPACE)) or None
     try:
         return get_peft_model(model, config)

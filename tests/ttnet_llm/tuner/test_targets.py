@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from torch import nn
 
 from tests.ttnet_llm import architectures
@@ -44,6 +44,11 @@ def test_architectures_that_peft_has_no_defaults_for(name, inputs, attention, fe
     assert adapted(name, LorettaAdpConfig()) == feed_forward
     # PEFT's own methods get them, too, where they are put in by us.
     assert set(attach(architectures.make(name), LoraConfig()).peft_config["default"].target_modules) == inputs
+
+
+def test_a_method_that_keeps_its_defaults_elsewhere_is_left_to_them():
+    model = attach(architectures.make("bert"), IA3Config(task_type="SEQ_CLS"))
+    assert set(model.peft_config["default"].target_modules) == {"key", "value", "output.dense"}
 
 
 def test_a_model_of_ones_own_has_no_defaults():
