@@ -3,13 +3,14 @@
 import pytest
 import torch
 from peft import IA3Config, get_peft_model
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, T5Config, Trainer, TrainingArguments
 
 from tests.ttnet_llm.methods import METHODS
 from tests.ttnet_llm.models import llama, t5
 from tests.ttnet_llm.training.test_choices import WORDS, make_tokenizer
 from ttnet.errors import TTValueError
 from ttnet_llm import EtherConfig, LorettaRepConfig
+from ttnet_llm.budget import count_parameters
 from ttnet_llm.training.choices import ChoiceCollator, ChoiceLoss, Question, choosing, encode, rank_classify
 
 CHOOSING = choosing(Trainer)
@@ -108,6 +109,13 @@ def test_every_method_learns_which_choice_is_right(tmp_path, method):
     trainer.train()
     assert any(not torch.equal(before[name], p) for name, p in trained(model).items())
     assert rank_classify(model, tokenizer, learnt).shape == (16, 3)
+
+
+def test_the_papers_adapter_has_as_many_numbers_as_published():
+    # 0.54 million on T0-3B: keys, values, and the input of the feed-forward part's last matrix.
+    sizes = {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32, "vocab_size": 32128}
+    config = T5Config(**sizes, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    assert count_parameters(config, IA3Config(task_type="SEQ_2_SEQ_LM")).adapter == 540_672
 
 
 @pytest.mark.parametrize("build", [llama, t5])

@@ -13,14 +13,16 @@ from hypothesis.extra import numpy as arrays
 from peft import AutoPeftModelForFeatureExtraction
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
-from transformers import TrainerCallback
+from transformers import AutoTokenizer, BertModel, TrainerCallback
 from typer.testing import CliRunner
 
 import ttnet_llm
 from tests.ttnet_llm.tiny import BAD, GOOD, WORDS, save_model, save_rows
 from ttnet.errors import MissingExtraError, TTValueError
+from ttnet.nn import TTLinear
 from ttnet_llm.command_line.cli import app
 from ttnet_llm.inference import Predictor
+from ttnet_llm.tensorize import save_tensorized, tensorize
 from ttnet_llm.training import FinetuneSettings, evaluate, finetune, load_finetuned
 from ttnet_llm.training.details import Columns
 from ttnet_llm.training.evaluation import guess_details
@@ -306,3 +308,30 @@ def test_the_extra_is_named(place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingExtraError, match=r"needs the package 'sentence_transformers'.*'ttnet\[embed\]'"):
         finetune(make(place, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("method", ["loretta-rep", "full"])
+def test_a_tensorised_base_is_tuned_and_loaded_with_its_trains(tmp_path, method):
+    save_model(tmp_path / "model")
+    base = BertModel.from_pretrained(tmp_path / "model")
+    tensorize(base, targets=["query", "intermediate.dense"], ratio=0.8, progress=False)
+    save_tensorized(base, tmp_path / "trains", tokenizer=AutoTokenizer.from_pretrained(tmp_path / "model"))
+    kind = find_kind("embed")
+    loaded, tokenizer = kind.load(str(tmp_path / "trains"), kind.configure(str(tmp_path / "trains"), None))
+    ids = tokenizer("the film was sad", return_tensors="pt")
+    with torch.no_grad():
+        expected = base.eval()(**ids).last_hidden_state
+        assert torch.equal(kind.core(loaded)(**ids).last_hidden_state, expected)
+    file = save_rows(tmp_path / "rows.jsonl", partners(16))
+    result = finetune(
+        FinetuneSettings(
+            str(tmp_path / "trains"), str(tmp_path / "run"), method, train=file, validation=file, kind="embed",
+            epochs=6, batch_size=8, max_length=16, learning_rate=1e-2, device="cpu",
+        )
+    )  # fmt: skip
+    assert result.losses[-1][1] < result.losses[0][1]
+    assert evaluate(tmp_path / "run", file).measures == result.after
+    again, trained = ttnet_llm.load(tmp_path / "run")[0], load_finetuned(tmp_path / "run")[0]
+    trains = [sum(isinstance(module, TTLinear) for module in model.modules()) for model in (base, again)]
+    assert trains[0] == trains[1] > 0
+    assert np.array_equal(again.encode(["sad"]), trained.encode(["sad"]))

@@ -1,5 +1,7 @@
 """Every method trains every kind, and what was saved says the same once it is loaded."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,10 @@ from tests.ttnet_llm.training.test_seq2seq import documents, save_writer
 from tests.ttnet_llm.training.test_several import reviews
 from tests.ttnet_llm.training.test_tokens import sentences
 from ttnet.errors import TTValueError
-from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune
+from ttnet_llm.command_line.finetune import KIND_HELP, MEASURE_HELP, words_of
+from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune, settings
 from ttnet_llm.training.kinds import KINDS
+from ttnet_llm.training.metrics import KNOWN
 
 RATED = [{"text": row["text"], "score": 4.5 if row["label"] == "good" else 0.5} for row in rows(16)]
 DATA = {
@@ -57,7 +61,12 @@ def make(place, output, kind, **changes):
 
 
 def test_every_kind_is_tried():
-    assert [name for name in DATA if name not in NAMES] == list(KINDS)
+    assert [name for name in DATA if name not in NAMES] == list(KINDS) == list(settings.KINDS)
+
+
+def test_the_help_names_all_kinds_and_measures():
+    assert words_of(KIND_HELP)("") == list(KINDS)
+    assert set(KNOWN) <= set(re.findall(r"\w+", MEASURE_HELP))
 
 
 @pytest.mark.parametrize(("method", "kind"), PAIRINGS)

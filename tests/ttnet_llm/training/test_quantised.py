@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
+from tests.ttnet_llm.training.test_embed import partners
 from ttnet.errors import MissingExtraError, TTValueError
 from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune
 from ttnet_llm.training.model import predict
@@ -61,6 +62,28 @@ def test_adapters_learn_on_quantised_weights(place: Path, tmp_path: Path, method
     logits = predict(again, training.tokenizer, training.task.validation, max_length=16)
     np.testing.assert_allclose(logits, np.load(tmp_path / "run" / "logits.npy"), rtol=1e-4, atol=1e-4)
     assert evaluate(tmp_path / "run", place / "train.jsonl").logits.shape == logits.shape
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_embeddings_are_tuned_on_quantised_weights(place: Path, tmp_path: Path, bits: int) -> None:
+    library = pytest.importorskip("bitsandbytes", reason="bitsandbytes is kept out of the environment")
+    file = save_rows(tmp_path / "rows.jsonl", partners(32))
+    data = {"train": file, "validation": file, "kind": "embed", f"load_in_{bits}bit": True, "epochs": 8}
+    chosen = settings(place, tmp_path / "run", **data)
+    training = prepare(chosen)
+    kind, layer = training.kind, library.nn.Linear4bit if bits == 4 else library.nn.Linear8bitLt
+    quantised = [name for name, module in kind.core(training.model).named_modules() if isinstance(module, layer)]
+    assert sum("encoder.layer" in name for name in quantised) == 12
+    result = finetune(chosen)
+    assert np.mean([loss for _, loss in result.losses[-4:]]) < np.mean([loss for _, loss in result.losses[:4]])
+    # The adapter says the same on weights that are quantised again, and is one for the base as it is.
+    options = quantised_options(chosen)
+    base, tokenizer = kind.load(str(place / "model"), kind.configure(str(place / "model"), training.task), **options)
+    make_trainable(kind.core(base))
+    again = kind.put_adapter(base, tmp_path / "run" / "adapter")
+    found = kind.judge(again, tokenizer, training.task.validation, training.task.details)
+    np.testing.assert_allclose(found.outputs, np.load(tmp_path / "run" / "similarities.npy"), rtol=1e-4, atol=1e-4)
+    assert evaluate(tmp_path / "run", file).logits.shape == found.outputs.shape
 
 
 @pytest.mark.parametrize("bits", [4, 8])
