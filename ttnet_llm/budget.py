@@ -138,10 +138,10 @@ def fit_to_budget(
 ) -> NeuronLoraConfig | TTEtherConfig:
     """Choose how a number of parameters is best spent, by what has been measured.
 
-    In a language model that is NeuronLoRA: of the largest rank that leaves room for a quarter of the neurons, or of
-    rank 1, with as many neurons as fit. In other models, and where not even a 24th of the neurons fits, it is TT-ETHER
-    of the largest rank that does, up to vectors of its own for every place: at all linear layers of a language model,
-    if they have room, and otherwise at those that read the residual stream. The studies behind it are in the
+    In a language model that is NeuronLoRA: of the largest rank up to 8 that leaves room for a quarter of the neurons,
+    or of rank 1, with as many neurons as fit. In other models, and where not even a 24th of the neurons fits, it is
+    TT-ETHER of the largest rank that does, up to vectors of its own for every place: at all linear layers of a language
+    model, if they have room, and otherwise at those that read the residual stream. The studies behind it are in the
     documentation (`docs/choosing.md`).
 
     Args:
@@ -175,10 +175,11 @@ def fit_to_budget(
     targets = None
     if _writes_text(config_or_model, task_type):
         with suppress(TTValueError):  # where no feed-forward block ends in a layer of its own, as with experts
-            outputs = 2 * count(adding(1, 1)) - count(adding(1, 2))
+            least = count(adding(1, 1))
+            outputs = 2 * least - count(adding(1, 2))
             neurons = count(adding(1, None)) - outputs
-            if parameters >= outputs + neurons // _FEW:
-                r = max(1, parameters // (outputs + neurons // _ENOUGH))
+            if parameters >= max(least, outputs + neurons // _FEW):
+                r = max(1, min(parameters // max(least, outputs + neurons // _ENOUGH), _HIGHEST))
                 if parameters >= r * (outputs + neurons):
                     return adding(r, None)
                 return adding(r, _largest(lambda picked: count(adding(r, picked)), parameters))
@@ -197,6 +198,7 @@ def fit_to_budget(
 
 # Shares of the neurons, one of so many: the smallest that was measured, and from where on rank is worth more.
 _FEW, _ENOUGH = 24, 4
+_HIGHEST = 8  # rank: of LoRA in the same study; what is left of a budget then is not spent
 
 
 def _largest(count: Callable[[int], int], most: int) -> int:

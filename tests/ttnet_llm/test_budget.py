@@ -1,5 +1,7 @@
 """The configuration that a number of parameters is spent on: exact, and never above the number."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,10 +56,18 @@ def test_language_models_get_rank_where_a_quarter_of_the_neurons_fits(parameters
     if parameters < 3 * (16 + 1):  # a neuron and the 16 outputs, in three layers
         assert (config.method, config.target_modules) == ("tt_ether", None)
     else:
-        assert config.r == max(1, parameters // (3 * (16 + 24 // 4)))
+        assert config.r == max(1, min(parameters // (3 * (16 + 24 // 4)), 8))
         neurons = parameters // (3 * config.r) - 16
         assert config.neurons == (neurons if neurons < 24 else None)
     assert config.method == "tt_ether" or config.update_scale == 2
+
+
+@given(parameters=st.integers(44, 2000), neurons=st.integers(1, 30))
+def test_no_budget_is_exceeded_however_narrow_the_blocks(parameters: int, neurons: int) -> None:
+    narrow = LlamaConfig(**LLAMA.to_diff_dict() | {"intermediate_size": neurons})
+    with contextlib.suppress(TTValueError):  # below the smallest adapter
+        config = fit_to_budget(narrow, parameters, task_type="CAUSAL_LM")
+        assert count_parameters(narrow, config).adapter <= parameters
 
 
 def test_experts_without_layers_of_their_own_are_turned() -> None:

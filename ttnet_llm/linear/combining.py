@@ -116,6 +116,8 @@ def _add(
         _check_shared(adapters, parts)
     ranks = {name: _ranks_of(name, configs, parts) for name in target}
     new_ranks = {name: (max_rank or own[0]) if rounds else sum(own) for name, own in ranks.items()}
+    if isinstance(configs[0], LinearConfig):
+        fields |= configs[0].fields_of_a_sum(cast(Sequence[LinearConfig], configs), rounds)
     _add_sums(model, adapter_name, _with_ranks(configs[0], fields, new_ranks), adapters, weights, parts)
 
 

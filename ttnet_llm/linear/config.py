@@ -1,7 +1,8 @@
 """Config fields of the linear methods."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from ttnet.errors import TTValueError
 from ttnet_llm.tuner import AdapterConfig
@@ -28,6 +29,18 @@ class LinearConfig(AdapterConfig):
     def update_scale(self) -> float:
         """The factor on the update, `alpha / r`."""
         return self.alpha / self.r
+
+    def fields_of_a_sum(self, configs: Sequence[Self], rounds: bool) -> dict[str, Any]:
+        """Give the fields, besides the ranks, of the sum of several adapters, of which this is the first one's config.
+
+        Args:
+            configs: The configs of all.
+            rounds: Whether the sum has the size of the first, rather than room for all.
+
+        Returns:
+            Fields by their names; those that are missing keep their defaults.
+        """
+        return {}
 
     def _check_fields(self) -> None:
         super()._check_fields()

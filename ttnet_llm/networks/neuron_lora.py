@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,14 @@ class NeuronLoraConfig(LinearConfig):
     r: int = field(default=1)
     alpha: float = field(default=2)
     neurons: int | None = field(default=384)
+
+    def fields_of_a_sum(self, configs: Sequence[Self], rounds: bool) -> dict[str, Any]:
+        """Give the sum room for the neurons of all adapters, or for as many as the first has."""
+        if rounds:
+            return {"neurons": self.neurons}
+        numbers = [None if any(isinstance(v, dict) for v in c.rank_pattern.values()) else c.neurons for c in configs]
+        known = [number for number in numbers if number is not None]
+        return {"neurons": sum(known) if len(known) == len(numbers) else None}
 
     def _check_fields(self) -> None:
         super()._check_fields()
@@ -96,17 +104,23 @@ class NeuronLoraNetwork(FactorNetwork):
         Args:
             x: The layer's input, `(*batch, in_features)`; indices `(*batch)` for an embedding.
         """
-        if self._has_seen:
+        if self._has_seen or not self.A.requires_grad:
             return
-        self._has_seen = True
+        if self.A.is_meta:
+            bring_back(self)
         if len(self.picked) == self.in_features or self.B.any():
+            self._has_seen = True
             return
+        dtype = torch.promote_types(self.A.dtype, torch.float32)  # squares of activities overflow in float16
         if x.is_floating_point():
-            activity = x.reshape(-1, self.in_features).to(self.A.dtype).square().sum(0)
+            activity = x.reshape(-1, self.in_features).to(dtype).square().sum(0)
         else:
-            activity = torch.bincount(x.reshape(-1), minlength=self.in_features).to(self.A.dtype)
+            activity = torch.bincount(x.reshape(-1), minlength=self.in_features).to(dtype)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(activity)  # all processes pick the same
+        if not activity.isfinite().all() or not activity.any():
+            return  # nothing to go by: the next batch may tell
+        self._has_seen = True
         self.picked.copy_(_in_order(activity.topk(len(self.picked)).indices))
 
     @classmethod
@@ -143,6 +157,7 @@ class NeuronLoraModel(LinearModel):
     tuner_layer_cls = NeuronLoraLinear
     target_module_mapping: ClassVar[dict[str, list[str] | str]] = {}
     default_names = (FEED_FORWARD_OUTPUTS,)
+    adapts_feed_forward = True
 
 
 register("neuron_lora", NeuronLoraConfig, NeuronLoraModel)

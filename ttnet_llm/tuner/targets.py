@@ -37,18 +37,8 @@ READERS = (
 )
 # What writes to it at the end of a feed-forward block, where the neurons are read.
 FEED_FORWARD_OUTPUTS = (
-    *(
-        "down_proj",
-        "fc2",
-        "fc_out",
-        "mlp.c_proj",
-        "dense_4h_to_h",
-        "wo",
-        "mlp.Wo",
-        "lin2",
-        "output.dense",
-        "ffn_output",
-    ),
+    *("down_proj", "fc2", "fc_out", "mlp.c_proj", "dense_4h_to_h", "wo", "mlp.Wo", "lin2", "feed_forward.w2"),
+    *("output.dense", "ffn_output"),
 )
 OUTPUTS = ("o_proj", "out_proj", "out_lin", "dense")
 STATE_SPACE = ("in_proj",)  # the one projection of a mixer that its fused kernels do not go around

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -93,6 +94,51 @@ def test_it_adapts_the_ends_of_the_feed_forward_blocks(kind: str, layers: list[s
     found = {name for name, _ in model.base_model.layers_with("default")}
     assert len(found) == 2
     assert all(any(f".{name}".endswith(f".{layer}") for layer in layers) for name in found)
+
+
+@pytest.mark.parametrize(("neurons", "expected"), [(500, 600), (4, 8), (None, 600)])
+def test_a_sum_has_room_for_the_neurons_of_all(neurons: int | None, expected: int) -> None:
+    model, _ = adapted(nn.Linear(600, 4), neurons, init_weights=False)
+    model.add_adapter("b", NeuronLoraConfig(neurons=neurons, target_modules=["0"], init_weights=False))
+    layer = model.base_model.model[0]
+    model.add_weighted_adapter(["default", "b"], [1.0, -0.5], "sum", combination_type="cat")
+    assert len(layer.networks["sum"].picked) == expected
+    torch.testing.assert_close(
+        layer.get_delta_weight("sum"), layer.get_delta_weight("default") - 0.5 * layer.get_delta_weight("b")
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_large_activities_do_not_overflow(dtype: torch.dtype) -> None:
+    model, network = adapted(nn.Linear(64, 4), 4)
+    model.to(dtype)
+    x = torch.full((2, 64), 300.0, dtype=dtype)
+    x[:, [40, 50, 60, 63]] = 3000
+    model(x)
+    assert network.picked.tolist() == [40, 50, 60, 63]
+
+
+@pytest.mark.parametrize("nothing", [torch.zeros(2, 12), torch.zeros(0, 12), torch.full((2, 12), float("inf"))])
+def test_a_batch_that_says_nothing_settles_nothing(nothing: torch.Tensor) -> None:
+    model, network = adapted(nn.Linear(12, 4), 3)
+    before = network.picked.clone()
+    model(nothing)
+    assert torch.equal(network.picked, before)
+    network.requires_grad_(False)
+    x = tokens_with_activity(torch.tensor([1, 4, 7]), 12).float()
+    model(x)
+    assert torch.equal(network.picked, before)
+    network.requires_grad_(True)
+    model(x)
+    assert network.picked.tolist() == [1, 4, 7]
+
+
+def test_an_offloaded_adapter_picks_too() -> None:
+    model, network = adapted(nn.Linear(12, 4), 3)
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    assert network.A.is_meta
+    model(tokens_with_activity(torch.tensor([1, 4, 7]), 12).float())
+    assert network.picked.tolist() == [1, 4, 7]
 
 
 def test_a_sum_keeps_the_largest_rows() -> None:
