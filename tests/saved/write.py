@@ -27,7 +27,6 @@ from ttnet_llm import (
     LotrConfig,
     MeloraConfig,
     MetaTTConfig,
-    NeuronLoraConfig,
     TTLoraConfig,
     save_tensorized,
 )
@@ -70,7 +69,6 @@ def adapters() -> dict[str, Any]:
         "lotr": LotrConfig(r=2, init_weights=False),
         "metatt": MetaTTConfig(r=2, init_weights=False),
         "melora": MeloraConfig(r=2, n=2, init_weights=False),
-        "neuron_lora": NeuronLoraConfig(r=2, neurons=5, init_weights=False),
     }
 
 
