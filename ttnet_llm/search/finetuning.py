@@ -217,7 +217,7 @@ class _Finetuning:
         self.evaluations = evaluations
         self.measure = training.task.details.measures[0]
         self.sign = _sign(self.measure)
-        self.task_type = training.kind.task_type
+        self.task_type = training.kind.task_type_for(training.kind.core(training.model).config)
         history = folder / HISTORY
         self.done = max(history.read_bytes().count(b"\n") - 1, 0) if history.is_file() else 0
         best = folder / "best" / RESULTS
