@@ -158,16 +158,24 @@ def tune_finetuning(
     folder.mkdir(parents=True, exist_ok=True)
     mark_folder(folder, KIND, also=(*_WRITTEN, "report.md", RESULTS, SETTINGS))
     write_text(folder / BASE, write_settings(settings))
-    tuned = tune(
-        search.train,
-        space,
-        evaluations=evaluations,
-        engine=engine,
-        allowed=search.fits,
-        start=space.middle,
-        history=folder / HISTORY,
-        seed=settings.seed,
-    )
+    try:
+        tuned = tune(
+            search.train,
+            space,
+            evaluations=evaluations,
+            engine=engine,
+            allowed=search.fits,
+            start=space.middle,
+            history=folder / HISTORY,
+            seed=settings.seed,
+        )
+    except TTValueError as error:
+        if budget is None or min(search.counts.values(), default=0) <= budget:
+            raise
+        least = min(search.counts.values())
+        raise TTValueError(
+            f"{error} budget is {budget}, and the smallest adapter among them has {least} parameters."
+        ) from error
     for rest in ("trial", "trial.partial"):
         shutil.rmtree(folder / rest, ignore_errors=True)
     best = at(settings, tuned.best)
@@ -215,6 +223,7 @@ class _Finetuning:
     ) -> None:
         self.settings, self.folder, self.budget, self.callbacks = settings, folder, budget, callbacks
         self.evaluations = evaluations
+        self.counts: dict[str, int] = {}  # parameters of the adapters that were asked for, by the method's options
         self.measure = training.task.details.measures[0]
         self.sign = _sign(self.measure)
         self.task_type = training.kind.task_type_for(training.kind.core(training.model).config)
@@ -227,10 +236,15 @@ class _Finetuning:
         """Tell whether settings are possible, and their adapter is within the budget."""
         try:
             settings = at(self.settings, point)
-            config = make_config(settings.method, method_options(settings), self.task_type)
+            options = method_options(settings)
+            config = make_config(settings.method, options, self.task_type)
             if self.budget is None:
                 return True
-            return count_parameters(load_config(settings.model), config).adapter <= self.budget
+            # Points that differ in rates alone have one adapter, which is not built for each of thousands.
+            key = json.dumps(options, sort_keys=True, default=str)
+            if key not in self.counts:
+                self.counts[key] = count_parameters(load_config(settings.model), config).adapter
+            return self.counts[key] <= self.budget
         except TTValueError:
             return False
 

@@ -169,6 +169,26 @@ def test_mistakes_get_a_sentence(files: dict[str, str], tmp_path: Path) -> None:
         tune_finetuning(settings_for(files, tmp_path / "seeds"), budget=0)
 
 
+@pytest.mark.parametrize("engine", ["random", "tpe", "nomad"])
+def test_a_budget_that_nothing_fits_is_told_after_one_count_of_each_adapter(
+    files: dict[str, str], tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine != "random":
+        pytest.importorskip({"tpe": "optuna", "nomad": "PyNomad"}[engine], reason="the engine's package is optional")
+    counted = []
+
+    def count(*arguments: Any) -> Any:
+        counted.append(arguments)
+        return count_parameters(*arguments)
+
+    monkeypatch.setattr(finetuning, "count_parameters", count)
+    smallest = count_parameters(load_config(files["model"]), make_config("melora", {"r": 1})).adapter
+    sentence = rf"budget is {smallest - 1}, and the smallest adapter among them has {smallest} parameters"
+    with pytest.raises(TTValueError, match=sentence):
+        tune_finetuning(settings_for(files, tmp_path / "out"), SPACE, engine=engine, budget=smallest - 1)
+    assert len(counted) == 4  # of thousands of points
+
+
 def test_a_search_goes_on_by_its_own_settings_only(files: dict[str, str], tmp_path: Path) -> None:
     space = Space({"r": Whole(1, 2)})
     tune_finetuning(settings_for(files, tmp_path / "out"), space, evaluations=1, engine="random")
