@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # CPU libraries multiply by a matrix with a side shorter than this at a fraction of their speed, forward and backward,
@@ -115,6 +116,33 @@ def thin_svd(
     q_right, r_right = torch.linalg.qr(right.double().mT)
     u, s, v = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
     return q_left @ u, s, v @ q_right.mT
+
+
+def best_factors(
+    left: Tensor,  # (m, k)
+    right: Tensor,  # (k, n)
+    r: int,
+) -> tuple[Tensor, Tensor]:  # (m, r), (r, n)
+    """Round a product of thin factors to a rank, as nearly as that allows.
+
+    Args:
+        left: Shape `(m, k)`.
+        right: Shape `(k, n)`.
+        r: The new inner size, at least 1.
+
+    Returns:
+        Factors of shapes `(m, r)` and `(r, n)` in float64, whose columns and rows have equal norms; those that the
+        product's rank leaves over are zero.
+
+    Example:
+        >>> new_left, new_right = best_factors(torch.ones(4, 3), torch.ones(3, 9), r=2)
+        >>> new_left.shape, new_right.shape, torch.allclose(new_left @ new_right, 3 * torch.ones(4, 9).double())
+        (torch.Size([4, 2]), torch.Size([2, 9]), True)
+    """
+    u, s, v = thin_svd(left, right)
+    root = s[:r].sqrt()
+    room = (0, r - len(root))
+    return F.pad(u[:, :r] * root, room), F.pad((root[:, None] * v[:r]).mT, room).mT
 
 
 @torch.no_grad()

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttnet.nn.offload import bring_back
 from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, LinearModel
-from ttnet_llm.matrices.thin import thin_svd
+from ttnet_llm.matrices.thin import best_factors
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
 
@@ -84,17 +83,10 @@ class MeloraNetwork(FactorNetwork):
         right = torch.cat([network.B.double() * scale for (network,), scale in zip(given, scales, strict=True)])
         if left.shape[1] > r:
             lefts, rights = left.tensor_split(target.n, dim=0), right.tensor_split(target.n, dim=1)
-            sides = [_largest(*thin_svd(a, b), r) for a, b in zip(lefts, rights, strict=True)]
+            sides = [best_factors(a, b, r) for a, b in zip(lefts, rights, strict=True)]
             left, right = torch.cat([a for a, _ in sides]), torch.cat([b for _, b in sides], dim=1)
         target.A.copy_(left)
         target.B.copy_(right)
-
-
-def _largest(u: Tensor, s: Tensor, v: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """Give factors with r columns and rows, of equal norms, of which a small block leaves some zero."""
-    root = s[:r].sqrt()
-    room = (0, r - len(root))
-    return F.pad(u[:, :r] * root, room), F.pad((root[:, None] * v[:r]).mT, room).mT
 
 
 class MeloraLinear(LinearAdapterLayer, method="melora", network=MeloraNetwork):

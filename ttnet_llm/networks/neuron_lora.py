@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttnet.nn.offload import bring_back
 from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, LinearModel
-from ttnet_llm.matrices.thin import thin_svd
+from ttnet_llm.matrices.thin import best_factors
 from ttnet_llm.registry import register
 from ttnet_llm.tuner.targets import FEED_FORWARD_OUTPUTS
 
@@ -133,10 +132,7 @@ class NeuronLoraNetwork(FactorNetwork):
         picked = norms.topk(len(target.picked)).indices.sort().values
         left = left[picked]
         if left.shape[1] > (r := target.A.shape[1]):
-            u, s, v = thin_svd(left, right)
-            root = s[:r].sqrt()
-            room = (0, r - len(root))
-            left, right = F.pad(u[:, :r] * root, room), F.pad((root[:, None] * v[:r]).mT, room).mT
+            left, right = best_factors(left, right, r)
         target.picked.copy_(_in_order(picked))
         target.A.copy_(left)
         target.B.copy_(right)

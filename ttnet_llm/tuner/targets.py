@@ -43,7 +43,7 @@ FEED_FORWARD_OUTPUTS = (
 OUTPUTS = ("o_proj", "out_proj", "out_lin", "dense")
 STATE_SPACE = ("in_proj",)  # the one projection of a mixer that its fused kernels do not go around
 
-KNOWN = (*ATTENTION, *FEED_FORWARD)
+LAYER_NAMES = (*ATTENTION, *FEED_FORWARD)
 ROUTERS = ("router", "gate", "shared_expert_gate")
 
 
@@ -58,7 +58,7 @@ def default_targets(model: nn.Module, *choices: tuple[str, ...]) -> list[str]:
 
     Returns:
         Those of the names that the model has, with the end of the module's name before them where layers outside of
-        the blocks are called the same; empty where it has none.
+        the blocks, or others that a longer name tells apart, are called the same; empty where it has none.
 
     Example:
         >>> blocks = nn.ModuleList(nn.ModuleDict({"q_proj": nn.Linear(2, 2), "mlp": nn.Linear(2, 2)}) for _ in range(2))
@@ -72,7 +72,8 @@ def default_targets(model: nn.Module, *choices: tuple[str, ...]) -> list[str]:
         found: dict[str, None] = {}
         for entry in choice:
             # Of "output.dense", "attention.output.dense" is another layer, where that is not among the names.
-            others = [name for name in KNOWN if "." in entry and name.endswith(f".{entry}") and name not in choice]
+            longer = [known for known in LAYER_NAMES if "." in entry and known.endswith(f".{entry}")]
+            others = [known for known in longer if known not in choice]
             ending = [name for name in inside if f".{name}".endswith(f".{entry}")]
             matching = [name for name in ending if not any(f".{name}".endswith(f".{other}") for other in others)]
             if len(matching) < len(ending) or any(f".{name}".endswith(f".{entry}") for name in outside):
