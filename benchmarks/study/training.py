@@ -10,7 +10,7 @@ import importlib.metadata
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -47,32 +47,13 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
     torch.manual_seed(run.seed)
     model = run.settings(base)
     parameters = split_parameters(model)
-    head, rest = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (head if ".classifier." in f".{name}" else rest).append(parameter)
-    groups = [{"params": head, "lr": run.head_rate}, {"params": rest, "lr": run.rate}]
-    steps = math.ceil(len(task.train) / run.batch_size * run.epochs) if head or rest else 0
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-    warm = max(1, round(WARM_UP * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(steps - warm, 1))
-    )
-    losses = []
     with first_token_only(model):
-        model.train()
-        drawn = batches(task.train.lengths, run.batch_size, run.seed)
-        for _ in range(steps):
-            rows = next(drawn)
-            loss, _ = _loss(model, task.train, rows)
-            loss.backward()
-            nn.utils.clip_grad_norm_([*head, *rest], 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
+        losses = fit(
+            model, task.train, run.rate, run.head_rate, epochs=run.epochs, batch_size=run.batch_size, seed=run.seed
+        )
         trained = time.perf_counter()
         scores = evaluate(model, getattr(task, run.part))
+    steps = len(losses)
     return {
         "adapter": parameters.adapter,
         "norms": parameters.norms,
@@ -90,6 +71,58 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
     }
 
 
+def fit(
+    model: nn.Module,
+    part: Part,
+    rate: float,
+    head_rate: float,
+    *,
+    epochs: float,
+    batch_size: int,
+    seed: int,
+    penalty: Callable[[], torch.Tensor] | None = None,
+    each_step: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Train what is trainable of a model, and give the loss of every step.
+
+    Args:
+        model: The model.
+        part: What to train on.
+        rate: Learning rate, which falls to 0 in a line after a short warm-up.
+        head_rate: The same of a classifier's head.
+        epochs: Passes over the data.
+        batch_size: Examples in a step.
+        seed: Draws the batches.
+        penalty: Is added to the loss.
+        each_step: Called with the step's number, from 0, while its gradients are still there.
+    """
+    head, rest = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (head if ".classifier." in f".{name}" else rest).append(parameter)
+    groups = [{"params": head, "lr": head_rate}, {"params": rest, "lr": rate}]
+    steps = math.ceil(len(part) / batch_size * epochs) if head or rest else 0
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    warm = max(1, round(WARM_UP * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(steps - warm, 1))
+    )
+    losses = []
+    model.train()
+    drawn = batches(part.lengths, batch_size, seed)
+    for step in range(steps):
+        loss, _ = loss_of(model, part, next(drawn))
+        (loss if penalty is None else loss + penalty()).backward()
+        nn.utils.clip_grad_norm_([*head, *rest], 1.0)
+        optimizer.step()
+        if each_step is not None:
+            each_step(step)
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, part: Part) -> dict[str, float]:
     """Score a model on one part of a task."""
@@ -99,7 +132,7 @@ def evaluate(model: nn.Module, part: Part) -> dict[str, float]:
     while start < len(order):
         longest = part.lengths[order[min(start + 64, len(order)) - 1]]
         rows = order[start : start + max(1, EVALUATED_TOKENS // int(longest))].tolist()
-        mean, hits = _loss(model, part, rows)
+        mean, hits = loss_of(model, part, rows)
         loss += float(mean) * len(rows)
         right += hits
         start += len(rows)
@@ -107,7 +140,7 @@ def evaluate(model: nn.Module, part: Part) -> dict[str, float]:
     return scores if part.labels is None else {"accuracy": right / len(part)} | scores
 
 
-def _loss(model: nn.Module, part: Part, rows: list[int]) -> tuple[torch.Tensor, int]:
+def loss_of(model: nn.Module, part: Part, rows: list[int]) -> tuple[torch.Tensor, int]:
     """Give the mean loss of some examples, and how many are classified right; texts predict their own tokens."""
     batch = part.batch(rows)
     if part.labels is None:

@@ -9,7 +9,7 @@ from typing import Annotated
 from ttnet.errors import MissingExtraError
 
 try:
-    from ttnet_llm.command_line import allocate, commands, counting, finetune, tensorize, tune, using
+    from ttnet_llm.command_line import allocate, commands, counting, finetune, sparsify, tensorize, tune, using
     from ttnet_llm.command_line.console import typer
 except MissingExtraError as _error:  # the command is installed with or without its extra
     sys.exit(str(_error))
@@ -48,6 +48,7 @@ for _command in (
     *counting.COMMANDS,
     *commands.COMMANDS,
     *tensorize.COMMANDS,
+    *sparsify.COMMANDS,
 ):
     app.command(name=_command.__name__)(_command)
 

@@ -21,6 +21,7 @@ from ttnet_llm.command_line.console import (
 )
 
 Option = typer.Option
+_SPARSE = 0.1  # share of zeros from which a model is taken for one whose zeros are meant
 
 
 def export(
@@ -120,8 +121,13 @@ def merge(
 ) -> None:
     """Merge an adapter into its base model, and save that with its tokenizer."""
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from torch import nn
+        from transformers.pytorch_utils import Conv1D
+
         from ttnet_llm.folders import atomic_folder
         from ttnet_llm.loading import base_name, find_adapter, load_adapter
+        from ttnet_llm.sparse import count_zeros
         from ttnet_llm.training.details import carry_details
         from ttnet_llm.training.model import find_tokenizer
         from ttnet_llm.tuner.ties import merge_apart
@@ -130,14 +136,23 @@ def merge(
             loaded = load_adapter(model, model=base)
             if not hasattr(loaded.base_model, "merge_and_unload"):
                 raise TTTypeError(f"The adapter in {model!r} is of a method that cannot be merged.")
+            adapted = [m.get_base_layer() for m in loaded.modules() if isinstance(m, BaseTunerLayer)]
+            linear = [layer for layer in adapted if isinstance(layer, nn.Linear | Conv1D)]
+            zeros, weights = count_zeros(linear)
             merge_apart(loaded, safe_merge=True).save_pretrained(folder)
             tokenizer = find_tokenizer(base_name(model, base))
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
             carry_details(find_adapter(model), folder)
             ending = " and its tokenizer" if tokenizer is not None else "; its base has no tokenizer that can be loaded"
+            left, _ = count_zeros(linear)
         screen.say(f"Saved in {output}: the model{ending}.")
         screen.result({"output": output, "tokenizer": tokenizer is not None})
+        if left < zeros and zeros > _SPARSE * weights:
+            screen.warn(
+                f"Of the {zeros:,} zeros in the adapted layers of the base model ({zeros / weights:.1%}) {left:,} are "
+                "left; an update that keeps them is that of finetune --method hira."
+            )
 
 
 def inspect(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,42 @@ from ttnet.nn import RowCounts, SecondMoment
 from ttnet_llm.tensorize.targets import Target
 
 
-@torch.no_grad()
+class Moment(Protocol):
+    """What is kept of a layer's inputs."""
+
+    count: int
+
+    def update(self, x: Tensor) -> None:
+        """Take in further inputs."""
+
+
+M = TypeVar("M", bound=Moment)
+
+
+@overload
 def gather_moments(
     model: nn.Module, targets: Sequence[Target], batches: Iterable[Any], advance: Callable[[], None]
-) -> dict[str, SecondMoment | RowCounts]:
+) -> dict[str, SecondMoment | RowCounts]: ...
+
+
+@overload
+def gather_moments(
+    model: nn.Module,
+    targets: Sequence[Target],
+    batches: Iterable[Any],
+    advance: Callable[[], None],
+    kind: Callable[[int], M],
+) -> dict[str, M]: ...
+
+
+@torch.no_grad()
+def gather_moments(
+    model: nn.Module,
+    targets: Sequence[Target],
+    batches: Iterable[Any],
+    advance: Callable[[], None],
+    kind: Callable[[int], Any] = SecondMoment,
+) -> dict[str, Any]:
     """Run batches through a model, and keep the mean of `x^T x` of layers' inputs, or how often rows are read.
 
     The model runs in evaluation mode and without gradients. Memory holds `in_features**2` doubles for a linear layer,
@@ -28,6 +60,7 @@ def gather_moments(
         targets: The layers.
         batches: Dictionaries of the model's arguments, or tensors that are its only argument.
         advance: Called after each batch.
+        kind: What is kept of inputs that are vectors, made for their size.
 
     Returns:
         The moments by the names of the layers; none of a table that is not reached.
@@ -36,8 +69,8 @@ def gather_moments(
         TTTypeError: If a batch is of another type.
         TTValueError: If there is no batch, a layer is not reached, or its inputs are NaN or infinite.
     """
-    found: dict[str, SecondMoment | RowCounts] = {
-        target.name: (SecondMoment if target.takes_vectors else RowCounts)(target.matrix.shape[0]) for target in targets
+    found: dict[str, Any] = {
+        target.name: (kind if target.takes_vectors else RowCounts)(target.matrix.shape[0]) for target in targets
     }
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     mask: Tensor | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from peft import LoraConfig, PeftConfig, TaskType
+from peft import HiraConfig, LoraConfig, PeftConfig, TaskType
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from ttnet.errors import TTValueError
@@ -58,6 +58,7 @@ METHODS: dict[str, Method] = {
     "tt-ether": Method("TT-ETHER", 2e-2, TTEtherConfig, head_learning_rate=5e-3),
     "neuron-lora": Method("NeuronLoRA", 1e-2, NeuronLoraConfig, head_learning_rate=5e-3),
     "lora": Method("LoRA", 1e-3, LoraConfig, {"r": 8, "lora_alpha": 16}),
+    "hira": Method("HiRA", 1e-2, HiraConfig, {"r": 8}, head_learning_rate=5e-3),
     # No module of that name exists, which PEFT allows: only the head is trained, saved and loaded.
     "head": Method("Head only", 1e-2, LoraConfig, {"target_modules": DUMMY_TARGET_MODULES}),
     "full": Method("Full fine-tuning", 5e-5, None),
