@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers as tf
-from peft import LoraConfig, PeftConfig
+from peft import HiraConfig, IA3Config, LoraConfig, PeftConfig
 
 from ttnet_llm import (
     EtherConfig,
@@ -43,6 +43,9 @@ MODELS: dict[str, tf.PretrainedConfig] = {
         num_key_value_heads=8,
         head_dim=64,
         intermediate_size=8192,
+    ),
+    "T0-3B": tf.T5Config(
+        d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_heads=32, feed_forward_proj="gated-gelu", vocab_size=32128
     ),
 }
 TT_LORA_MODES = {"2048x2048": [[16, 8, 4, 4], [4, 4, 8, 16]], "2048x512": [[16, 16, 4, 2], [2, 16, 16]]}
@@ -116,6 +119,22 @@ ROWS = [
     Row("ETHER", "LLaMA-2-7B", EtherConfig(**ETHER), "input side", 262_144, "arXiv:2405.20271 (0.26 M)"),
     Row("ETHER+", "RoBERTa-base", EtherConfig(), "both sides", 73_728, "2 (in + out) L, arXiv:2405.20271"),
     Row("ETHER+", "LLaMA-2-7B", EtherConfig(), "both sides", 1_048_576, "arXiv:2405.20271 (1.04 M)"),
+    Row(
+        "IA3, as T-Few trains it",
+        "T0-3B",
+        IA3Config(target_modules=["k", "v", "wi_1"], feedforward_modules=["wi_1"]),
+        "keys, values, neurons",
+        540_672,
+        "arXiv:2205.05638 (0.54 M)",
+    ),
+    Row(
+        "HiRA, which can be any SPP",
+        "RoBERTa-base",
+        HiraConfig(r=16, target_modules=r".*encoder.*\.(query|key|value|dense)"),
+        "r 16, all layers",
+        2_654_208,
+        "r (in + out), arXiv:2405.16057 (SPP: r in + out, 1,410,048)",
+    ),
     Row("LoRETTA_rep", "RoBERTa-base", LorettaRepConfig(), "r 8, TT rank 5, automatic modes", None, ""),
     Row("LoRETTA_rep", "LLaMA-2-7B", LorettaRepConfig(), "r 8, TT rank 5, automatic modes", None, ""),
     Row(
@@ -149,6 +168,10 @@ Everything that is trained, counted on the models' own configurations, without w
 formula or a layout, the number is what it comes to; those in brackets are the papers' rounded ones.
 
 {table}
+
+Two systems have no size of their own. BIPEFT (arXiv:2410.09079) names its budgets in parts of ten thousand of
+T5-large's 737.7 M parameters, 0.086 to 1.39 and so 6,412 to 102,600, which `allocate(..., budget=102_600)` takes as they
+are. NOMAD's search (arXiv:2312.00949) goes over LoRA of ranks 4 to 512, and `tune(..., engine="nomad")` over any space.
 
 Made by `python -m benchmarks.published`.
 """,

@@ -1,4 +1,4 @@
-"""Fine-tune sparse models: MiniLM on SST-2 and SmolLM2 on code, by LoRA, which loses the zeros, and HiRA, which keeps them.
+"""Fine-tune sparse models, MiniLM on SST-2 and SmolLM2 on code: LoRA loses the zeros, and HiRA keeps them.
 
     python -m benchmarks.sparse --data DIR --smol SmolLM2-135M-Instruct --report docs/results/sparse.md
 
@@ -169,14 +169,14 @@ def table(comparison: Comparison, task: str, seeds: range) -> tuple[str, dict[st
 PAGE = """# Sparse models, fine-tuned
 
 All linear layers of all blocks are made sparse by `ttnet_llm.sparse.sparsify` (half of every row, or two of every four
-neighbours), by the weights' size or by Wanda on {calibration} training examples, and trained by PEFT's LoRA or HiRA, both
-of rank {rank} on the same layers and so of the same size, for one epoch; then merged. *Zeros put back*: what is left of
-LoRA's merged model once it is made as sparse again. Means ± standard deviations over {seeds} seeds; one CPU thread.
+neighbours), by the weights' size or by Wanda on {calibration} training examples, and trained by PEFT's LoRA or HiRA,
+both of rank {rank} on the same layers and so of the same size, for one epoch; then merged. *Zeros put back*: what is
+left of LoRA's merged model once it is made as sparse again. Means ± standard deviations over {seeds} seeds; one CPU thread.
 
 ## all-MiniLM-L6-v2 on SST-2
 
-{examples_sst2:,} training examples drawn by the seed, batches of 16, scored on 4,000 phrases kept from the training part;
-the head's rate is {head:g}. Accuracy, the higher the better:
+{examples_sst2:,} training examples drawn by the seed, batches of 16, scored on 4,000 phrases kept from the training
+part; the head's rate is {head:g}. Accuracy, the higher the better:
 
 {sst2}
 
@@ -184,8 +184,8 @@ Rates, chosen among three on 2,000 other phrases by the seeds 100 and 101: {rate
 
 ## SmolLM2-135M-Instruct on code
 
-{examples_code} pieces of 128 tokens of transformers' models, batches of 4, scored on models kept from training. Loss, the
-lower the better:
+{examples_code} pieces of 128 tokens of transformers' models, batches of 4, scored on models kept from training. Loss,
+the lower the better:
 
 {code}
 
