@@ -122,7 +122,7 @@ ROWS = [
     Row(
         "IA3, as T-Few trains it",
         "T0-3B",
-        IA3Config(target_modules=["k", "v", "wi_1"], feedforward_modules=["wi_1"]),
+        IA3Config(target_modules=["k", "v", "wo"], feedforward_modules=["wo"]),
         "keys, values, neurons",
         540_672,
         "arXiv:2205.05638 (0.54 M)",
@@ -170,8 +170,9 @@ formula or a layout, the number is what it comes to; those in brackets are the p
 {table}
 
 Two systems have no size of their own. BIPEFT (arXiv:2410.09079) names its budgets in parts of ten thousand of
-T5-large's 737.7 M parameters, 0.086 to 1.39 and so 6,412 to 102,600, which `allocate(..., budget=102_600)` takes as they
-are. NOMAD's search (arXiv:2312.00949) goes over LoRA of ranks 4 to 512, and `tune(..., engine="nomad")` over any space.
+T5-large's 737.7 M parameters, 0.086 to 1.39 and so 6,412 to 102,600, which `allocate(..., budget=102_600)` takes as
+they are. NOMAD's search (arXiv:2312.00949) goes over LoRA of ranks 4 to 512, and `tune(..., engine="nomad")` over any
+space.
 
 Made by `python -m benchmarks.published`.
 """,

@@ -47,7 +47,7 @@ LAYERS = {
     "sst2": r".*encoder.*\.(query|key|value|dense)",
     "code": r".*layers.*_proj",
 }
-EXAMPLES = {"sst2": 3000, "code": 200}
+EXAMPLES = {"sst2": 3000, "code": 100}
 BATCH_SIZE = {"sst2": 16, "code": 4}
 BASES: dict[str, tuple[float | str | None, bool]] = {  # sparsity, and whether inputs weigh the weights
     "dense": (None, False),
@@ -56,7 +56,7 @@ BASES: dict[str, tuple[float | str | None, bool]] = {  # sparsity, and whether i
     "2:4, by size": ("2:4", False),
     "2:4, by Wanda": ("2:4", True),
 }
-TRAINED = ("dense", "half, by Wanda", "2:4, by Wanda")
+TRAINED = {"sst2": ("dense", "half, by Wanda", "2:4, by Wanda"), "code": ("half, by Wanda", "2:4, by Wanda")}
 console = Console()
 
 
@@ -155,7 +155,7 @@ def table(comparison: Comparison, task: str, seeds: range) -> tuple[str, dict[st
         untrained = "the head alone" if task == "sst2" else "nothing"
         runs = [comparison.run(task, base, untrained, 0.0, seed) for seed in seeds]
         row(base, untrained, runs, statistics.mean(run["zeros"] for run in runs))
-        if base in TRAINED:
+        if base in TRAINED[task]:
             for method, rate in rates.items():
                 runs = [comparison.run(task, base, method, rate, seed) for seed in seeds]
                 row(base, f"{method}, merged", runs, statistics.mean(run["zeros"] for run in runs))
@@ -171,7 +171,8 @@ PAGE = """# Sparse models, fine-tuned
 All linear layers of all blocks are made sparse by `ttnet_llm.sparse.sparsify` (half of every row, or two of every four
 neighbours), by the weights' size or by Wanda on {calibration} training examples, and trained by PEFT's LoRA or HiRA,
 both of rank {rank} on the same layers and so of the same size, for one epoch; then merged. *Zeros put back*: what is
-left of LoRA's merged model once it is made as sparse again. Means ± standard deviations over {seeds} seeds; one CPU thread.
+left of LoRA's merged model once it is made as sparse again. Means ± standard deviations over {seeds} seeds; one CPU
+thread.
 
 ## all-MiniLM-L6-v2 on SST-2
 
