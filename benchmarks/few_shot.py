@@ -17,11 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from peft import IA3Config, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
 
+from ttnet.plotting import COLOURS, STYLE
 from ttnet_llm import EtherConfig, LorettaRepConfig
 from ttnet_llm.budget import split_parameters
+from ttnet_llm.files import atomic, write_text
 from ttnet_llm.training.choices import (
     ChoiceCollator,
     ChoiceLoss,
@@ -191,6 +195,8 @@ untouched model has **{before:.3f}**.
 
 {table}
 
+![Scores of all seeds](few_shot.png)
+
 The three parts score {gain:+.3f} more than one, on the mean of {len(gains)} pairs of runs that differ in nothing else,
 with a standard error of {doubt:.3f}.
 
@@ -205,6 +211,30 @@ which favours it:
 """
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the scores of all seeds, by method and loss."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8, 3.6), dpi=160, layout="constrained")
+        axes = figure.subplots()
+        before = next(row["accuracy"] for row in rows if row["part"] == "untouched")
+        for place, name in enumerate(METHODS):
+            for shift, (loss, colour) in zip((0.14, -0.14), zip(LOSSES, COLOURS, strict=False), strict=True):
+                mine = [row for row in rows if (row["part"], row.get("method")) == ("scored", name)]
+                found = [row["accuracy"] for row in mine if row["loss"] == loss]
+                label = loss if not place else None
+                axes.scatter(found, [place + shift] * len(found), s=22, color=colour, alpha=0.55, label=label)
+                axes.scatter(statistics.median(found), place + shift, s=130, marker="|", color=colour, linewidths=3)
+        axes.axvline(before, color="grey", linestyle=":")
+        axes.annotate("untouched", (before, len(METHODS) - 0.6), xytext=(4, 0), textcoords="offset points", fontsize=8)
+        axes.set_yticks(range(len(METHODS)), list(METHODS))
+        axes.set_ylim(len(METHODS) - 0.5, -0.5)
+        axes.set_xlabel(f"share of right answers after {SHOTS} examples; five seeds, the bar is their median")
+        axes.set_title("Three parts of a loss against one", loc="left")
+        axes.legend(loc="upper right", frameon=False)
+        with atomic(path) as partial:
+            figure.savefig(partial, format="png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -215,7 +245,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    REPORT.write_text(report(list(runs(args, History(args.results))), args))
+    rows = list(runs(args, History(args.results)))
+    write_text(REPORT, report(rows, args))
+    if not args.choose:
+        draw(rows, REPORT.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from ttnet_llm.command_line.tune import SEARCH, with_settings
 Option = typer.Option
 
 
-@with_settings("seeds", "resume")
+@with_settings("seeds")
 def allocate(
     ctx: Context,
     budget: Annotated[
@@ -27,6 +27,9 @@ def allocate(
         bool,
         Option("--weigh/--no-weigh", help="Weigh updates by what goes into their modules.", rich_help_panel=SEARCH),
     ] = True,
+    resume: Annotated[
+        bool, Option("--resume", help="Go on with an interrupted training.", rich_help_panel=SEARCH)
+    ] = False,
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace an earlier allocation in the output folder.", rich_help_panel=SEARCH)
     ] = False,
@@ -37,7 +40,7 @@ def allocate(
     """Choose modules and ranks for a number of parameters, by a short training of all modules by the largest rank."""
     if budget is None:
         raise typer.BadParameter("Option --budget is missing.", ctx=ctx)
-    with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
+    with one_sentence_errors(quiet=quiet, as_json=as_json) as screen:
         from ttnet_llm.search.allocating import allocate_finetuning, rows_of
 
         number = parse_number(budget)
@@ -50,6 +53,7 @@ def allocate(
                 number,
                 candidates=None if candidates is None else parse_seeds(candidates),
                 weigh=weigh,
+                resume=resume,
                 overwrite=overwrite,
                 callbacks=[bar],
             )

@@ -80,6 +80,7 @@ def allocate_finetuning(
     *,
     candidates: Sequence[int] | None = None,
     weigh: bool = True,
+    resume: bool = False,
     overwrite: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> AllocatedFinetuning:
@@ -93,6 +94,7 @@ def allocate_finetuning(
         budget: How many parameters the adapter may have.
         candidates: The ranks that modules may get; `None` takes the powers of two up to the settings' rank, and that.
         weigh: Whether updates are weighed by the training data that goes into their modules.
+        resume: Go on with an interrupted training from its last checkpoint.
         overwrite: Replace what an earlier call wrote.
         callbacks: For the trainer.
 
@@ -100,7 +102,7 @@ def allocate_finetuning(
         The settings, and how they came about.
 
     Raises:
-        TTFileError: If something would be lost.
+        TTFileError: If something would be lost, or there is nothing to resume.
         TTTypeError: If the method's modules cannot have ranks of their own.
         TTValueError: If the budget is below the cheapest module, or a setting is wrong.
     """
@@ -112,20 +114,27 @@ def allocate_finetuning(
         )
     reads = (settings.model, settings.train, settings.validation)
     folder = output_folder(settings.output, kind=KIND, reads=reads)
+    partial = folder / f"{WIDE}.partial"
+    if resume and overwrite:
+        raise TTValueError(
+            "resume and overwrite were both given; resume goes on with a training, overwrite starts again."
+        )
+    if resume and not partial.is_dir():
+        raise TTFileError(f"There is no interrupted training in {settings.output!r} to resume; leave out --resume.")
     new = not folder.exists() or not any(folder.iterdir())
-    if not new and not overwrite:
+    if not (new or resume or overwrite):
+        how = "--resume to go on, --overwrite" if partial.is_dir() else "--overwrite"
         raise TTFileError(
-            f"The output folder {settings.output!r} is not empty; say --overwrite to replace what is in it, or name "
-            "another."
+            f"The output folder {settings.output!r} is not empty; say {how} to replace what is in it, or name another."
         )
     folder.mkdir(parents=True, exist_ok=True)
     mark_folder(folder, KIND, also=(f"{WIDE}/", f"{WIDE}.partial/", PICTURE, REPORT, RESULTS, SETTINGS))
     sharing = AllocateAtEnd(budget, candidates=candidates, weigh=weigh)
     try:
         run = replace(settings, output=str(folder / WIDE))
-        wide = finetune(run, overwrite=True, callbacks=[sharing, *callbacks])
+        wide = finetune(run, resume=resume, overwrite=not resume, callbacks=[sharing, *callbacks])
     except BaseException:
-        if new:
+        if new and not any(partial.glob("checkpoints/checkpoint-*")):
             shutil.rmtree(folder)  # nothing is there that one could go on with
         raise
     allocation = sharing.allocation

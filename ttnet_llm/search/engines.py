@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ttnet.errors import TTValueError, import_extra
+from ttnet_llm.near import near
 from ttnet_llm.search import nomad_process
 from ttnet_llm.search.space import Point, Space
 
@@ -178,6 +179,6 @@ def check_engine(name: str) -> None:
         TTValueError: If there is none of that name.
     """
     if name not in ENGINES:
-        raise TTValueError(f"engine is {name!r}; expected one of {', '.join(ENGINES)}.")
+        raise TTValueError(f"engine is {name!r}; {near(name, ENGINES)}expected one of {', '.join(ENGINES)}.")
     if name in _PACKAGES and importlib.util.find_spec(_PACKAGES[name]) is None:
         import_extra(_PACKAGES[name], extra="search")

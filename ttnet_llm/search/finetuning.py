@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from peft import TaskType
 from transformers import TrainerCallback
 
 from ttnet.errors import MissingExtraError, TTFileError, TTValueError
@@ -74,12 +75,15 @@ def _sign(measure: str) -> int:
     return 1 if measure in SMALLER_IS_BETTER else -1
 
 
-def default_space(method: str, options: dict[str, Any] | None = None) -> Space:
+def default_space(
+    method: str, options: dict[str, Any] | None = None, task_type: TaskType | None = TaskType.SEQ_CLS
+) -> Space:
     """Give what is searched where nobody says: a learning rate near the method's own, and its rank.
 
     Args:
         method: A key of `METHODS`.
         options: Fields of its config that are set.
+        task_type: What PEFT calls the task.
 
     Returns:
         The space.
@@ -90,7 +94,7 @@ def default_space(method: str, options: dict[str, Any] | None = None) -> Space:
         r: Choice(4, 8, 16, 32)
     """
     found, config = find_method(method), make_config(method, options)
-    rate = found.learning_rate
+    rate = found.rate_for(task_type)
     dimensions: dict[str, Dimension] = {"learning_rate": Log(float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}"))}
     field = config.rank_field if isinstance(config, AdapterConfig) else "r"
     rank = getattr(config, field, None)
@@ -146,15 +150,19 @@ def tune_finetuning(
         raise TTValueError(f"seeds is {settings.seeds}, but trials have one seed; name it with seed.")
     if budget is not None and budget < 1:
         raise TTValueError(f"budget is {budget}; expected a number of parameters of at least 1.")
-    space = space or default_space(settings.method, settings.method_options)
-    _check_names(settings, space)
+    if space is not None:
+        _check_names(settings, space)
     folder = _open(settings, resume=resume, overwrite=overwrite)
     trial_settings = replace(settings, validation=None)
     training = prepare(trial_settings)  # what is wrong with the data fails here, and not in every trial
+    if space is None:
+        task_type = training.kind.task_type_for(training.kind.core(training.model).config)
+        space = default_space(settings.method, settings.method_options, task_type)
     search = _Finetuning(trial_settings, training, folder, evaluations, budget, callbacks)
     del training
     if overwrite and folder.exists():
         shutil.rmtree(folder)
+    new = not folder.exists() or not any(folder.iterdir())
     folder.mkdir(parents=True, exist_ok=True)
     mark_folder(folder, KIND, also=(*_WRITTEN, "report.md", RESULTS, SETTINGS))
     write_text(folder / BASE, write_settings(settings))
@@ -170,6 +178,8 @@ def tune_finetuning(
             seed=settings.seed,
         )
     except TTValueError as error:
+        if new and not search.done:
+            shutil.rmtree(folder)  # nothing is there that one could go on with
         if budget is None or min(search.counts.values(), default=0) <= budget:
             raise
         least = min(search.counts.values())

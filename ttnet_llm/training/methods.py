@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +23,7 @@ from ttnet_llm import (
     TTEtherConfig,
     TTLoraConfig,
 )
+from ttnet_llm.near import near
 from ttnet_llm.tuner import AdapterConfig
 
 
@@ -37,6 +37,7 @@ class Method:
         config: Its PEFT config class; `None` trains the whole model.
         options: Config fields that differ from the class's defaults.
         head_learning_rate: The same for a new head; `None` takes the adapter's.
+        writing_rate: The learning rate for models that write texts, where it is another.
     """
 
     title: str
@@ -44,6 +45,23 @@ class Method:
     config: type[PeftConfig] | None
     options: Mapping[str, Any] = field(default_factory=dict)
     head_learning_rate: float | None = None
+    writing_rate: float | None = None
+
+    def rate_for(self, task_type: TaskType | None) -> float:
+        """Give the learning rate to start from.
+
+        Args:
+            task_type: What PEFT calls the task.
+
+        Returns:
+            The rate.
+
+        Example:
+            >>> METHODS["neuron-lora"].rate_for(TaskType.SEQ_CLS), METHODS["neuron-lora"].rate_for(TaskType.CAUSAL_LM)
+            (0.01, 0.03)
+        """
+        writes = task_type in (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
+        return self.writing_rate if writes and self.writing_rate is not None else self.learning_rate
 
 
 METHODS: dict[str, Method] = {
@@ -56,7 +74,7 @@ METHODS: dict[str, Method] = {
     "melora": Method("MELoRA", 2e-3, MeloraConfig),
     "ether": Method("ETHER+", 1e-2, EtherConfig),
     "tt-ether": Method("TT-ETHER", 2e-2, TTEtherConfig, head_learning_rate=5e-3),
-    "neuron-lora": Method("NeuronLoRA", 1e-2, NeuronLoraConfig, head_learning_rate=5e-3),
+    "neuron-lora": Method("NeuronLoRA", 1e-2, NeuronLoraConfig, head_learning_rate=5e-3, writing_rate=3e-2),
     "lora": Method("LoRA", 1e-3, LoraConfig, {"r": 8, "lora_alpha": 16}),
     "hira": Method("HiRA", 1e-2, HiraConfig, {"r": 8}, head_learning_rate=5e-3),
     # No module of that name exists, which PEFT allows: only the head is trained, saved and loaded.
@@ -84,24 +102,6 @@ def find_method(name: str) -> Method:
     if name not in METHODS:
         raise TTValueError(f"method is {name!r}; {near(name, METHODS)}expected one of {', '.join(METHODS)}.")
     return METHODS[name]
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """Ask whether a known word was meant by one that comes near.
-
-    Args:
-        word: What was said.
-        known: What there is.
-
-    Returns:
-        The beginning of a sentence; empty if nothing comes near.
-
-    Example:
-        >>> near("lorretta-rep", METHODS), near("x", METHODS)
-        ("did you mean 'loretta-rep'? ", '')
-    """
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
-    return f"did you mean {found[0]!r}? " if found else ""
 
 
 def make_config(

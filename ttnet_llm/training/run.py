@@ -98,9 +98,8 @@ def prepare(settings: FinetuneSettings) -> Training:
     base, tokenizer = kind.load(settings.model, kind.configure(settings.model, task), **dtype, **quantised)
     if quantised:
         make_trainable(kind.core(base))
-    model = kind.attach(
-        base, make_config(settings.method, method_options(settings), kind.task_type_for(kind.core(base).config))
-    )
+    task_type = kind.task_type_for(kind.core(base).config)
+    model = kind.attach(base, make_config(settings.method, method_options(settings), task_type))
     check_learning_rates(model, settings.learning_rates)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TTValueError(
@@ -114,7 +113,7 @@ def prepare(settings: FinetuneSettings) -> Training:
         model,
         tokenizer,
         settings.batch_size or kind.batch_size,
-        settings.learning_rate or find_method(settings.method).learning_rate,
+        settings.learning_rate or find_method(settings.method).rate_for(task_type),
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from ttnet.errors import TTValueError
 from ttnet_llm.budget import ParameterBudget
-from ttnet_llm.training.methods import find_method, near
+from ttnet_llm.near import near
+from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.metrics import KNOWN
 
 KINDS = ("classify", "regress", "causal", "seq2seq", "tokens", "embed", "choices")

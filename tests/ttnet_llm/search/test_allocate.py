@@ -10,16 +10,18 @@ import pytest
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from transformers import TrainerCallback
 from typer.testing import CliRunner
 
 from tests.ttnet_llm import models
 from tests.ttnet_llm.models import perturb
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
-from ttnet.errors import TTTypeError, TTValueError
+from ttnet.errors import TTFileError, TTTypeError, TTValueError
 from ttnet_llm import EtherConfig, LorettaRepConfig, LotrConfig, MeloraConfig, TTEtherConfig, TTLoraConfig
 from ttnet_llm.budget import count_parameters, split_parameters
 from ttnet_llm.command_line.cli import app
 from ttnet_llm.search import allocate
+from ttnet_llm.search.allocating import allocate_finetuning
 from ttnet_llm.training import FinetuneSettings
 from ttnet_llm.training.settings_file import read_settings
 
@@ -277,3 +279,40 @@ def test_the_command_writes_settings_that_finetune_takes(tmp_path: Path) -> None
     code, output = run(*arguments, "--overwrite", "--budget", 600, "--candidates", "2", "--no-weigh", "--json")
     assert code == 0, output
     assert set(json.loads(output[output.index("{") :])["ranks"].values()) == {2}
+
+
+class Interrupt(TrainerCallback):
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.at:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_wide_training_goes_on_to_the_same_allocation(tmp_path: Path) -> None:
+    given = {
+        "model": str(save_model(tmp_path / "model")),
+        "train": save_rows(tmp_path / "train.jsonl", rows(24)),
+        "method": "melora",
+        "method_options": {"n": 1, "r": 4, "target_modules": "all-linear"},
+        "epochs": 4,
+        "batch_size": 8,
+    }
+    whole = allocate_finetuning(FinetuneSettings(**given, output=str(tmp_path / "whole")), 600)
+    settings = FinetuneSettings(**given, output=str(tmp_path / "out"))
+    with pytest.raises(TTFileError, match=r"There is no interrupted training in .* to resume; leave out --resume"):
+        allocate_finetuning(settings, 600, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        allocate_finetuning(settings, 600, callbacks=[Interrupt(1)])
+    assert not (tmp_path / "out").exists()  # there was no checkpoint yet
+    with pytest.raises(KeyboardInterrupt):
+        allocate_finetuning(settings, 600, callbacks=[Interrupt(7)])
+    with pytest.raises(TTFileError, match="is not empty; say --resume to go on, --overwrite to replace what is in it"):
+        allocate_finetuning(settings, 600)
+    with pytest.raises(TTValueError, match="resume and overwrite were both given"):
+        allocate_finetuning(settings, 600, resume=True, overwrite=True)
+    found = allocate_finetuning(settings, 600, resume=True)
+    assert found.allocation.ranks == whole.allocation.ranks
+    assert found.wide.losses == whole.wide.losses
+    assert (tmp_path / "out" / "settings.yaml").is_file()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import TaskType
 from typer.testing import CliRunner
 
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
@@ -135,6 +136,8 @@ def test_what_is_searched_by_default_begins_with_the_methods_own(files: dict[str
     ):
         assert default_space(method).middle == point
     assert set(default_space("melora", {"r": 2}).dimensions) == {"learning_rate"}
+    assert default_space("neuron-lora").middle["learning_rate"] == 0.01
+    assert default_space("neuron-lora", task_type=TaskType.CAUSAL_LM).middle["learning_rate"] == 0.03
 
 
 def test_mistakes_get_a_sentence(files: dict[str, str], tmp_path: Path) -> None:
@@ -151,16 +154,18 @@ def test_mistakes_get_a_sentence(files: dict[str, str], tmp_path: Path) -> None:
         ),
         ((*out, "--budget", "no"), "budget is 'no'; expected a number of parameters"),
         ((*out, "--engine", "grid"), "engine is 'grid'; expected one of random, tpe, nomad"),
+        ((*out, "--engine", "radom"), "engine is 'radom'; did you mean 'random'? expected one of"),
         ((*out, "--resume"), "There is no search in"),
         ((*out, "--resume", "--overwrite"), "resume and overwrite were both given"),
         ((*out, "--budget", 1, "--engine", "random", "--try", "r=2,4"), "allowed refuses all 2 points"),
-        ((*out, "--overwrite", "--evaluations", 0), "evaluations is 0"),
-        ((*out, "--overwrite", "--label", "nothing"), "nothing"),
+        ((*out, "--evaluations", 0), "evaluations is 0"),
+        ((*out, "--label", "nothing"), "nothing"),
         ((*out[2:], "--output", tmp_path / "full"), "holds 'mine.txt', which would be lost"),
     ):
         code, output = run("tune", files["model"], *arguments)
         assert code == 1, (arguments, output)
         assert sentence in output
+        assert not (tmp_path / "out").exists()  # so that the next attempt needs no --overwrite
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
     settings = settings_for(files, tmp_path / "seeds", seeds=(0, 1))
     with pytest.raises(TTValueError, match="trials have one seed"):
