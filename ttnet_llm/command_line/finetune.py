@@ -112,8 +112,10 @@ def finetune(
         str | None, Option("--choices", help="Column of choices, of which one is right.", rich_help_panel=DATA)
     ] = None,
     template: Annotated[
-        str | None,
-        Option(help="How columns make a question, as '{sentence} It was {}.'", rich_help_panel=DATA),
+        list[str] | None,
+        Option(
+            help="How columns make a question, as '{sentence} It was {}.'; several are all asked.", rich_help_panel=DATA
+        ),
     ] = None,
     label_words: Annotated[
         str | None,

@@ -48,7 +48,7 @@ class FinetuneSettings:
         messages_column: The column of chats; `None` guesses.
         choices_column: The column of choices, lists of texts, for questions with choices; `None` guesses.
         template: How columns make a question, such as `"{sentence} It was {}."`, where a choice stands in the empty
-            braces; `None` takes the question's column alone.
+            braces, or several ways, by all of which every row is asked; `None` takes the question's column alone.
         label_words: What stands for each class there, such as `{"0": "terrible", "1": "great"}`; by default the
             classes' names.
         few_shot: Number of training examples to draw of questions with choices, with as many of each right answer;
@@ -104,7 +104,7 @@ class FinetuneSettings:
     completion_column: str | None = None
     messages_column: str | None = None
     choices_column: str | None = None
-    template: str | None = None
+    template: tuple[str, ...] | str | None = None
     label_words: dict[str, str] = field(default_factory=dict)
     few_shot: int | None = None
     unlikelihood: float = 1.0
@@ -140,6 +140,11 @@ class FinetuneSettings:
         entry = type(self).__dataclass_fields__[name]
         usual = entry.default if entry.default_factory is MISSING else entry.default_factory()
         return bool(getattr(self, name) != usual)
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The templates, one or several; empty where nothing is said."""
+        return (self.template,) if isinstance(self.template, str) else tuple(self.template or ())
 
     def head_rate(self, learning_rate: float) -> float:
         """Give the peak learning rate of a new head, beside that of the adapter."""

@@ -18,6 +18,7 @@ from ttnet_llm.training.choices import (
     ChoiceLoss,
     Question,
     Template,
+    ask_in_all_words,
     encode,
     few_shot,
     rank_classify,
@@ -233,6 +234,27 @@ def test_long_prompts_are_cut_alike_for_all_choices():
     read = encode(make_tokenizer(end="</s>"), question, max_length=3, encoder_decoder=True)
     assert read == {"input_ids": [[9, 6, 1]] * 2, "labels": [[4, 1], [10, 5, 1]]}
     assert encode(make_tokenizer(), question, encoder_decoder=True)["labels"] == [[4, 1], [10, 5, 1]]
+
+
+@pytest.mark.parametrize("build", [llama, t5])
+def test_what_is_asked_in_several_words_is_scored_by_the_mean_over_them(build):
+    model, tokenizer = build(), make_tokenizer()
+    words = {"neg": "bad", "pos": "good"}
+    templates = [Template(text, words) for text in ("the {x} was {}", "it was very {} the {x}", "very {}")]
+    nouns = ("film", "song", "film", "song")
+    asked = [ask_in_all_words(templates[: 1 + k % 3], {"x": x}, right=k % 2) for k, x in enumerate(nouns)]
+    found = rank_classify(model, tokenizer, asked, batch_size=2)
+    for question, scores in zip(asked, found, strict=True):
+        alone = [rank_classify(model, tokenizer, [wording])[0] for wording in question.wordings]
+        np.testing.assert_allclose(scores, np.mean(alone, axis=0), rtol=0, atol=1e-5)
+    assert [len(question.wordings) for question in asked] == [1, 2, 3, 1]
+    assert all(wording.right == question.right for question in asked for wording in question.wordings)
+    unlike = rank_classify(model, tokenizer, [Question("it", (" good", " bad", " nice")), asked[1]])
+    assert unlike[1, 2] == -np.inf
+    with pytest.raises(TTValueError, match="expected the same question in other words: 2 choices, 0 the right one"):
+        Question("it", ("good", "bad"), 0, others=(Question("it", ("good", "bad"), 1),))
+    with pytest.raises(TTValueError, match="with 3 choices, of which None is right"):
+        Question("it", ("good", "bad"), others=(Question("it", ("good", "bad", "nice")),))
 
 
 def test_templates_make_questions():

@@ -21,6 +21,7 @@ from ttnet_llm.training.choices.reading import read_choices, read_right
 from ttnet_llm.training.kinds import find_kind
 from ttnet_llm.training.open_task import guess_kind, open_task
 from ttnet_llm.training.run import prepare
+from ttnet_llm.training.settings_file import read_settings
 from ttnet_llm.training.tables import Table
 from ttnet_llm.training.trainer import training_arguments
 
@@ -154,6 +155,34 @@ def test_texts_with_classes_are_asked_by_a_template(place, tmp_path, caplog):
         assert message in " ".join(done.output.split())
 
 
+def test_texts_are_asked_by_several_templates(place, tmp_path):
+    folder, data = tmp_path / "run", str(place / "phrases.jsonl")
+    ways = (TEMPLATE, "say {} of {sentence}")
+    done = CliRunner().invoke(
+        app,
+        [
+            *("finetune", str(place / "decoder"), "--output", str(folder), "--train", data, "--validation", data),
+            *("--template", ways[0], "--template", ways[1], "--label-words", "negative=bad,positive=good"),
+            *("--epochs", "6", "--lr", "2e-2", "--targets", "all-linear", "--device", "cpu", "--max-length", "32"),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    stored = json.loads((folder / "results.json").read_text())
+    assert "by the template '{sentence} say {}' and 1 more, with a word for each class" in stored["labels"]
+    assert stored["steps"] == 6 * 2 * 24 // 8  # every row in both ways
+    found = evaluate(folder, data)
+    assert found.measures == stored["after"]
+    model, tokenizer, details = load_finetuned(folder)
+    rows = find_kind("choices").rows(Table("a.jsonl", {"sentence": ["was"], "label": [0]}), details, model.config)
+    words = {"negative": "bad", "positive": "good"}
+    alone = [rank_classify(model, tokenizer, [Template(way, words).ask({"sentence": "was"})]) for way in ways]
+    np.testing.assert_allclose(rank_classify(model, tokenizer, rows), np.mean(alone, axis=0), atol=1e-5)
+    done = CliRunner().invoke(app, ["predict", str(folder), "--text", "the film was nice", "--json"])
+    assert list(json.loads(done.stdout)["probabilities"]) == ["negative", "positive"]
+    settings = FinetuneSettings(**read_settings(folder / "settings.yaml"))
+    assert settings.template == ways
+
+
 def test_few_shots_are_balanced_by_the_right_answer(place, tmp_path):
     few = make(place, tmp_path / "run", "phrases", template=TEMPLATE, few_shot=6)
     train = prepare(few).task.train
@@ -247,6 +276,7 @@ def test_cells_that_say_nothing_are_refused(act, message):
     [
         ("phrases", {"kind": "choices"}, "has no column of choices that is named as usual, such as choices, options"),
         ("phrases", {"template": "{review} {}"}, "has no column 'review'; its columns are sentence, label"),
+        ("phrases", {"template": (TEMPLATE, "It was {}")}, "The template 'It was {}' names no column; put the names"),
         ("phrases", {"template": "It was {}"}, "The template 'It was {}' names no column; put the names of columns"),
         ("phrases", {"template": TEMPLATE, "prompt_column": "sentence"}, "names the columns, and so does 'sentence'"),
         ("phrases", {"template": TEMPLATE, "label_column": "x"}, "has no column 'x'; its columns are"),

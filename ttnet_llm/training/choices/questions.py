@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,9 +24,11 @@ class Question:
         choices: What may follow, at least two different texts, with the space before them if there is one.
         right: The index of the right one; `None` where it is not known.
         names: What the choices are called, as many; they themselves by default.
+        others: The same in other words, with as many choices in the same order.
 
     Raises:
-        TTValueError: If there are too few choices, two are alike, or `right` is none of them.
+        TTValueError: If there are too few choices, two are alike, `right` is none of them, or other words ask something
+            else.
 
     Example:
         >>> Question("Two and two are", (" four.", " five."), 0).names
@@ -37,6 +39,7 @@ class Question:
     choices: tuple[str, ...]
     right: int | None = None
     names: tuple[str, ...] = ()
+    others: tuple[Question, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
@@ -47,6 +50,18 @@ class Question:
             raise TTValueError(f"names is {self.names!r}; expected one for each of {len(self.choices)} choices.")
         if not self.names:
             object.__setattr__(self, "names", tuple(choice.strip() for choice in self.choices))
+        for other in self.others:
+            if (len(other.choices), other.right) != (len(self.choices), self.right) or other.others:
+                raise TTValueError(
+                    f"others has {other.prompt!r} with {len(other.choices)} choices, of which {other.right} is right; "
+                    f"expected the same question in other words: {len(self.choices)} choices, {self.right} the right "
+                    "one, and no others of its own."
+                )
+
+    @property
+    def wordings(self) -> tuple[Question, ...]:
+        """The question in its first words alone, and in the others."""
+        return (replace(self, others=()), *self.others)
 
     @property
     def given(self) -> str:

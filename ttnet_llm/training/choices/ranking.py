@@ -25,7 +25,7 @@ def rank_classify(
     length_norm: float = 1.0,
     on_batch: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Score the choices of questions by the mean log-probability of their tokens.
+    """Score the choices of questions by the mean log-probability of their tokens, and by the mean over all wordings.
 
     Args:
         model: One that writes texts, with or without an encoder; put into evaluation mode.
@@ -61,10 +61,11 @@ def rank_classify(
         )
     config: Any = model.config
     decodes = bool(config.is_encoder_decoder)
-    rows = [encode(tokenizer, each, max_length=max_length, encoder_decoder=decodes) for each in questions]
+    wordings = [(number, each) for number, question in enumerate(questions) for each in question.wordings]
+    rows = [encode(tokenizer, each, max_length=max_length, encoder_decoder=decodes) for _, each in wordings]
     by_length = sorted(range(len(rows)), key=lambda row: -max(map(len, rows[row]["input_ids"])))
     collate, device = ChoiceCollator(tokenizer, model), next(model.parameters()).device
-    found = np.full((len(rows), max(len(question.choices) for question in questions)), -np.inf)
+    each_wording = np.full((len(rows), max(len(question.choices) for question in questions)), -np.inf)
     model.eval()
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
@@ -72,7 +73,10 @@ def rank_classify(
             batch = {name: values.to(device) for name, values in collate([rows[row] for row in chosen]).items()}
             labels = batch.pop("labels")
             scores, counts = token_scores(model(**batch).logits, labels, shift=not decodes)
-            found[chosen, : labels.shape[1]] = mean_scores(scores, counts, length_norm).double().cpu().numpy()
+            each_wording[chosen, : labels.shape[1]] = mean_scores(scores, counts, length_norm).double().cpu().numpy()
             if on_batch:
-                on_batch(min(start + batch_size, len(rows)))
+                on_batch(min(start + batch_size, len(rows)) * len(questions) // len(rows))
+    found = np.zeros((len(questions), each_wording.shape[1]))
+    for (number, _), row in zip(wordings, each_wording, strict=True):
+        found[number] += row / len(questions[number].wordings)
     return found

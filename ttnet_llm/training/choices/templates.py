@@ -6,7 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,31 @@ class Template:
         space = before[len(prompt) :]
         texts = tuple(f"{space}{word}{after}" for word in (self.words.values() or choices))
         return Question(prompt, texts, right, tuple(self.words or choices))
+
+
+def ask_in_all_words(
+    templates: Sequence[Template], row: Mapping[str, Any], choices: Sequence[str] = (), *, right: int | None = None
+) -> Question:
+    """Make a question of a row in the words of several templates.
+
+    Args:
+        templates: One or more, whose words are those of the same classes.
+        row: As `Template.ask` takes it.
+        choices: The same.
+        right: The same.
+
+    Returns:
+        The question by the first template, with the others' as its other words.
+
+    Example:
+        >>> words = {"0": "bad", "1": "good"}
+        >>> templates = Template("{text} It was {}.", words), Template("Is this {}? {text}", words)
+        >>> question = ask_in_all_words(templates, {"text": "Fine."}, right=1)
+        >>> [wording.prompt for wording in question.wordings]
+        ['Fine. It was', 'Is this']
+    """
+    first, *others = (template.ask(row, choices, right=right) for template in templates)
+    return replace(first, others=tuple(others))
 
 
 def few_shot(labels: Sequence[Hashable], k: int = 32, *, seed: int = 0, balanced: bool = True) -> list[int]:

@@ -26,6 +26,7 @@ from ttnet_llm.training.choices import (
     ChoiceLoss,
     Question,
     Template,
+    ask_in_all_words,
     choosing,
     encode,
     few_shot,
@@ -64,8 +65,8 @@ class Choices(Kind):
 
     def recognise(self, table: Table, settings: FinetuneSettings) -> str | None:
         """Look for a template, or for columns of questions, choices and answers."""
-        if settings.template is not None:
-            return f"there is the template {settings.template!r}"
+        if settings.templates:
+            return f"there is the template {settings.templates[0]!r}"
         if settings.choices_column is not None:
             return f"there is a column of choices, {settings.choices_column}"
         found = [_first(names, table) for names in (PROMPTS, CHOICES, RIGHT)]
@@ -75,11 +76,11 @@ class Choices(Kind):
 
     def columns(self, table: Table, settings: FinetuneSettings) -> Columns:
         """Settle which columns the template names, and where choices and the right one stand."""
-        template = _template_of(table, settings)
+        templates = _templates_of(table, settings)
         choices = settings.choices_column
         if choices is None and not settings.label_words:
             choices = _first(CHOICES, table)
-        if choices is None and settings.template is None:
+        if choices is None and not settings.templates:
             raise TTValueError(
                 f"{table.path!r} has no column of choices that is named as usual, such as {', '.join(CHOICES)}; say "
                 "--choices, or --template '{text} It was {}.' for texts with classes, of "
@@ -92,21 +93,24 @@ class Choices(Kind):
                 f"{table.path!r} has no column named {', '.join(usual[:-1])} or {usual[-1]}; say --label, one of "
                 f"{', '.join(table.columns)}."
             )
-        _check_columns(table, (*template.fields, label, choices))
-        return Columns(template.fields, label, choices=choices)
+        fields = tuple(dict.fromkeys(name for template in templates for name in template.fields))
+        _check_columns(table, (*fields, label, choices))
+        return Columns(fields, label, choices=choices)
 
     def read(self, settings: FinetuneSettings, train: Table, validation: Table | None) -> Task:
         """Settle template, columns and words, and take the questions."""
-        columns, text = self.columns(train, settings), _template_of(train, settings).text
+        columns, texts = self.columns(train, settings), [each.text for each in _templates_of(train, settings)]
         words = dict(settings.label_words)
         if columns.choices is None and not words:
             names = settle(train.cells(columns.label or ""), train.path, kind="classify", typed=train.typed).names or ()
             words = {name: name for name in names}
-        template = Template(text, words)
-        options = {"template": text} | ({"words": json.dumps(words)} if words else {})
+        templates = [Template(text, words) for text in texts]
+        options = {"template": texts[0]} | ({"words": json.dumps(words)} if words else {})
+        if len(texts) > 1:
+            options["further_templates"] = json.dumps(texts[1:])
         length = settings.max_length or self.max_length
         details = Details(columns, length, self.choose_measures(settings), self.name, options)
-        taken_as = say(template, columns)
+        taken_as = say(templates, columns)
         logger.info("The rows of %r are taken as %s.", train.path, taken_as)
         judged_by = None if validation is None else take(validation, details)
         return Task(take(train, details), judged_by, details, taken_as, tuple(words) or None)
@@ -157,7 +161,8 @@ class Choices(Kind):
 
         def encoded(rows: Examples[Question]) -> list[Any]:
             length = task.details.max_length
-            return [encode(tokenizer, row.right_first(), max_length=length, encoder_decoder=decodes) for row in rows]
+            asked = [wording.right_first() for row in rows for wording in row.wordings]
+            return [encode(tokenizer, each, max_length=length, encoder_decoder=decodes) for each in asked]
 
         return judged(choosing(Trainer))(
             model=model,
@@ -190,8 +195,7 @@ class Choices(Kind):
 
     def example(self, details: Details) -> str:
         """Ask a question."""
-        template = template_in(details)
-        given = dict.fromkeys(details.columns.text, "A text.")
+        template, given = templates_in(details)[0], dict.fromkeys(details.columns.text, "A text.")
         words = f", {dict(template.words)}" if template.words else ""
         choices = "" if template.words else ', ["one", "another"]'
         return (
@@ -211,20 +215,22 @@ class Choices(Kind):
         return show_choices([(row.prompt, row.names, row.right or 0) for row in rows], before, after)
 
 
-def say(template: Template, columns: Columns) -> str:
+def say(templates: Sequence[Template], columns: Columns) -> str:
     """Say in words what the rows are."""
-    if template.words:
-        words = ", ".join(name if name == word else f"{name}: {word}" for name, word in template.words.items())
-        return f"questions by the template {template.text!r}, with a word for each class in {columns.label} ({words})"
-    return (
-        f"questions by the template {template.text!r}, with choices in the column {columns.choices} and the right one "
-        f"in {columns.label}"
-    )
+    asked = f"questions by the template {templates[0].text!r}"
+    if len(templates) > 1:
+        asked += f" and {len(templates) - 1} more"
+    if words := templates[0].words:
+        said = ", ".join(name if name == word else f"{name}: {word}" for name, word in words.items())
+        return f"{asked}, with a word for each class in {columns.label} ({said})"
+    return f"{asked}, with choices in the column {columns.choices} and the right one in {columns.label}"
 
 
-def template_in(details: Details) -> Template:
-    """Give the template that a model was trained with."""
-    return Template(details.options["template"], json.loads(details.options.get("words", "{}")))
+def templates_in(details: Details) -> list[Template]:
+    """Give the templates that a model was trained with."""
+    words = json.loads(details.options.get("words", "{}"))
+    texts = [details.options["template"], *json.loads(details.options.get("further_templates", "[]"))]
+    return [Template(text, words) for text in texts]
 
 
 def take(table: Table, details: Details, *, labelled: bool = True) -> Examples[Question]:
@@ -241,7 +247,7 @@ def take(table: Table, details: Details, *, labelled: bool = True) -> Examples[Q
     Raises:
         TTValueError: If a column is missing, or a cell is unfit; the message names the row.
     """
-    columns, template = details.columns, template_in(details)
+    columns, templates = details.columns, templates_in(details)
     label, choices = columns.label or "", columns.choices
     _check_columns(table, (*columns.text, choices, *([label] if labelled else [])))
     texts = {name: take_texts(table, name) for name in columns.text}
@@ -254,24 +260,25 @@ def take(table: Table, details: Details, *, labelled: bool = True) -> Examples[Q
             cells = enumerate(zip(table.cells(label), offered, strict=True), 1)
             rights = [read_right(cell, each, row, table.path, typed=table.typed) for row, (cell, each) in cells]
     elif labelled:
-        rights = encode_labels(table.cells(label), table.path, tuple(template.words)).tolist()
+        rights = encode_labels(table.cells(label), table.path, tuple(templates[0].words)).tolist()
     rows = (dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True))
     asked = zip(rows, offered, rights, strict=True)
-    return Examples(template.ask(row, each, right=right) for row, each, right in asked)
+    return Examples(ask_in_all_words(templates, row, each, right=right) for row, each, right in asked)
 
 
-def _template_of(table: Table, settings: FinetuneSettings) -> Template:
-    """Give the template that the user says, or one of a prompt alone; without its words."""
+def _templates_of(table: Table, settings: FinetuneSettings) -> list[Template]:
+    """Give the templates that the user says, or one of a prompt alone; without their words."""
     named = settings.prompt_column or (settings.text_columns or (None,))[0]
-    if settings.template is not None:
-        template = Template(settings.template)
-        if named is not None or not template.fields:
-            wrong = "names no column" if named is None else f"names the columns, and so does {named!r}"
-            raise TTValueError(
-                f"The template {settings.template!r} {wrong}; put the names of columns into it, such as "
-                "'{text} It was {}.', and leave out --text and --prompt."
-            )
-        return template
+    if settings.templates:
+        templates = [Template(text) for text in settings.templates]
+        for template in templates:
+            if named is not None or not template.fields:
+                wrong = "names no column" if named is None else f"names the columns, and so does {named!r}"
+                raise TTValueError(
+                    f"The template {template.text!r} {wrong}; put the names of columns into it, such as "
+                    "'{text} It was {}.', and leave out --text and --prompt."
+                )
+        return templates
     if len(settings.text_columns or ()) > 1:
         raise TTValueError(
             f"text_columns names {len(settings.text_columns or ())} columns; say with --template how they make a "
@@ -283,7 +290,7 @@ def _template_of(table: Table, settings: FinetuneSettings) -> Template:
             f"{table.path!r} has no column of questions that is named as usual, such as {', '.join(PROMPTS)}; say "
             f"--prompt or --template, of {', '.join(table.columns)}."
         )
-    return Template("{" + prompt + "} {}")
+    return [Template("{" + prompt + "} {}")]
 
 
 def _first(names: Sequence[str], table: Table) -> str | None:
