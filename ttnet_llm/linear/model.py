@@ -15,7 +15,7 @@ from ttnet_llm.linear.layer import LinearAdapterLayer, layers_with
 from ttnet_llm.linear.merging import refusal, warn_of_losses
 from ttnet_llm.linear.network import FactorNetwork
 from ttnet_llm.linear.parameter import ParameterLayer, owner_of
-from ttnet_llm.linear.sharing import Group, SharedView, head_size, place
+from ttnet_llm.linear.sharing import Member, SharedView, head_size, share
 from ttnet_llm.lora.checkpoint import lora_factors
 from ttnet_llm.matrices.thin import leading_factors
 from ttnet_llm.tuner import AdapterConfig, AdapterModel
@@ -202,24 +202,19 @@ class LinearModel(AdapterModel):
                     module.unmerge()
 
     def _share(self, adapter_name: str, config: AdapterConfig) -> None:
-        shapes: dict[tuple[int, int, int], list[tuple[str, LinearAdapterLayer]]] = {}
-        for name, layer in self.layers_with(adapter_name):
-            view = cast(SharedView, layer.networks[adapter_name])
-            shape = view.shape(layer.in_features, layer.out_features, layer.fan_in)
-            shapes.setdefault(shape, []).append((name, layer))
-        for shape, members in shapes.items():
-            group = Group.of([name for name, _ in members], *shape, head_size(self.get_model_config(self.model)))
-            views = [cast(SharedView, layer.networks[adapter_name]) for _, layer in members]
-            shared = type(views[0]).common_cls(group, config)
-            for view, (name, _) in zip(views, members, strict=True):
-                layer_name, projection = place(name)
-                view.connect(
-                    shared,
-                    group.layers.index(layer_name),
-                    group.projections.index(projection),
-                    owner=view is views[0],
-                )
-            owner = members[0][1]
+        layers = dict(self.layers_with(adapter_name))
+        members = [
+            Member(
+                name,
+                layer.in_features,
+                layer.out_features,
+                layer.fan_in,
+                cast(SharedView, layer.networks[adapter_name]),
+            )
+            for name, layer in layers.items()
+        ]
+        for name, shared in share(members, config, head_size(self.get_model_config(self.model))):
+            owner = layers[name]
             owner.check_adapter_name(adapter_name)
             owner._move_adapter_to_device_of_base_layer(adapter_name)
             shared.requires_grad_(adapter_name in owner.active_adapters and not config.inference_mode)

@@ -1,6 +1,7 @@
 """Networks that all modules of a shape have in common: one for the model, a view of it for each module."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -122,6 +123,52 @@ class SharedView(FactorNetwork):
         self.layer, self.projection = layer, projection
         if owner:
             self.common = shared  # registered with torch
+
+
+@dataclass(frozen=True)
+class Member:
+    """A module whose network is a view of one that it shares with others.
+
+    Args:
+        name: The module's full name.
+        in_features: Its input size.
+        out_features: Its output size.
+        fan_in: How many inputs an output adds up.
+        view: Its view.
+    """
+
+    name: str
+    in_features: int
+    out_features: int
+    fan_in: int
+    view: SharedView
+
+
+def share(members: Iterable[Member], config: Any, head_size: int | None) -> list[tuple[str, nn.Module]]:
+    """Make the networks that modules share, one for each shape, and connect the views with them.
+
+    Args:
+        members: The modules, in the model's order.
+        config: The method's config.
+        head_size: The model's size of an attention head, if it says.
+
+    Returns:
+        For each of the networks the name of the module that holds it for all, and the network.
+    """
+    shapes: dict[tuple[int, int, int], list[Member]] = {}
+    for member in members:
+        shape = member.view.shape(member.in_features, member.out_features, member.fan_in)
+        shapes.setdefault(shape, []).append(member)
+    made = []
+    for shape, alike in shapes.items():
+        group = Group.of([member.name for member in alike], *shape, head_size)
+        shared: nn.Module = alike[0].view.common_cls(group, config)
+        for member in alike:
+            layer, projection = place(member.name)
+            places = group.layers.index(layer), group.projections.index(projection)
+            member.view.connect(shared, *places, owner=member is alike[0])
+        made.append((alike[0].name, shared))
+    return made
 
 
 def place(name: str) -> tuple[str, str]:

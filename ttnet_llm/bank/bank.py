@@ -1,0 +1,406 @@
+"""Thousands of adapters of one configuration on one model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm.bank.layer import BankLayer
+from ttnet_llm.bank.mix import Current, Mix
+from ttnet_llm.bank.pattern import Pattern, tensors_of
+from ttnet_llm.bank.saving import check_place, read_index, write_bank
+from ttnet_llm.bank.storage import BLOCK, Storage
+from ttnet_llm.lora.checkpoint import read_config, read_weights, write_adapter
+from ttnet_llm.tuner import AdapterConfig
+
+logger = logging.getLogger(__name__)
+KEPT = 2**28  # bytes that the matrices of one mix may take
+
+
+class AdapterBank:
+    """Adapters of one configuration, held as rows of one table, on a model whose batches mix them at will.
+
+    The model is changed in place: each adapted layer computes what the adapters of a batch's rows change, all rows in
+    one product. Where nothing is in use the model is the base model.
+
+    Args:
+        model: The model, without adapters; transformers' or any other.
+        config: The configuration of all adapters: any linear method's, or LoRETTA_adp's.
+        capacity: How many adapters the bank may hold; memory is taken for those that it has.
+        dtype: Of the adapters' numbers.
+        device: Where they are; `None` takes the model's.
+        keep_bytes: How much memory the matrices of the adapters in use may take until another mix is used; what does
+            not fit is made again in every forward pass.
+
+    Raises:
+        TTTypeError: If adapters of the configuration cannot be stacked.
+        TTValueError: If a value is outside its range.
+
+    Example:
+        >>> from ttnet_llm import LorettaRepConfig
+        >>> model = nn.Sequential(nn.Linear(16, 16))
+        >>> bank = AdapterBank(model, LorettaRepConfig(target_modules=["0"], init_weights=False))
+        >>> bank.add("ann")
+        >>> bank.add("bob")
+        >>> x = torch.ones(3, 5, 16)
+        >>> with bank.use(["ann", None, "bob"]):
+        ...     mixed = model(x)
+        >>> with bank.use("ann"):
+        ...     bool(torch.allclose(mixed[0], model(x)[0], atol=1e-6))
+        True
+        >>> torch.equal(mixed[1], model(x)[1]), len(bank), "bob" in bank
+        (True, 2, True)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: AdapterConfig,
+        *,
+        capacity: int = 10_000,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        keep_bytes: int = KEPT,
+    ) -> None:
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+            raise TTValueError(f"capacity is {capacity!r}; expected an integer of at least 1.")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TTTypeError(f"dtype is {dtype!r}; expected a floating torch dtype.")
+        if any(isinstance(module, BankLayer) for module in model.modules()):
+            raise TTTypeError("model has a bank already; call its unload() first.")
+        self.model, self.capacity, self.keep_bytes = model, capacity, keep_bytes
+        self._pattern = Pattern(model, config)
+        place = torch.device(device) if device is not None else _device_of(model)
+        self._storage = Storage(self._pattern.layout.size, dtype, place)
+        self._numbers: dict[str, int] = {}  # of the adapters' rows
+        self._trained: dict[str, nn.Parameter] = {}
+        self._lock = threading.RLock()
+        self._current = Current()
+        self._layers: dict[str, BankLayer] = {}
+        for name, form in self._pattern.forms.items():
+            parent, _, own = name.rpartition(".")
+            holder = model.get_submodule(parent)
+            self._layers[name] = BankLayer(getattr(holder, own), form, self._current)
+            setattr(holder, own, self._layers[name])
+
+    @property
+    def config(self) -> AdapterConfig:
+        """The configuration of all adapters."""
+        return self._pattern.config
+
+    @property
+    def parameters_each(self) -> int:
+        """How many numbers an adapter has."""
+        return self._storage.size
+
+    @property
+    def names(self) -> list[str]:
+        """The adapters' names, in the order in which they came."""
+        with self._lock:
+            return list(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._numbers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def add(
+        self,
+        name: str,
+        source: str | Path | Mapping[str, Tensor] | PeftModel | None = None,
+        *,
+        adapter: str = "default",
+    ) -> None:
+        """Add an adapter.
+
+        Args:
+            name: Its name in the bank, a new one.
+            source: A folder with its checkpoint, its tensors by the keys of a checkpoint, or a model that has it;
+                `None` draws a fresh one.
+            adapter: Its name in that model.
+
+        Raises:
+            TTFileError: If the checkpoint cannot be read.
+            TTShapeError: If a tensor has another shape than the bank's.
+            TTTypeError: If the source is of another type, or holds what a bank does not keep.
+            TTValueError: If there is such a name, the bank is full, or the adapter is of another configuration.
+        """
+        self._check_new(name)
+        what = f"the adapter {name!r}"
+        if source is None:
+            tensors: Mapping[str, Tensor] = self._pattern.draw()
+        elif isinstance(source, PeftModel):
+            tensors = tensors_of(source, adapter)
+            self._pattern.check_like(source.peft_config[adapter].to_dict(), what)
+        elif isinstance(source, Mapping):
+            tensors = source
+        elif isinstance(source, str | Path):
+            what = f"the adapter in {str(source)!r}"
+            self._pattern.check_like(read_config(source), what)
+            tensors = read_weights(source)
+        else:
+            raise TTTypeError(
+                f"source is a {type(source).__name__}; expected a folder, tensors by their keys, a PeftModel, or None "
+                "for a fresh adapter."
+            )
+        row = self._pattern.layout.flatten(tensors, what)
+        with self._lock:
+            self._check_new(name)
+            if len(self._numbers) >= self.capacity:
+                raise TTValueError(
+                    f"The bank holds {len(self._numbers)} adapters, its capacity; remove some, or make a larger one."
+                )
+            self._numbers[name] = self._storage.put(row)
+
+    def remove(self, name: str) -> None:
+        """Remove an adapter; its place is used again.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            TTValueError: If there is none.
+        """
+        with self._lock:
+            self._storage.drop(self._number(name))
+            del self._numbers[name]
+            self._trained.pop(name, None)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give an adapter another name.
+
+        Args:
+            name: Its name.
+            new: The new one.
+
+        Raises:
+            TTValueError: If there is no adapter of the one name, or there is one of the other.
+        """
+        with self._lock:
+            number = self._number(name)
+            self._check_new(new)
+            del self._numbers[name]
+            self._numbers[new] = number
+            if name in self._trained:
+                self._trained[new] = self._trained.pop(name)
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Give an adapter's tensors, as its checkpoint has them.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            Copies, by their keys.
+        """
+        with self._lock:
+            row = self._storage[self._number(name)].detach().clone()
+        return self._pattern.layout.split(row)
+
+    def export(self, name: str, folder: str | Path) -> None:
+        """Write an adapter's ordinary checkpoint, which PEFT loads.
+
+        Args:
+            name: Its name.
+            folder: A new folder, or that of an earlier export, which is replaced.
+
+        Raises:
+            TTFileError: If the folder holds something else.
+            TTValueError: If there is no such adapter.
+        """
+        write_adapter(folder, self.config, self.tensors(name), kind="bank-export", classes={})
+
+    @contextmanager
+    def use(self, names: str | Sequence[str | None] | None) -> Iterator[None]:
+        """Use adapters in this thread for a while.
+
+        Args:
+            names: One name, for all rows of every batch; or a list with a name for each row, `None` for rows that the
+                base model is for. Batches may have a multiple of as many rows, as beams and returned sequences make.
+
+        Raises:
+            TTTypeError: If it is something else.
+            TTValueError: If there is no such adapter, or the list is empty.
+        """
+        with self._current.using(self._mix(names)):
+            yield
+
+    def _mix(self, names: str | Sequence[str | None] | None) -> Mix | None:
+        if names is None:
+            return None
+        if isinstance(names, str):
+            names = [names]
+        if not isinstance(names, Iterable) or not all(name is None or isinstance(name, str) for name in names):
+            raise TTTypeError(f"names is {names!r}; expected a name, or a list with a name or None for each row.")
+        names = list(names)
+        if not names:
+            raise TTValueError("names is empty; expected a name or None for each row of the batch.")
+        with self._lock:
+            rows = {name: self._row(name) for name in dict.fromkeys(names) if name is not None}
+            if not rows:
+                return None
+            table = torch.stack(list(rows.values()))
+        places = {name: place for place, name in enumerate(rows)}
+        index = torch.tensor([places.get(name, 0) if name else 0 for name in names], device=table.device)
+        named = None
+        if None in names:
+            named = torch.tensor([name is not None for name in names], device=table.device)
+        return Mix(table, index, named, self._pattern.layout, self.keep_bytes)
+
+    def _row(self, name: str) -> Tensor:  # (parameters,)
+        number = self._number(name)
+        return self._trained[name] if name in self._trained else self._storage[number]
+
+    def trainable(self, names: str | Iterable[str]) -> list[nn.Parameter]:
+        """Make adapters trainable; those of all rows of a batch then learn in one step.
+
+        Each is one parameter, a row of the bank's own table, and so gradients and an optimiser's state are only for
+        these. Sum the rows' losses, rather than average them, for the gradients that each adapter would have alone.
+
+        Args:
+            names: Their names.
+
+        Returns:
+            A parameter of shape `(parameters_each,)` for each, in their order.
+
+        Raises:
+            TTValueError: If there is no such adapter.
+
+        Example:
+            >>> from ttnet_llm import LorettaRepConfig
+            >>> bank = AdapterBank(nn.Sequential(nn.Linear(4, 4)), LorettaRepConfig(r=2, target_modules=["0"]))
+            >>> bank.add("ann")
+            >>> optimiser = torch.optim.SGD(bank.trainable("ann"), lr=0.1)
+            >>> with bank.use("ann"):
+            ...     bank.model(torch.ones(1, 4)).sum().backward()
+            >>> optimiser.step()
+            >>> bank.freeze()
+        """
+        chosen = [names] if isinstance(names, str) else list(names)
+        with self._lock:
+            for name in chosen:
+                number = self._number(name)
+                self._trained.setdefault(name, nn.Parameter(self._storage[number]))
+                self._storage.touch(number)
+            return [self._trained[name] for name in chosen]
+
+    def freeze(self, names: Iterable[str] | None = None) -> None:
+        """End the training of adapters, which keep what they have learnt.
+
+        Args:
+            names: Their names; `None` for all.
+        """
+        with self._lock:
+            for name in list(self._trained) if names is None else names:
+                if self._trained.pop(name, None) is not None:
+                    self._storage.touch(self._number(name))
+
+    def save(self, path: str | Path) -> None:
+        """Write the bank, or what has changed of it since it was saved there or loaded from there.
+
+        Args:
+            path: A new folder, or a bank's.
+
+        Raises:
+            TTFileError: If the folder holds something else.
+        """
+        folder = check_place(path)
+        with self._lock:
+            for name in self._trained:
+                self._storage.touch(self._numbers[name])  # as optimisers write into it
+            write_bank(folder, self.config, self._storage, self._numbers, self.capacity)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        model: nn.Module,
+        *,
+        device: torch.device | str | None = None,
+        keep_bytes: int = KEPT,
+    ) -> Self:
+        """Open a saved bank; numbers are read when they are first used.
+
+        Parts that cannot be read are told of by a warning, and leave all others as they are.
+
+        Args:
+            path: The bank's folder.
+            model: The model that its adapters are for.
+            device: As for the bank.
+            keep_bytes: The same.
+
+        Returns:
+            The bank, which goes on in that folder where it is saved there.
+
+        Raises:
+            TTFileError: If there is no bank, or its index cannot be read.
+            TTValueError: If the adapters have other sizes on this model.
+        """
+        index = read_index(path)
+        config: Any = PeftConfig.from_pretrained(str(path))
+        dtype = getattr(torch, index.dtype)
+        bank = cls(model, config, capacity=index.capacity, dtype=dtype, device=device, keep_bytes=keep_bytes)
+        if bank.parameters_each != index.size:
+            bank.unload()
+            raise TTValueError(
+                f"An adapter in {str(path)!r} has {index.size:,} numbers, and on this model it would have "
+                f"{bank.parameters_each:,}; give the model that the bank was made for."
+            )
+        held: dict[int, list[str]] = {}
+        for name, number in index.numbers.items():
+            held.setdefault(number // BLOCK, []).append(name)
+        for place, part in enumerate(index.parts):
+            block = bank._storage.open_block(Path(path).resolve() / part, tuple(held.get(place, ())))
+            if block.damage is not None:
+                logger.warning("%s", block.complaint)
+        bank._numbers = index.numbers
+        bank._storage.set_free(set(index.numbers.values()))
+        return bank
+
+    def unload(self) -> nn.Module:
+        """Take the bank off the model.
+
+        Returns:
+            The model, as it was.
+        """
+        for name, layer in self._layers.items():
+            parent, _, own = name.rpartition(".")
+            setattr(self.model.get_submodule(parent), own, layer.base_layer)
+        self._layers = {}
+        return self.model
+
+    def _number(self, name: str) -> int:
+        if name not in self._numbers:
+            raise TTValueError(
+                f"There is no adapter {name!r} in the bank, which has {len(self._numbers)}.{self._hint(name)}"
+            )
+        return self._numbers[name]
+
+    def _hint(self, name: Any) -> str:
+        from ttnet_llm.near import near
+
+        found = near(str(name), self._numbers).strip()
+        return f" {found[0].upper()}{found[1:]}" if found else ""
+
+    def _check_new(self, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise TTTypeError(f"name is {name!r}; expected a text.")
+        if name in self._numbers:
+            raise TTValueError(f"There is an adapter {name!r} already; remove it first, or choose another name.")
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,179 @@
+"""One adapter of a configuration on a model: the pattern of all adapters of a bank."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast
+
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor, nn
+
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm.bank.forms import Form, form_of
+from ttnet_llm.bank.rows import RowLayout
+from ttnet_llm.linear import LinearAdapterLayer
+from ttnet_llm.linear.sharing import Member, SharedView, head_size, share
+from ttnet_llm.lora.checkpoint import PREFIX
+from ttnet_llm.tuner import AdapterConfig, AdapterLayer, AdapterModel
+
+_NAME = "pattern"  # of the one adapter
+# What may differ between adapters of one bank: how they were started, trained, named and saved.
+_OWN = {field.name for field in dataclasses.fields(PeftConfig)} | {
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters"),
+    *("modules_to_save", "bias", "init_weights", "train_norms", "dropout", "id2label", "ttnet_version"),
+    *("lora_path", "chosen_modes"),
+}
+
+
+class Pattern:
+    """What adapters of one configuration have in common on a model; the model is left as it was.
+
+    Args:
+        model: The model.
+        config: The configuration.
+
+    Raises:
+        TTTypeError: If adapters of it cannot be stacked.
+    """
+
+    def __init__(self, model: nn.Module, config: AdapterConfig) -> None:
+        _refuse(model, config)
+        self.config = copy.deepcopy(config)
+        self.config.task_type = None  # which would bring a head along
+        attached: Any = get_peft_model(model, self.config, adapter_name=_NAME)
+        self._tuner: AdapterModel = attached.base_model
+        try:
+            self.layers: dict[str, AdapterLayer] = dict(_layers(self._tuner))
+            if odd := [name for name, layer in self.layers.items() if form_of(layer) is None]:
+                raise TTTypeError(
+                    f"The config adapts {odd[0]!r}, a {type(self.layers[odd[0]].get_base_layer()).__name__}, whose "
+                    "rows have no product of their own; a bank adapts linear layers: leave it out of target_modules."
+                )
+            self.layout = RowLayout({key: tuple(t.shape) for key, t in self._tensors(self.layers).items()})
+            self.forms = {name: self._form(name, layer) for name, layer in self.layers.items()}
+        finally:
+            attached.unload()
+        self.config.inference_mode = True
+
+    def _tensors(self, layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
+        """Give one adapter's tensors by the keys that they have in a checkpoint."""
+        method = self.config.method
+        found: dict[str, Tensor] = {}
+        for name, layer in layers.items():
+            network = layer.networks[_NAME]
+            if whole := [key for key, t in network.named_buffers() if not t.is_floating_point()]:
+                raise TTTypeError(
+                    f"Adapters of {method} keep {whole[0]!r} besides what they train, which is not the same kind of "
+                    "number; a bank cannot stack them."
+                )
+            found |= {f"{PREFIX}{name}.{method}_network.{key}": t for key, t in network.state_dict().items()}
+        return found
+
+    def _form(self, name: str, layer: AdapterLayer) -> Form:
+        make, method, network = form_of(layer), self.config.method, layer.networks[_NAME]
+        keys = {f"network.{key}": f"{PREFIX}{name}.{method}_network.{key}" for key in network.state_dict()}
+        if isinstance(network, SharedView) and not hasattr(network, "common"):
+            owner = next(
+                other
+                for other, each in self.layers.items()
+                if getattr(each.networks[_NAME], "common", None) is network.shared
+            )
+            prefix = f"{PREFIX}{owner}.{method}_network.common."
+            keys |= {f"shared.{key}": f"{prefix}{key}" for key in network.shared.state_dict()}
+        assert make is not None
+        return make(layer, _NAME, keys)
+
+    def draw(self) -> dict[str, Tensor]:
+        """Draw a fresh adapter, as PEFT would start one."""
+        networks = {name: layer.make_network(self.config.for_module(name)) for name, layer in self.layers.items()}
+        views = [network for network in networks.values() if isinstance(network, SharedView)]
+        if views:
+            members = [
+                Member(name, layer.in_features, layer.out_features, cast(LinearAdapterLayer, layer).fan_in, view)
+                for (name, layer), view in zip(self.layers.items(), views, strict=True)
+            ]
+            share(members, self.config, head_size(self._tuner.get_model_config(self._tuner.model)))
+        prefix, method = PREFIX, self.config.method
+        return {
+            f"{prefix}{name}.{method}_network.{key}": t
+            for name, network in networks.items()
+            for key, t in network.state_dict().items()
+        }
+
+    def check_like(self, config: Mapping[str, Any], what: str) -> None:
+        """Refuse an adapter of another configuration.
+
+        Args:
+            config: Its config's fields.
+            what: Whose it is, for the message.
+
+        Raises:
+            TTValueError: If a field differs that the adapters of a bank have in common.
+        """
+        own = self.config.to_dict()
+        for name in own:
+            if name == "peft_type" or name not in _OWN:
+                ours, theirs = _plain(own[name]), _plain(config.get(name))
+                if ours != theirs:
+                    raise TTValueError(
+                        f"{name} of {what} is {theirs!r}, and the bank's is {ours!r}; a bank keeps adapters of one "
+                        "configuration: make another for this one."
+                    )
+
+
+def tensors_of(model: PeftModel, adapter: str) -> dict[str, Tensor]:
+    """Give the tensors of a live model's adapter, as a checkpoint has them.
+
+    Args:
+        model: The model.
+        adapter: The adapter's name.
+
+    Returns:
+        The tensors by their keys.
+
+    Raises:
+        TTValueError: If there is no such adapter.
+    """
+    if adapter not in model.peft_config:
+        raise TTValueError(f"adapter is {adapter!r}; the model has {', '.join(model.peft_config)}.")
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    return tensors
+
+
+def _layers(tuner: AdapterModel) -> Any:
+    from ttnet_llm.linear.layer import layers_with
+
+    if hasattr(tuner, "layers_with"):
+        return layers_with(tuner.model, _NAME)
+    return ((name, layer) for name, layer in tuner.adapter_layers().items() if _NAME in layer.networks)
+
+
+def _refuse(model: nn.Module, config: AdapterConfig) -> None:
+    if not isinstance(config, AdapterConfig):
+        raise TTTypeError(
+            f"config is a {type(config).__name__}; expected one of ttnet_llm's, such as LorettaRepConfig. MELoRA with "
+            "n=1 is LoRA."
+        )
+    if isinstance(model, PeftModel):
+        raise TTTypeError("model is a PeftModel; give the bare model, and add its adapters to the bank.")
+    for name, usual in (("modules_to_save", None), ("bias", "none"), ("train_norms", False), ("tt_head", False)):
+        value = getattr(config, name, usual)
+        if value != usual and value != [] and value is not None:
+            raise TTTypeError(
+                f"{name} is {value!r}; a bank keeps what goes around the layers of a model, and no heads, norms or "
+                "biases of their own: leave it out."
+            )
+    if config.target_parameters:
+        raise TTTypeError(
+            f"target_parameters is {config.target_parameters!r}; a bank adapts linear layers, not bare parameters: "
+            "leave it out."
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | tuple | list):
+        return sorted(map(str, value)) if isinstance(value, set) else [_plain(each) for each in value]
+    return getattr(value, "value", value)
