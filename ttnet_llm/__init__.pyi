@@ -1,4 +1,5 @@
 from .apply import apply_loretta
+from .bank import AdapterBank
 from .budget import fit_to_budget
 from .linear import hold_factors
 from .loading import load
@@ -18,6 +19,7 @@ from .tensorize import RankSchedule, load_tensorized, save_tensorized
 from .tuner import rescale_adapter_scale
 
 __all__ = [
+    "AdapterBank",
     "EtherConfig",
     "EtherModel",
     "LorettaAdpConfig",

@@ -212,11 +212,36 @@ def load_adapter(adapter: str | Path, *, model: str | None = None, weights: bool
         config.num_labels = heads[0].shape[0]
     model_cls = _model_class(fields, config, folder)
     if not (weights or getattr(PEFT_TYPE_TO_CONFIG_MAPPING[fields["peft_type"]], "reads_weights", False)):
-        with torch.device("meta"):
-            skeleton = model_cls.from_config(config) if hasattr(model_cls, "from_config") else model_cls(config)
+        skeleton = _without_weights(model_cls, config)
         return PeftModel.from_pretrained(_on_cpu(skeleton), str(folder)).eval()
     loaded = _loaded(base, model_cls, config=config, ignore_mismatched_sizes=bool(heads), **options)
     return PeftModel.from_pretrained(loaded, str(folder)).eval()
+
+
+def load_skeleton(adapter: str | Path, *, base: str | None = None) -> nn.Module:
+    """Make the model that an adapter or bank is for, on the meta device.
+
+    Args:
+        adapter: A folder with an adapter's config.
+        base: The base model; `None` takes the one that the config names.
+
+    Returns:
+        The model, of the class that the config's task asks for.
+
+    Raises:
+        TTFileError: If the base model is not to be found.
+        TTTypeError: If the class of the base model cannot be told.
+        TTValueError: If the config names no base model and `base` is `None`.
+    """
+    folder = find_adapter(adapter)
+    config = load_config(base_name(folder, base))
+    return _without_weights(_model_class(read_config(folder), config, folder), config)
+
+
+def _without_weights(model_cls: Any, config: Any) -> nn.Module:
+    with torch.device("meta"):
+        model: nn.Module = model_cls.from_config(config) if hasattr(model_cls, "from_config") else model_cls(config)
+    return model
 
 
 def _loaded(name: str, model_cls: Any, **options: Any) -> Any:

@@ -57,6 +57,9 @@ class Pattern:
         finally:
             attached.unload()
         self.config.inference_mode = True
+        self.config.task_type = config.task_type
+        base = config.base_model_name_or_path or getattr(model, "name_or_path", None)
+        self.config.base_model_name_or_path = base or None
 
     def _tensors(self, layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
         """Give one adapter's tensors by the keys that they have in a checkpoint."""

@@ -9,7 +9,7 @@ from typing import Annotated
 from ttnet.errors import MissingExtraError
 
 try:
-    from ttnet_llm.command_line import allocate, commands, counting, finetune, sparsify, tensorize, tune, using
+    from ttnet_llm.command_line import allocate, bank, commands, counting, finetune, sparsify, tensorize, tune, using
     from ttnet_llm.command_line.console import typer
 except MissingExtraError as _error:  # the command is installed with or without its extra
     sys.exit(str(_error))
@@ -51,6 +51,7 @@ for _command in (
     *sparsify.COMMANDS,
 ):
     app.command(name=_command.__name__)(_command)
+app.add_typer(bank.app, name="bank")
 
 
 def main() -> None:
