@@ -14,6 +14,7 @@ import transformers as tf
 from peft import HiraConfig, IA3Config, LoraConfig, PeftConfig
 
 from ttnet_llm import (
+    DeptConfig,
     EtherConfig,
     LorettaAdpConfig,
     LorettaRepConfig,
@@ -44,6 +45,7 @@ MODELS: dict[str, tf.PretrainedConfig] = {
         head_dim=64,
         intermediate_size=8192,
     ),
+    "T5-large": tf.T5Config(d_model=1024, d_ff=4096, num_layers=24, num_heads=16, vocab_size=32128),
     "T0-3B": tf.T5Config(
         d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_heads=32, feed_forward_proj="gated-gelu", vocab_size=32128
     ),
@@ -134,6 +136,10 @@ ROWS = [
         "r 16, all layers",
         2_654_208,
         "r (in + out), arXiv:2405.16057 (SPP: r in + out, 1,410,048)",
+    ),
+    *(
+        Row("DePT", model, DeptConfig(), "40 vectors, r 45, 256 tokens", count, "m d + s r + r d, arXiv:2309.05173")
+        for model, count in (("RoBERTa-base", 76_800), ("T5-large", 98_560), ("LLaMA-2-7B", 359_680))
     ),
     Row("LoRETTA_rep", "RoBERTa-base", LorettaRepConfig(), "r 8, TT rank 5, automatic modes", None, ""),
     Row("LoRETTA_rep", "LLaMA-2-7B", LorettaRepConfig(), "r 8, TT rank 5, automatic modes", None, ""),

@@ -15,11 +15,14 @@ from .networks.metatt import MetaTTConfig, MetaTTModel, set_task
 from .networks.neuron_lora import NeuronLoraConfig, NeuronLoraModel
 from .networks.tt_ether import TTEtherConfig, TTEtherModel
 from .networks.tt_lora import TTLoraConfig, TTLoraModel
+from .prompts import DeptConfig, DeptModel, prepend_prompt, prompted
 from .tensorize import RankSchedule, load_tensorized, save_tensorized
 from .tuner import rescale_adapter_scale
 
 __all__ = [
     "AdapterBank",
+    "DeptConfig",
+    "DeptModel",
     "EtherConfig",
     "EtherModel",
     "LorettaAdpConfig",
@@ -48,6 +51,8 @@ __all__ = [
     "hold_factors",
     "load",
     "load_tensorized",
+    "prepend_prompt",
+    "prompted",
     "rescale_adapter_scale",
     "save_tensorized",
     "set_task",

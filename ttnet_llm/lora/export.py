@@ -228,8 +228,8 @@ def linear_layers(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, Li
             continue
         if not isinstance(layer, LinearAdapterLayer):
             raise TTTypeError(
-                f"The adapter {adapter_name!r} is {layer.method}, which is not linear in its input, so that no LoRA "
-                "is equal to it; save it with `save_pretrained`, and serve it with this package."
+                f"The adapter {adapter_name!r} is {layer.method}, which {layer.why_no_lora}, so that no LoRA is equal "
+                "to it; save it with `save_pretrained`, and serve it with this package."
             )
         yield plain_name(name).removeprefix(PREFIX), layer
 

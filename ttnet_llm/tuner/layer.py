@@ -42,6 +42,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     base_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, Conv1D, TTLinear)
     wraps_module: ClassVar[bool] = True  # rather than one parameter of a module, of which no forward pass is its own
     weight_name: str = "weight"  # what the base layer calls what is updated
+    why_no_lora: ClassVar[str] = "is not linear in its input"  # of methods that cannot be exported as LoRA
 
     # What PEFT's untyped mixin brings.
     base_layer: nn.Module
