@@ -17,6 +17,7 @@ from ttnet.errors import TTError, TTFileError, TTTypeError, TTValueError
 from ttnet_llm.class_names import read_class_names
 from ttnet_llm.folders import refuse_seeds
 from ttnet_llm.lora.checkpoint import CONFIG, read_config, read_weights
+from ttnet_llm.prompts import prompted
 from ttnet_llm.training.details import DETAILS, read_details
 from ttnet_llm.training.kinds import find_kind
 from ttnet_llm.training.model import find_tokenizer, load_config
@@ -76,6 +77,7 @@ def load(
     if (folder / CONFIG).is_file():
         model: nn.Module = load_adapter(folder, model=base, **options)
         tokenizer = find_tokenizer(str(folder)) or find_tokenizer(base_name(folder, base))
+        tokenizer = None if tokenizer is None else prompted(tokenizer, model)
     else:
         if base is not None:
             raise TTValueError(f"base is {base!r}, but {str(path)!r} holds a whole model; leave it out.")

@@ -12,6 +12,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from ttnet.errors import TTValueError
 from ttnet_llm import (
+    DeptConfig,
     EtherConfig,
     LorettaAdpConfig,
     LorettaRepConfig,
@@ -38,6 +39,7 @@ class Method:
         options: Config fields that differ from the class's defaults.
         head_learning_rate: The same for a new head; `None` takes the adapter's.
         writing_rate: The learning rate for models that write texts, where it is another.
+        learning_rates: Those of single parameters, by parts of their names.
     """
 
     title: str
@@ -46,6 +48,7 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     head_learning_rate: float | None = None
     writing_rate: float | None = None
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
 
     def rate_for(self, task_type: TaskType | None) -> float:
         """Give the learning rate to start from.
@@ -75,6 +78,10 @@ METHODS: dict[str, Method] = {
     "ether": Method("ETHER+", 1e-2, EtherConfig),
     "tt-ether": Method("TT-ETHER", 2e-2, TTEtherConfig, head_learning_rate=5e-3),
     "neuron-lora": Method("NeuronLoRA", 1e-2, NeuronLoraConfig, head_learning_rate=5e-3, writing_rate=3e-2),
+    # The rate of the prompt; its offset's factors are far smaller.
+    "dept": Method(
+        "DePT", 1e-2, DeptConfig, head_learning_rate=5e-3, writing_rate=0.3, learning_rates={"A": 1e-3, "B": 1e-3}
+    ),
     "lora": Method("LoRA", 1e-3, LoraConfig, {"r": 8, "lora_alpha": 16}),
     "hira": Method("HiRA", 1e-2, HiraConfig, {"r": 8}, head_learning_rate=5e-3),
     # No module of that name exists, which PEFT allows: only the head is trained, saved and loaded.

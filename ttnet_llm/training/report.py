@@ -83,7 +83,7 @@ def facts(result: FinetuneResult) -> list[list[str]]:
             "learning rate / of the head",
             f"{result.learning_rate:g} / {settings.head_rate(result.learning_rate):g}",
         ],
-        *[[f"learning rate of {name}", f"{rate:g}"] for name, rate in settings.learning_rates.items()],
+        *[[f"learning rate of {name}", f"{rate:g}"] for name, rate in settings.rates_by_name().items()],
         ["epochs / batch size / tokens", f"{settings.epochs:g} / {result.batch_size} / {result.max_length}"],
         ["seed", str(settings.seed)],
         ["versions", ", ".join(f"{name} {number}" for name, number in result.versions.items())],

@@ -20,6 +20,7 @@ from ttnet.errors import TTValueError
 from ttnet_llm.budget import split_parameters
 from ttnet_llm.files import naming_a_full_disk, write_text
 from ttnet_llm.folders import mark_folder
+from ttnet_llm.prompts import longest_text, placeholders
 from ttnet_llm.training.card import finetuned_card
 from ttnet_llm.training.details import find_saved
 from ttnet_llm.training.kinds import KINDS
@@ -100,6 +101,8 @@ def prepare(settings: FinetuneSettings) -> Training:
         make_trainable(kind.core(base))
     task_type = kind.task_type_for(kind.core(base).config)
     model = kind.attach(base, make_config(settings.method, method_options(settings), task_type))
+    tokenizer = kind.prompted(model, tokenizer)
+    task = with_room(task, kind.core(model), tokenizer, settings.max_length)
     check_learning_rates(model, settings.learning_rates)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TTValueError(
@@ -237,6 +240,35 @@ def method_options(settings: FinetuneSettings) -> dict[str, Any]:
         return dict(settings.method_options)
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
     return {**settings.method_options, "target_modules": targets}
+
+
+def with_room(task: Task, model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Task:
+    """Let inputs be longer by the soft prompt before them, so that every method sees as much of a text.
+
+    Args:
+        task: What there is to learn.
+        model: With its adapter.
+        tokenizer: The one that writes the prompt.
+        max_length: What the user wants texts cut to; `None` cuts them to what the adapter takes, too.
+
+    Returns:
+        The task; the same one where there is no prompt.
+
+    Raises:
+        TTValueError: If the user wants more than the adapter takes.
+    """
+    most, prompt = longest_text(model), len(placeholders(model))
+    if most is None:
+        return task
+    if (max_length or 0) > most:
+        raise TTValueError(
+            f"max_length is {max_length}, but the adapter takes {most} tokens of a text after its prompt; give at most "
+            f"{most} (--max-length), or the method a larger one (--method-option max_length={max_length})."
+        )
+    config: Any = model.config
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
+    length = min(min(task.details.max_length, most) + prompt, tokenizer.model_max_length, positions)
+    return replace(task, details=replace(task.details, max_length=length))
 
 
 def check_device(device: str | None) -> None:

@@ -38,7 +38,8 @@ def load_finetuned(
         return *kind.load(str(inner), load_config(str(inner)), **options), details
     base = base or PeftConfig.from_pretrained(str(inner)).base_model_name_or_path
     model, tokenizer = kind.load(base, load_config(base, **read_class_names(inner)), **options)
-    return kind.put_adapter(model, inner).eval(), tokenizer, details
+    model = kind.put_adapter(model, inner).eval()
+    return model, kind.prompted(model, tokenizer), details
 
 
 def save_finetuned(model: Any, tokenizer: PreTrainedTokenizerBase, details: Details, folder: Path) -> tuple[Path, int]:

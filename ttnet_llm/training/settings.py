@@ -150,6 +150,10 @@ class FinetuneSettings:
         """Give the peak learning rate of a new head, beside that of the adapter."""
         return self.head_learning_rate or find_method(self.method).head_learning_rate or learning_rate
 
+    def rates_by_name(self) -> dict[str, float]:
+        """Give the peak learning rates of single parameters, the method's own before those that are set."""
+        return {**find_method(self.method).learning_rates, **self.learning_rates}
+
     def __post_init__(self) -> None:
         find_method(self.method)
         for name, choices in _CHOICES.items():

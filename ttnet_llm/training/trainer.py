@@ -76,7 +76,7 @@ def parameter_groups(model: nn.Module, settings: FinetuneSettings, learning_rate
         if parameter.requires_grad:
             is_head = not {"classifier", "score"}.isdisjoint(name.split("."))
             rate = settings.head_rate(learning_rate) if is_head else learning_rate
-            for pattern, named in settings.learning_rates.items():
+            for pattern, named in settings.rates_by_name().items():
                 rate = named if has_part(plain_name(name), pattern) else rate
             groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     return [

@@ -145,6 +145,17 @@ class Embed(Kind):
         model[0].model = PeftModel.from_pretrained(self.core(model), str(folder))
         return model
 
+    def prompted(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """Give the model the tokenizer, too, as it makes tokens itself."""
+        found = super().prompted(model, tokenizer)
+        if found is tokenizer:
+            return found
+        if model[0].processor is tokenizer:
+            model[0].processor = found
+        else:  # of more than texts
+            model[0].processor.tokenizer = found
+        return found
+
     def trainer(
         self,
         model: nn.Module,

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ttnet.errors import TTValueError
 from ttnet_llm.attach import attach
+from ttnet_llm.prompts import prompted
 from ttnet_llm.training.details import Columns, Details
 from ttnet_llm.training.kinds.shown import Shown
 from ttnet_llm.training.model import load_config, load_model
@@ -257,6 +258,18 @@ class Kind(ABC):
     def put_adapter(self, model: nn.Module, folder: Path) -> nn.Module:
         """Put a saved adapter on its base model."""
         return PeftModel.from_pretrained(model, str(folder))
+
+    def prompted(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """Give the tokenizer that writes a soft prompt before texts, where the model has an adapter that needs one.
+
+        Args:
+            model: With its adapter.
+            tokenizer: The model's.
+
+        Returns:
+            The tokenizer; another one only where there is a prompt.
+        """
+        return prompted(tokenizer, model)
 
     @abstractmethod
     def trainer(
