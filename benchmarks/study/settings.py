@@ -17,6 +17,7 @@ from torch import nn
 import ttnet_llm
 from ttnet.errors import TTFileError, TTValueError
 from ttnet_llm.attach import attach
+from ttnet_llm.training.trainer import has_part
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Method:
         function: `module:function` that changes a model in place, in the place of a config: for ideas that are no
             method yet. It is called with the model and `options`, and answers with the model.
         norms: Whether the norms are trained along.
+        factors: What the rate is multiplied by for single parameters, by parts of their names; 0 leaves them as they
+            are. Where several match, the last one counts.
     """
 
     config: str | None = None
@@ -37,6 +40,7 @@ class Method:
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     function: str | None = None
     norms: bool = False
+    factors: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_bare(self) -> bool:
@@ -56,7 +60,13 @@ class Method:
         for name, parameter in model.named_parameters():
             if name.endswith(("classifier.weight", "classifier.bias")) or (self.norms and "LayerNorm" in name):
                 parameter.requires_grad_(True)
+            if self.factor(name) == 0:
+                parameter.requires_grad_(False)
         return model
+
+    def factor(self, name: str) -> float:
+        """Give what the rate of a parameter is multiplied by."""
+        return next((f for part, f in reversed(self.factors.items()) if has_part(name, part)), 1.0)
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,8 @@ class Run:
         """What makes this run the same as one that was done before: rates of other runs do not."""
         asked = {name: value for name, value in dataclasses.asdict(self).items() if name != "model" or value}
         del asked["settings"]["rates"]
+        if not asked["settings"]["factors"]:
+            del asked["settings"]["factors"]
         return json.loads(json.dumps(asked))
 
 

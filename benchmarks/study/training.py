@@ -21,6 +21,7 @@ from benchmarks.study.base import draw_head, first_token_only, load_base
 from benchmarks.study.settings import Run
 from benchmarks.study.tasks import Part, Task
 from ttnet_llm.budget import split_parameters
+from ttnet_llm.prompts import prepend_prompt
 
 WARM_UP = 0.06  # share of the steps, after which the rate falls to 0 in a line
 SORTED_TOGETHER = 50  # batches' worth of examples that are sorted by length, so that the order stays mostly random
@@ -49,7 +50,14 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
     parameters = split_parameters(model)
     with first_token_only(model):
         losses = fit(
-            model, task.train, run.rate, run.head_rate, epochs=run.epochs, batch_size=run.batch_size, seed=run.seed
+            model,
+            task.train,
+            run.rate,
+            run.head_rate,
+            epochs=run.epochs,
+            batch_size=run.batch_size,
+            seed=run.seed,
+            factor=run.settings.factor,
         )
         trained = time.perf_counter()
         scores = evaluate(model, getattr(task, run.part))
@@ -80,6 +88,7 @@ def fit(
     epochs: float,
     batch_size: int,
     seed: int,
+    factor: Callable[[str], float] | None = None,
     penalty: Callable[[], torch.Tensor] | None = None,
     each_step: Callable[[int], None] | None = None,
 ) -> list[float]:
@@ -93,16 +102,19 @@ def fit(
         epochs: Passes over the data.
         batch_size: Examples in a step.
         seed: Draws the batches.
+        factor: What the rate is multiplied by for a parameter of some name.
         penalty: Is added to the loss.
         each_step: Called with the step's number, from 0, while its gradients are still there.
     """
-    head, rest = [], []
+    by_rate: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (head if ".classifier." in f".{name}" else rest).append(parameter)
-    groups = [{"params": head, "lr": head_rate}, {"params": rest, "lr": rate}]
-    steps = math.ceil(len(part) / batch_size * epochs) if head or rest else 0
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+            own = head_rate if ".classifier." in f".{name}" else rate * (1.0 if factor is None else factor(name))
+            by_rate.setdefault(own, []).append(parameter)
+    groups = [{"params": group, "lr": own} for own, group in by_rate.items()]
+    trained = [parameter for group in by_rate.values() for parameter in group]
+    steps = math.ceil(len(part) / batch_size * epochs) if trained else 0
+    optimizer = torch.optim.AdamW(groups or [{"params": []}], weight_decay=0.0, fused=True)
     warm = max(1, round(WARM_UP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(steps - warm, 1))
@@ -113,7 +125,7 @@ def fit(
     for step in range(steps):
         loss, _ = loss_of(model, part, next(drawn))
         (loss if penalty is None else loss + penalty()).backward()
-        nn.utils.clip_grad_norm_([*head, *rest], 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         if each_step is not None:
             each_step(step)
@@ -142,7 +154,7 @@ def evaluate(model: nn.Module, part: Part) -> dict[str, float]:
 
 def loss_of(model: nn.Module, part: Part, rows: list[int]) -> tuple[torch.Tensor, int]:
     """Give the mean loss of some examples, and how many are classified right; texts predict their own tokens."""
-    batch = part.batch(rows)
+    batch = prepend_prompt(part.batch(rows), model)
     if part.labels is None:
         return model(**batch, labels=batch["input_ids"]).loss, 0
     logits, labels = model(**batch).logits, part.labels[rows]
