@@ -27,4 +27,4 @@ keep_old_names(
 
 # The command answers to --help without PEFT, and makes the methods known when it runs.
 if not is_command("ttnet-llm"):
-    from ttnet_llm import loretta_adp, networks, prompts, tensorize  # noqa: F401
+    from ttnet_llm import loretta_adp, networks, prompts, slim, tensorize  # noqa: F401

@@ -225,7 +225,9 @@ def _writes_text(config_or_model: PretrainedConfig | nn.Module, task_type: TaskT
 
 def _on_meta(config_or_model: PretrainedConfig | nn.Module, peft_config: PeftConfig | None) -> Any:
     if isinstance(config_or_model, PretrainedConfig):
-        return _MODELS.get(getattr(peft_config, "task_type", None), AutoModel).from_config(config_or_model)
+        from ttnet_llm.slim.saving import cut_as_said  # which trains adapters, and counts them so
+
+        return cut_as_said(_MODELS.get(getattr(peft_config, "task_type", None), AutoModel).from_config(config_or_model))
     if not isinstance(config_or_model, nn.Module):
         raise TTTypeError(
             f"config_or_model is a {type(config_or_model).__name__}; expected a transformers config or a torch module."

@@ -40,11 +40,12 @@ _HEAD = re.compile(r"(?:.*\.)?(?:classifier|score)(?:\.out_proj)?\.weight")
 def load(
     path: str | Path, *, base: str | None = None, **options: Any
 ) -> tuple[nn.Module, PreTrainedTokenizerBase | None]:
-    """Load what the commands of `ttnet-llm` have written: runs, adapters, exported, merged or tensorised models.
+    """Load what the commands of `ttnet-llm` have written: runs, adapters, exported, merged, tensorised or slim models.
 
     Args:
         path: A folder, or the id of one on the Hugging Face hub.
-        base: The base model of an adapter, by folder or id; `None` takes the one that the adapter names.
+        base: The base model of an adapter or of a record of a slim model, by folder or id; `None` takes the one that
+            it names.
         **options: For `from_pretrained` of the whole or base model, such as `dtype` and `device_map`.
 
     Returns:
@@ -78,6 +79,10 @@ def load(
         model: nn.Module = load_adapter(folder, model=base, **options)
         tokenizer = find_tokenizer(str(folder)) or find_tokenizer(base_name(folder, base))
         tokenizer = None if tokenizer is None else prompted(tokenizer, model)
+    elif base is not None and (folder / "slim.json").is_file():
+        from ttnet_llm.slim.saving import load_slim  # which loads adapters by this module
+
+        model, tokenizer = load_slim(folder, base=base, **options), find_tokenizer(str(folder))
     else:
         if base is not None:
             raise TTValueError(f"base is {base!r}, but {str(path)!r} holds a whole model; leave it out.")
@@ -241,9 +246,11 @@ def load_skeleton(adapter: str | Path, *, base: str | None = None) -> nn.Module:
 
 
 def _without_weights(model_cls: Any, config: Any) -> nn.Module:
+    from ttnet_llm.slim.saving import cut_as_said  # which loads adapters by this module
+
     with torch.device("meta"):
         model: nn.Module = model_cls.from_config(config) if hasattr(model_cls, "from_config") else model_cls(config)
-    return model
+    return cut_as_said(model)
 
 
 def _loaded(name: str, model_cls: Any, **options: Any) -> Any:

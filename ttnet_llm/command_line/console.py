@@ -108,7 +108,7 @@ def one_sentence_errors(resumable: bool = True, *, quiet: bool = False, as_json:
     """
     from peft.utils.error import NoMatchingPeftModuleError
 
-    from ttnet_llm import loretta_adp, networks, prompts, tensorize  # noqa: F401
+    from ttnet_llm import loretta_adp, networks, prompts, slim, tensorize  # noqa: F401
     from ttnet_llm.training.progress import quiet_libraries
 
     advice = "say --resume to go on from the last checkpoint." if resumable else "run the command again."

@@ -186,6 +186,10 @@ def check_unquantised(model: nn.Module) -> None:
     entry = getattr(getattr(model, "config", None), "quantization_config", None)
     if isinstance(model, PreTrainedModel) and entry is not None and not is_tensorized(model.config):
         method = getattr(entry, "quant_method", None)
+        if str(method) == "ttnet-slim":
+            raise TTTypeError(
+                "model is slim, and its config has one entry for either that or trains; tensorise the whole model."
+            )
         raise TTTypeError(
             f"model is quantised ({getattr(method, 'value', method)}), and its config has one entry for either that or "
             "trains; tensorise the unquantised model, and quantise layers that are left by the tool's own function."
