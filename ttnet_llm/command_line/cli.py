@@ -9,7 +9,18 @@ from typing import Annotated
 from ttnet.errors import MissingExtraError
 
 try:
-    from ttnet_llm.command_line import allocate, bank, commands, counting, finetune, sparsify, tensorize, tune, using
+    from ttnet_llm.command_line import (
+        allocate,
+        bank,
+        commands,
+        counting,
+        finetune,
+        slim,
+        sparsify,
+        tensorize,
+        tune,
+        using,
+    )
     from ttnet_llm.command_line.console import typer
 except MissingExtraError as _error:  # the command is installed with or without its extra
     sys.exit(str(_error))
@@ -44,6 +55,7 @@ for _command in (
     finetune.finetune,
     *tune.COMMANDS,
     *allocate.COMMANDS,
+    *slim.COMMANDS,
     *using.COMMANDS,
     *counting.COMMANDS,
     *commands.COMMANDS,

@@ -12,6 +12,7 @@ from ttnet_llm.command_line.console import (
     Json,
     ModelArgument,
     Quiet,
+    Screen,
     make_table,
     one_sentence_errors,
     plain,
@@ -34,6 +35,9 @@ def export(
     eps: Annotated[float | None, Option(help="Relative error that an update may have.")] = None,
     rank: Annotated[int | None, Option(help="Largest rank of a module.")] = None,
     format: Annotated[str, Option(help="peft, which serving engines read, or mlx, for mlx-lm.")] = "peft",
+    whole: Annotated[
+        bool, Option("--whole", help="Of an adapter on a slim model: one for the whole model that was cut.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -44,6 +48,10 @@ def export(
         from ttnet_llm.lora.export import export_lora
         from ttnet_llm.training.details import carry_details
 
+        if whole:
+            others = {"eps": eps, "rank": rank, "format": format, "pad-to": pad_to}
+            _export_for_whole(model, output, base, screen, others)
+            return
         width: Any = int(pad_to) if pad_to.isdecimal() else None if pad_to == "none" else pad_to
         with screen.status("Exporting"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what there is to say is in the report
@@ -63,6 +71,19 @@ def export(
         screen.result({"output": output, "rank": report.rank, "parameters": report.parameters})
         if report.caution:
             screen.warn(report.caution)
+
+
+def _export_for_whole(model: str, output: str, base: str | None, screen: Screen, others: dict[str, Any]) -> None:
+    from ttnet_llm.slim import grow_adapter
+
+    for name, value in others.items():
+        if value not in (None, "peft", "uniform"):
+            raise TTValueError(f"--{name} is {value!r}, which does not go with --whole; leave it out.")
+    with screen.status("Exporting"):
+        config = grow_adapter(model, output, base=base)
+    whole = config.base_model_name_or_path
+    screen.say(f"Saved in {output}: LoRA of rank {config.r} for {whole}.")
+    screen.result({"output": output, "rank": config.r, "base": whole})
 
 
 def compress(

@@ -152,6 +152,32 @@ def parse_number(text: str) -> int:
     return number
 
 
+def parse_share(name: str, text: str) -> float:
+    """Read a share such as 0.25, 25% or 1/4.
+
+    Args:
+        name: What it is called.
+        text: The share.
+
+    Returns:
+        It.
+
+    Raises:
+        TTValueError: If it is none.
+
+    Example:
+        >>> parse_share("heads", "1/4"), parse_share("heads", "25%"), parse_share("heads", "0.25")
+        (0.25, 0.25, 0.25)
+    """
+    try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
+        top, _, bottom = text.partition("/")
+        return float(top) / float(bottom or 1)
+    except (ValueError, ZeroDivisionError) as error:
+        raise TTValueError(f"{name} is {text!r}; expected a share such as 1/3, 0.33 or 33%.") from error
+
+
 def parse_space(pairs: list[str]) -> dict[str, Any]:
     """Read what to search.
 
