@@ -26,6 +26,7 @@ from ttnet_llm import (
 )
 from ttnet_llm.budget import count_parameters
 from ttnet_llm.files import write_text
+from ttnet_llm.slim.entry import SlimConfig
 from ttnet_llm.training.report import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "published.md"
@@ -33,6 +34,9 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results" / "published.md"
 ROBERTA = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 MODELS: dict[str, tf.PretrainedConfig] = {
     "RoBERTa-base": tf.RobertaConfig(**ROBERTA, vocab_size=50265),
+    "RoBERTa-large": tf.RobertaConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, vocab_size=50265
+    ),
     "DeBERTa-base": tf.DebertaConfig(**ROBERTA, vocab_size=50265, type_vocab_size=0),
     "LLaMA-2-7B": tf.LlamaConfig(
         hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008
@@ -50,6 +54,15 @@ MODELS: dict[str, tf.PretrainedConfig] = {
         d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_heads=32, feed_forward_proj="gated-gelu", vocab_size=32128
     ),
 }
+SLIM = "RoBERTa-base, slim"
+MODELS[SLIM] = tf.RobertaConfig(**ROBERTA, vocab_size=50265)
+MODELS[SLIM].quantization_config = SlimConfig(
+    {
+        f"encoder.layer.{k}.{name}": kept
+        for k in range(12)
+        for name, kept in (("attention.output.dense", 8), ("output.dense", 2048))
+    }
+)
 TT_LORA_MODES = {"2048x2048": [[16, 8, 4, 4], [4, 4, 8, 16]], "2048x512": [[16, 16, 4, 2], [2, 16, 16]]}
 PAPER: dict[str, Any] = {"modes": "paper"}
 WHOLE: dict[str, Any] = {"modes": "paper", "train_norms": True}
@@ -67,6 +80,8 @@ class Row:
     source: str
 
 
+# LoRA on all linear layers of all blocks.
+BLOCKS = MeloraConfig(r=8, n=1, target_modules=r"(.*\.)?layers?\.\d+\..*(query|key|value|dense|_proj)")
 ETHER: dict[str, Any] = {"plus": False, "sides": "input", "init_weights": False}
 ROWS = [
     Row("LoRA", "RoBERTa-base", LoraConfig(r=8), "r 8", 294_912, "2 r (in + out) L"),
@@ -141,6 +156,10 @@ ROWS = [
         Row("DePT", model, DeptConfig(), "40 vectors, r 45, 256 tokens", count, "m d + s r + r d, arXiv:2309.05173")
         for model, count in (("RoBERTa-base", 76_800), ("T5-large", 98_560), ("LLaMA-2-7B", 359_680))
     ),
+    Row("Light-PEFT, nothing cut", "RoBERTa-base", BLOCKS, "LoRA r 8 in blocks", 1_327_104, "arXiv:2406.03792"),
+    Row("Light-PEFT, nothing cut", "RoBERTa-large", BLOCKS, "LoRA r 8 in blocks", 3_538_944, "arXiv:2406.03792"),
+    Row("Light-PEFT, nothing cut", "LLaMA-2-7B", BLOCKS, "LoRA r 8 in blocks", 19_988_480, "arXiv:2406.03792"),
+    Row("Light-PEFT, a third cut", SLIM, BLOCKS, "LoRA r 8 in blocks", None, ""),
     Row("LoRETTA_rep", "RoBERTa-base", LorettaRepConfig(), "r 8, TT rank 5, automatic modes", None, ""),
     Row("LoRETTA_rep", "LLaMA-2-7B", LorettaRepConfig(), "r 8, TT rank 5, automatic modes", None, ""),
     Row(
