@@ -258,7 +258,9 @@ class AdapterBank:
         named = None
         if None in names:
             named = torch.tensor([name is not None for name in names], device=table.device)
-        return Mix(table, index, named, self._pattern.layout, self.keep_bytes)
+        mix = Mix(table, index, named, self._pattern.layout, self.keep_bytes)
+        mix.prepare(self._pattern.forms.values())
+        return mix
 
     def _row(self, name: str) -> Tensor:  # (parameters,)
         number = self._number(name)

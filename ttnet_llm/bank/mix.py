@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -33,21 +33,35 @@ class Mix:
             (index == torch.arange(len(index), device=index.device)).all()
         )
 
+    def prepare(self, forms: Iterable[Form]) -> None:
+        """Make the matrices of all modules that there is room for, unless they are learning.
+
+        A compiled model then finds them as tensors, and is the same program for other adapters.
+
+        Args:
+            forms: The modules' forms.
+        """
+        if self.rows.requires_grad:  # or the next step would see the last one's
+            return
+        for form in forms:
+            made = tuple(matrix.contiguous() for matrix in self._make(form))  # the same strides whatever the adapters
+            size = sum(matrix.numel() * matrix.element_size() for matrix in made)
+            if size > self._room:
+                return
+            self._room -= size
+            self._kept[form] = made
+
     def made(self, form: Form) -> Made:
         """Give a module's matrices, by row of the batch."""
-        if (kept := self._kept.get(form)) is not None:
-            return kept
+        kept = self._kept.get(form)
+        return self._make(form) if kept is None else kept
+
+    @torch.compiler.disable
+    def _make(self, form: Form) -> Made:
         made = form.make(self.rows, self.layout)
         if not self._one_each:
             made = tuple(matrix[self.index] for matrix in made)
-        if self.named is not None:
-            made = form.without(made, self.named)
-        if not any(matrix.requires_grad for matrix in made):  # or the next step would see the last one's
-            size = sum(matrix.numel() * matrix.element_size() for matrix in made)
-            if size <= self._room:
-                self._room -= size
-                self._kept[form] = made
-        return made
+        return made if self.named is None else form.without(made, self.named)
 
     def split(self, x: Tensor) -> Tensor:  # (rows or a multiple, *tokens, d) -> (n, tokens, d)
         """Sort a batch by its rows: beams and returned sequences of a row stand next to each other."""

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
 from torch import nn
+from torch._dynamo.utils import counters
 
 from tests.ttnet_llm import models
 from tests.ttnet_llm.methods import METHODS, Method
@@ -308,6 +309,47 @@ def test_backward_passes_of_other_threads_compute_checkpointed_layers_with_the_s
         gradients.append(parameter.grad.clone())
     torch.testing.assert_close(gradients[0], gradients[1])
     assert bool(gradients[0].any())
+
+
+@pytest.mark.slow
+def test_other_adapters_are_no_recompilation() -> None:
+    bank = AdapterBank(models.llama(), LorettaRepConfig(r=4, init_weights=False))
+    for k in range(6):
+        bank.add(f"user-{k}")
+    compiled: Any = torch.compile(bank.model, backend="aot_eager", fullgraph=True)
+    ids = torch.randint(1, 60, (3, 5))
+    bank.model(input_ids=ids)  # transformers puts its hooks in place
+    torch._dynamo.reset()
+    counters.clear()
+    for names in ([0, 1, None], [2, 3, 4], [0, 0, 5], [1, None, None], [4, 3, 4]):
+        named = [None if name is None else f"user-{name}" for name in names]
+        with torch.no_grad(), bank.use(named):
+            torch.testing.assert_close(
+                compiled(input_ids=ids).logits, bank.model(input_ids=ids).logits, atol=1e-5, rtol=1e-5
+            )
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_base_models(bits: int) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="quantised layers are those of an optional package")
+    base = models.llama()
+    for block in base.model.layers:
+        plain = block.self_attn.q_proj
+        if bits == 8:
+            layer = bitsandbytes.nn.Linear8bitLt(32, 32, bias=False, has_fp16_weights=False)
+        else:
+            layer = bitsandbytes.nn.Linear4bit(32, 32, bias=False, compute_dtype=torch.float32)
+        layer.load_state_dict({"weight": plain.weight.data})
+        block.self_attn.q_proj = layer.to("cpu")
+    config = LorettaRepConfig(r=4, init_weights=False)
+    model = peft_model(base, config)
+    bank = bank_of(model, base, config)
+    ids = torch.randint(1, 60, (3, 5))
+    with torch.no_grad(), bank.use(["bob", None, "ann"]):
+        mixed = bank.model(input_ids=ids).logits
+    for row, name in enumerate(("bob", None, "ann")):
+        torch.testing.assert_close(mixed[row], alone(model, name, input_ids=ids)[row], atol=1e-3, rtol=1e-3)
 
 
 def test_half_precision_and_autocast() -> None:
