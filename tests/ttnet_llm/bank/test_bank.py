@@ -333,13 +333,13 @@ def test_other_adapters_are_no_recompilation() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_base_models(bits: int) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes", reason="quantised layers are those of an optional package")
-    base = models.llama()
+    base = models.llama(hidden_size=64)
     for block in base.model.layers:
         plain = block.self_attn.q_proj
         if bits == 8:
-            layer = bitsandbytes.nn.Linear8bitLt(32, 32, bias=False, has_fp16_weights=False)
+            layer = bitsandbytes.nn.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
         else:
-            layer = bitsandbytes.nn.Linear4bit(32, 32, bias=False, compute_dtype=torch.float32)
+            layer = bitsandbytes.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32)
         layer.load_state_dict({"weight": plain.weight.data})
         block.self_attn.q_proj = layer.to("cpu")
     config = LorettaRepConfig(r=4, init_weights=False)
