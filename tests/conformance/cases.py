@@ -6,7 +6,7 @@ from its entry in `tests/ttnet_llm/methods.py`.
 
 from typing import Any
 
-from tests.ttnet_llm.methods import METHODS, Method
+from tests.ttnet_llm.methods import DEPT, METHODS, Method
 from ttnet_llm.linear import LinearConfig
 
 Options = dict[str, Any]
@@ -119,7 +119,7 @@ def language_models(task: str) -> list[Row]:
             method.config_cls,
             ({"r": 4} if issubclass(method.config_cls, LinearConfig) else {}) | method.options | {"task_type": task},
         )
-        for method in METHODS
+        for method in ([*METHODS] if task == "CAUSAL_LM" else [*METHODS, DEPT])
     ]
 
 
@@ -134,7 +134,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES": several_active(),
         "MIXED_ADAPTER_TEST_CASES": mixed_batches(),
     },
-    "config": {"ALL_CONFIG_CLASSES": CONFIGS, "LAYER_INDEXING_CONFIG_CLASSES": CONFIGS},
+    "config": {"ALL_CONFIG_CLASSES": [*CONFIGS, (DEPT.config_cls, {})], "LAYER_INDEXING_CONFIG_CLASSES": CONFIGS},
     "decoder_models": {"ALL_CONFIGS": language_models("CAUSAL_LM")},
     "encoder_decoder_models": {"ALL_CONFIGS": language_models("SEQ_2_SEQ_LM")},
     "feature_extraction_models": {"ALL_CONFIGS": language_models("FEATURE_EXTRACTION")},
@@ -156,6 +156,10 @@ ROWS: dict[str, dict[str, Any]] = {
 SKIPS = {
     r"test_from_pretrained_cache_dir\[": "downloads a checkpoint into an empty cache",
     r"layer_indexing\[(Lorta|MetaTT|TTEther)Config": "expects more tensors for more layers, which share theirs here",
+    r"test_(disable|unload)_adapter\[DeptConfig": "asks that texts change which have no placeholders",
+    r"layer_indexing\[DeptConfig": "adapts single layers, and this is the table of words",
+    r"test_prepare_for_training_parametrized\[DeptConfig": "asks that embeddings of words need no gradient, as they do",
+    r"test_valid_task_type\[CAUSAL_LM-DeptConfig": "is for a task that is refused",
     r"fsdp_wrapped.*tt_svd": "saves an adapter with init_weights=False and loads it as 'tt_svd', which has a start",
 }
 NEEDS_MERGING = r"test_(mixed_adapter_batches_merged_raises|merge_unmerge_unload)\["

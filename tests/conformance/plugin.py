@@ -17,12 +17,12 @@ from datasets import Dataset, DatasetDict
 from peft_tests import testing_common, testing_utils
 
 from tests.conformance.cases import NEEDS_MERGING, ROWS, SKIPS
-from tests.ttnet_llm.methods import METHODS
+from tests.ttnet_llm.methods import DEPT, METHODS
 from ttnet_llm.tuner import AdapterConfig
 
 OUTCOMES = ("passed", "failed", "error", "skipped")
 DECLARED = "declared: "  # the skips of ours, as against those of PEFT
-MERGING = {method.config_cls: method.merges for method in METHODS}
+MERGING = {method.config_cls: method.merges for method in [*METHODS, DEPT]}
 
 
 class RaiseOnDeprecation(logging.Handler):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ttnet_llm import (
+    DeptConfig,
     EtherConfig,
     LorettaAdpConfig,
     LorettaRepConfig,
@@ -39,7 +40,7 @@ class Method:
 
     @property
     def merges(self) -> bool:
-        return self.config_cls is not LorettaAdpConfig
+        return self.config_cls not in (LorettaAdpConfig, DeptConfig)
 
     @property
     def turns(self) -> bool:
@@ -76,6 +77,10 @@ METHODS = [
     Method("ether", EtherConfig, {"n": 3}),
     Method("tt_ether", TTEtherConfig, {"r": 2, "n": 3}),
 ]
+
+# It adapts the table of word embeddings, of no causal model, and changes texts with placeholders alone: what the others
+# promise of layers is promised of it in `tests/ttnet_llm/prompts`.
+DEPT = Method("dept", DeptConfig, {"num_virtual_tokens": 4, "r": 3})
 
 
 def each(condition: str | None = None) -> pytest.MarkDecorator:

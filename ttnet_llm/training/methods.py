@@ -78,7 +78,8 @@ METHODS: dict[str, Method] = {
     "ether": Method("ETHER+", 1e-2, EtherConfig),
     "tt-ether": Method("TT-ETHER", 2e-2, TTEtherConfig, head_learning_rate=5e-3),
     "neuron-lora": Method("NeuronLoRA", 1e-2, NeuronLoraConfig, head_learning_rate=5e-3, writing_rate=3e-2),
-    # The rate of the prompt; its offset's factors are far smaller.
+    # The rate of the prompt; its offset's factors are far smaller. T5's embeddings are some forty times as large as
+    # BERT's, which the rate in the paper is for.
     "dept": Method(
         "DePT", 1e-2, DeptConfig, head_learning_rate=5e-3, writing_rate=0.3, learning_rates={"A": 1e-3, "B": 1e-3}
     ),

@@ -20,6 +20,7 @@ from torch import nn
 from tests.ttnet_llm import models
 from tests.ttnet_llm.models import DECODER, perturb
 from ttnet.errors import TTTypeError, TTValueError
+from ttnet.nn import TTEmbedding
 from ttnet_llm import DeptConfig, export_lora, prepend_prompt, rescale_adapter_scale
 from ttnet_llm.budget import count_parameters
 from ttnet_llm.prompts.layer import DeptEmbedding
@@ -390,6 +391,17 @@ def test_the_prompt_starts_as_words_of_the_table() -> None:
     assert torch.equal(given.B, torch.zeros_like(given.B))
     assert given.A.abs().max() <= 3**-0.5
     assert given.A.abs().max() > 0.9 * 3**-0.5
+
+
+def test_a_table_that_is_a_train_takes_a_prompt() -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(nn.Sequential(TTEmbedding(20, 6, ranks=2)), config(target_modules=["0"])).eval()
+    words = layer_of(model).base_layer(torch.arange(20))
+    network = layer_of(perturb(model)).networks["default"]
+    assert network.prompt.shape == (M, 6)
+    found = model(torch.tensor([[*range(20, 20 + M), 7, 8]]))[0]
+    offset = layer_of(model).scalings["default"] * network.A[:2] @ network.B
+    torch.testing.assert_close(found, torch.cat([network.prompt, words[7:9] + offset]))
 
 
 def test_a_seed_draws_the_same_prompt() -> None:
