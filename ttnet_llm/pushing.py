@@ -16,6 +16,7 @@ from ttnet_llm.files import write_text
 from ttnet_llm.folders import MARKER
 from ttnet_llm.loading import find_model
 from ttnet_llm.lora.checkpoint import CONFIG
+from ttnet_llm.slim.saving import RECORD
 
 
 def push(
@@ -26,7 +27,8 @@ def push(
     Args:
         path: The folder of a run, adapter or model.
         repo: The id on the hub, such as `"me/reviews"`; it is made if there is none.
-        base: The id of the base model of an adapter that was trained from a folder; `None` tells the folder's name.
+        base: The id of the base model of an adapter that was trained from a folder, or of a slim model that was cut out
+            of one; `None` tells the folder's name.
         private: Whether a new repository is private.
         message: Of the commit.
 
@@ -55,6 +57,11 @@ def push(
 
 def _name_base(folder: Path, base: str | None) -> None:
     """Write the base model's id into config and card, or at least no path."""
+    record = folder / RECORD
+    if record.is_file():
+        told: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        told["base"] = base or shown_base(str(told["base"]))
+        write_text(record, json.dumps(told, indent=1) + "\n")
     config = folder / CONFIG
     if not config.is_file():
         return

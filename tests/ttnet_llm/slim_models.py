@@ -1,5 +1,6 @@
 """Models of every architecture that heads and neurons are cut out of, with masks that say which."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from tests.ttnet_llm.architectures import KINDS
-from ttnet_llm.slim import Plan, axes, plan
+from ttnet_llm.slim import Plan, axes, plan, save_slim, slim
 from ttnet_llm.slim.architectures import ARCHITECTURES
 
 _RELATIVE: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
@@ -51,3 +52,13 @@ def masks_of(found: Plan) -> dict[str, Tensor]:
 
 def size(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def saved(case: str, place: Path) -> tuple[PreTrainedModel, Plan]:
+    """A base model in `base`, the record of a slim one in `slim`, and the slim one itself."""
+    model = build(case)
+    model.save_pretrained(place / "base")
+    found = random_plan(model)
+    save_slim(found, place / "slim", base=place / "base")
+    slim(model, found)
+    return model, found

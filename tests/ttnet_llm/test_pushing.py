@@ -10,6 +10,7 @@ from peft import get_peft_model
 from typer.testing import CliRunner
 
 from tests.ttnet_llm import models
+from tests.ttnet_llm.slim_models import saved
 from ttnet.errors import TTError, TTFileError
 from ttnet_llm import TTLoraConfig
 from ttnet_llm.command_line.cli import app
@@ -68,6 +69,17 @@ def test_the_command_names_the_base_model(run_folder: Path, hub: dict[str, Any])
     done = CliRunner().invoke(app, [*arguments, "--json"])
     assert json.loads(done.stdout) == {"repo": "me/llama", "address": "https://hub/me/llama"}
     assert "tell others which model that is with --base" in " ".join(done.stderr.split())
+
+
+def test_a_slim_model_names_its_base_model_without_a_path(hub: dict[str, Any], tmp_path: Path) -> None:
+    saved("bert", tmp_path)
+    push(tmp_path / "slim", "me/slim")
+    assert json.loads(hub["files"]["slim.json"])["base"] == "base"
+    assert not any(str(tmp_path).encode() in content for content in hub["files"].values())
+    done = CliRunner().invoke(app, ["push", str(tmp_path / "slim"), "me/slim"])
+    assert "The model was cut out of the folder" in " ".join(done.stderr.split())
+    CliRunner().invoke(app, ["push", str(tmp_path / "slim"), "me/slim", "--base", "org/bert"])
+    assert json.loads(hub["files"]["slim.json"])["base"] == "org/bert"
 
 
 def test_whole_models_go_as_they_are(hub: dict[str, Any], tmp_path: Path) -> None:

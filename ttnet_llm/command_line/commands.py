@@ -240,12 +240,15 @@ def push(
         from ttnet_llm.loading import base_name, find_model
         from ttnet_llm.lora.checkpoint import CONFIG
         from ttnet_llm.pushing import push as put
+        from ttnet_llm.slim.saving import RECORD, read_record
 
         folder = find_model(model)
         if base is None and (folder / CONFIG).is_file() and is_local(name := base_name(folder)):
             screen.warn(
                 f"The adapter was trained from the folder {name!r}; tell others which model that is with --base."
             )
+        if base is None and (folder / RECORD).is_file() and is_local(name := read_record(folder)[0]):
+            screen.warn(f"The model was cut out of the folder {name!r}; tell others which model that is with --base.")
         with screen.status("Pushing"):
             address = put(model, repo, base=base, private=private, message=message)
         screen.say(f"Pushed to {address}.")

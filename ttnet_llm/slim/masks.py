@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.slim.architectures import axes, find, find_core
+from ttnet_llm.tensorize.moments import in_mode
 
 L1, RATE = 1e-4, 3e-3
 
@@ -133,9 +134,8 @@ def learn_masks(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=adapter_learning_rate) if trained else None
     rows = batches if steps is None else itertools.islice(itertools.cycle(batches), steps)
-    device, training, done = next(model.parameters()).device, model.training, False
-    model.train()
-    with masked(model, learning.values):
+    device, done = next(model.parameters()).device, False
+    with in_mode(model, training=True), masked(model, learning.values):
         for batch in rows:
             inputs = {key: v.to(device) if isinstance(v, Tensor) else v for key, v in batch.items()}
             loss = cast(Any, model(**inputs)).loss
@@ -147,7 +147,6 @@ def learn_masks(
             if optimizer is not None:
                 optimizer.step()
                 optimizer.zero_grad()
-    model.train(training)
     if not done:
         raise TTValueError("batches holds no batch; expected at least one.")
     return learning.found()
@@ -174,6 +173,10 @@ class LearnMasks(TrainerCallback):
         """Put the masks into the model."""
         if args.world_size > 1:
             raise TTValueError(f"Masks are learnt in one process, and there are {args.world_size}; start one.")
+        if args.fp16:  # whose gradients are scaled for the trainer's own parameters alone
+            raise TTValueError(
+                "fp16 is True, by which gradients of masks are not to scale; take bf16, or leave it out."
+            )
         self._learning = _Learning(kwargs["model"], self.l1, self.learning_rate)
         self._stack.enter_context(masked(kwargs["model"], self._learning.values))
 

@@ -50,6 +50,8 @@ RECORD, NUMBERS, PICTURE = "slim.json", "slim.safetensors", "slim.png"
 # Stands for the weights' name in the config. transformers ends its error with it where this package is not imported.
 _UNREAD = "a slim model, which `import ttnet_llm` makes known to transformers; import it before loading the model"
 
+_QUIET = {f"_raise_exceptions_for_{each}": False for each in ("gated_repo", "missing_entries", "connection_errors")}
+
 
 class SlimLoader(HfQuantizer):
     """Cuts a model before its weights are read, or those of its base model after it."""
@@ -85,6 +87,7 @@ class SlimLoader(HfQuantizer):
             )
         if checkpoint_files and Path(checkpoint_files[0]).name == NUMBERS:
             folder = Path(checkpoint_files[0]).parent
+            cached_file(model.config.name_or_path, RECORD, **_QUIET)  # of a hub's files only those asked for are here
             base, self._plan = read_record(folder)
             _check_fit(find_axes(model), self._plan, f"What {str(folder / RECORD)!r} says")
             checkpoint_files[:] = _weights_of(entry.base or base, folder)  # what transformers goes on with
@@ -300,9 +303,8 @@ def _weights_of(base: str, folder: Path) -> list[str]:
         raise TTFileError(
             f"The base model {base!r} of the slim model in {str(folder)!r} is slim itself; name the whole one."
         )
-    quiet = ("gated_repo", "missing_entries", "connection_errors")
     for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
-        file = cached_file(base, name, **{f"_raise_exceptions_for_{each}": False for each in quiet})
+        file = cached_file(base, name, **_QUIET)
         if file is not None:
             return list(get_checkpoint_shard_files(base, file)[0]) if name.endswith("index.json") else [str(file)]
     raise TTFileError(

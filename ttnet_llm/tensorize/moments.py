@@ -93,7 +93,7 @@ def gather_moments(
 
     handles: list[Any] = []
     count = 0
-    with _in_eval_mode(model):
+    with in_mode(model, training=False):
         try:
             handles = [t.module.register_forward_pre_hook(take(t.name)) for t in targets]
             for count, batch in enumerate(batches, 1):
@@ -134,9 +134,18 @@ def _check_finite(values: Iterable[Any], number: int) -> None:
 
 
 @contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put a model into training or evaluation mode while the block runs, and every module of it back afterwards.
+
+    Args:
+        model: The model.
+        training: Which mode.
+
+    Yields:
+        Nothing.
+    """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    model.train(training)
     try:
         yield
     finally:

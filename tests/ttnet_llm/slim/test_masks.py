@@ -1,5 +1,6 @@
 """Masks learnt during a training: what is of no use shrinks, in any loop, and nothing stays behind."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,10 +211,10 @@ def test_batches_that_say_nothing_are_refused() -> None:
         learn_masks(idle, [batch])
 
 
-def test_several_processes_are_refused(tmp_path: Any) -> None:
-    class Two:
-        world_size = 2
-
-    arguments: Any = Two()
+def test_several_processes_and_scaled_gradients_are_refused() -> None:
+    arguments = SimpleNamespace(world_size=1, fp16=True)
+    with pytest.raises(TTValueError, match="fp16 is True, by which gradients of masks are not to scale; take bf16"):
+        LearnMasks().on_train_begin(arguments, tf.TrainerState(), tf.TrainerControl(), model=regressor())
+    arguments = SimpleNamespace(world_size=2, fp16=False)
     with pytest.raises(TTValueError, match="Masks are learnt in one process, and there are 2; start one"):
         LearnMasks().on_train_begin(arguments, tf.TrainerState(), tf.TrainerControl(), model=regressor())

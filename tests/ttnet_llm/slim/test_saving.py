@@ -1,6 +1,7 @@
 """Slim models saved and loaded: as records beside their base models, and whole."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,26 +16,16 @@ from safetensors.torch import load_file, save_file
 import ttnet_llm
 from tests.ttnet_llm import models
 from tests.ttnet_llm.architectures import KINDS, logits, task_type
-from tests.ttnet_llm.slim_models import CASES, build, masks_of, random_plan, size
+from tests.ttnet_llm.slim_models import CASES, build, masks_of, random_plan, saved, size
 from ttnet.errors import TTFileError, TTTypeError, TTValueError
 from ttnet_llm import LorettaRepConfig, TTLoraConfig
 from ttnet_llm.budget import count_parameters
-from ttnet_llm.slim import Plan, axes, grow_adapter, load_slim, save_slim, slim
+from ttnet_llm.slim import axes, grow_adapter, load_slim, save_slim, slim
 from ttnet_llm.slim.architectures import find, plain_layer
 from ttnet_llm.tensorize import save_tensorized, tensorize
 
 RECORD = {"config.json", "slim.json", "slim.safetensors", "ttnet_llm.json"}
 NAME = "encoder.layer.0.output.dense"
-
-
-def saved(case: str, place: Path) -> tuple[tf.PreTrainedModel, Plan]:
-    """A base model in `base`, the record of a slim one in `slim`, and the slim one itself."""
-    model = build(case)
-    model.save_pretrained(place / "base")
-    found = random_plan(model)
-    save_slim(found, place / "slim", base=place / "base")
-    slim(model, found)
-    return model, found
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -115,6 +106,23 @@ def test_a_base_model_that_has_moved_is_named_anew(tmp_path: Path) -> None:
         load_slim(tmp_path / "slim", base=str(tmp_path / "moved"))
     with pytest.raises(TTFileError, match="is slim itself; name the whole one"):
         load_slim(tmp_path / "slim", base=str(tmp_path / "slim"))
+
+
+def test_of_a_hub_the_whole_record_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers fetches the config and what it takes for the weights."""
+    model, _ = saved("bert", tmp_path)
+    (tmp_path / "slim" / "slim.json").rename(tmp_path / "slim.json")
+    asked = []
+
+    def fetch(name: str, file: str, **options: Any) -> str | None:
+        asked.append((name, file))
+        if file == "slim.json":
+            shutil.copy(tmp_path / file, tmp_path / "slim" / file)
+        return tf.utils.cached_file(name, file, **options)
+
+    monkeypatch.setattr("ttnet_llm.slim.saving.cached_file", fetch)
+    assert torch.equal(logits(load_slim(tmp_path / "slim"), "bert"), logits(model, "bert"))
+    assert asked == [(str(tmp_path / "slim"), "slim.json"), (str(tmp_path / "base"), "model.safetensors")]
 
 
 def test_records_that_are_damaged_are_refused(tmp_path: Path) -> None:
