@@ -47,6 +47,8 @@ class DeptConfig(AdapterConfig):
 
     method: ClassVar[str] = "dept"
     rank_field: ClassVar[str] = "r"
+    # PEFT saves a whole table beside adapters of it, but for those that say which of its rows they train: here none.
+    trainable_token_indices: ClassVar[dict[str, list[int]]] = {}
 
     num_virtual_tokens: int = field(default=40)
     r: int = field(default=45)

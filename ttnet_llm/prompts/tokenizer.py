@@ -78,6 +78,10 @@ class _Prompted(PreTrainedTokenizerFast):
         plain.__class__ = type(plain).__mro__[2]
         return plain
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Save the tokenizer without the prompt, which comes with the adapter."""
+        return self.plain().save_pretrained(*args, **kwargs)
+
     def _put_prompt(self) -> None:
         self._tokenizer.post_processor = with_prompt(self._unprompted, self._marks)
 

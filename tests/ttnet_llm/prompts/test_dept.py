@@ -299,6 +299,18 @@ def test_a_trained_adapter_survives_saving(make: Callable[[], nn.Module], tmp_pa
         assert torch.equal(answers(copied), trained)
 
 
+@pytest.mark.filterwarnings("error:Setting `save_embedding_layers`")
+@pytest.mark.parametrize("part", ["a decoder alone", "an encoder alone"])
+def test_no_table_is_saved_whatever_it_is_called(part: str, tmp_path: Path) -> None:
+    """PEFT takes the table along where a target is called `embed_tokens` and nothing else."""
+    base = decoder().model if part == "a decoder alone" else models.t5().encoder
+    model = get_peft_model(base, config(task_type="FEATURE_EXTRACTION"))
+    assert model.base_model.targeted_module_names == ["embed_tokens"]
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert sorted(key.rpartition(".")[2] for key in saved) == ["A", "B", "prompt"]
+
+
 def test_heads_and_norms_are_trained_and_saved(tmp_path: Path) -> None:
     model = perturb(get_peft_model(models.bert(), config(task_type="SEQ_CLS", train_norms=True))).eval()
     trained = answers(model)

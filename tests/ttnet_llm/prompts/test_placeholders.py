@@ -204,6 +204,15 @@ def test_the_tokenizer_itself_stays_and_copies_do_the_same(model: nn.Module, tmp
     assert ours.decode(ours("a b")["input_ids"], skip_special_tokens=True) == "a b"
 
 
+def test_saved_tokenizers_know_of_no_prompt(model: nn.Module, tmp_path: Path) -> None:
+    """Or it would be put in twice, where an adapter lies beside its tokenizer."""
+    prompted(words(PROCESSORS[1], model_max_length=50), model).save_pretrained(tmp_path)
+    loaded = tf.AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded("a")["input_ids"] == [1, 4, 2]
+    assert loaded.model_max_length == 50
+    assert prompted(loaded, model)("a")["input_ids"] == [*MARKS, 1, 4, 2]
+
+
 def test_slow_tokenizers_are_refused(model: nn.Module) -> None:
     with pytest.raises(
         TTTypeError, match=r"The tokenizer ByT5Tokenizer is no fast one, .* call prepend_prompt on the batc"
