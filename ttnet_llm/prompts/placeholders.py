@@ -82,7 +82,8 @@ def prepend_prompt(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
 
     Raises:
         TTTypeError: If `input_ids` is no matrix of integers.
-        TTValueError: If the batch says of each token what a placeholder has no answer to, such as its position.
+        TTValueError: If the batch says of each token what a placeholder has no answer to, such as its position, has
+            placeholders already, or a mask of another shape.
 
     Example:
         >>> from peft import get_peft_model
@@ -103,9 +104,19 @@ def prepend_prompt(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
         )
     if not marks:
         return dict(batch)
+    if ids.numel() and int(ids.max()) >= marks.start:
+        raise TTValueError(
+            f"input_ids has placeholders already (ids from {marks.start} on); put them in once, by a prompted "
+            "tokenizer or by prepend_prompt."
+        )
     config: Any = getattr(model, "config", None)
     decodes = bool(getattr(config, "is_encoder_decoder", False))
     mask = batch.get("attention_mask")
+    if mask is not None and mask.shape != ids.shape:
+        raise TTValueError(
+            f"attention_mask has the shape {tuple(mask.shape)}, and input_ids {tuple(ids.shape)}; expected the same, "
+            "with 1 for words and 0 for padding."
+        )
     # The place of the first word, which padding on the left comes before.
     first = torch.zeros(len(ids), dtype=torch.long, device=ids.device) if mask is None else mask.long().argmax(-1)
     old = torch.arange(ids.shape[1], device=ids.device) + len(marks) * (

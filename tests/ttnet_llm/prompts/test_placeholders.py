@@ -96,6 +96,17 @@ def test_what_a_prompt_has_no_answer_to_is_refused(model: nn.Module) -> None:
         prepend_prompt({"input_ids": ids, "position_ids": ids}, model)
 
 
+def test_a_prompt_is_put_in_once(model: nn.Module) -> None:
+    batch = prepend_prompt({"input_ids": torch.tensor([[5, 6]])}, model)
+    with pytest.raises(TTValueError, match=r"input_ids has placeholders already \(ids from 64 on\); put them in once"):
+        prepend_prompt(batch, model)
+
+
+def test_masks_of_pairs_of_tokens_are_refused(model: nn.Module) -> None:
+    with pytest.raises(TTValueError, match=r"attention_mask has the shape \(1, 1, 2, 2\), and input_ids \(1, 2\)"):
+        prepend_prompt({"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, 1, 2, 2)}, model)
+
+
 def words(processor: Any = None, **options: Any) -> Any:
     vocabulary = {word: k for k, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "d"])}
     tokenizer = Tokenizer(token_models.WordLevel(vocabulary, unk_token="<unk>"))
