@@ -165,7 +165,7 @@ def _draw(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: P
             figure.savefig(partial, format="png")
 
 
-_OURS = ("TT", "Loretta", "Lorta", "Lotr", "MetaTT", "Melora", "Ether")
+_OURS = ("TT", "Loretta", "Lorta", "Lotr", "MetaTT", "Melora", "Ether", "Dept")
 
 
 def _spread(scores: Sequence[float]) -> str:
