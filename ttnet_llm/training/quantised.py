@@ -9,6 +9,7 @@ from accelerate import PartialState
 from peft import prepare_model_for_kbit_training
 
 from ttnet.errors import TTValueError, import_extra
+from ttnet_llm.training.model import load_config
 from ttnet_llm.training.settings import FinetuneSettings
 
 # New layers have no weights to quantise yet, and are trained.
@@ -40,7 +41,11 @@ def quantised_options(settings: FinetuneSettings) -> dict[str, Any]:
     """
     if not (settings.load_in_4bit or settings.load_in_8bit):
         return {}
+    from ttnet_llm.slim.entry import is_slim  # which reads configs by this room
+
     name = "load_in_4bit" if settings.load_in_4bit else "load_in_8bit"
+    if is_slim(load_config(settings.model)):
+        raise TTValueError(f"The model {settings.model!r} is slim, which bitsandbytes does not load; leave {name} out.")
     library = import_extra("bitsandbytes", extra="bnb")
     device = PartialState(cpu=settings.device == "cpu").device
     dtype = getattr(torch, settings.dtype or "float32")

@@ -11,6 +11,7 @@ import transformers as tf
 from typer.testing import CliRunner
 
 import ttnet_llm
+from tests.ttnet_llm import models
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
 from ttnet_llm.command_line.cli import app
 from ttnet_llm.slim import load_slim
@@ -143,6 +144,12 @@ def test_mistakes_get_a_sentence_before_the_training(
     assert not (place / "mistaken").exists()
 
 
+def test_a_slim_model_in_few_bits_gets_a_sentence(place: Path) -> None:
+    data = ("--train", place / "train.jsonl", "--output", place / "bits", "--method", "lora", "--load-in-4bit")
+    code, output = run("finetune", place / "slim", *data)
+    assert (code, "is slim, which bitsandbytes does not load; leave load_in_4bit out" in output) == (1, True), output
+
+
 def slimmed(place: Path) -> Path:
     return place / "slim"
 
@@ -183,6 +190,23 @@ def test_the_help_says_what_it_does() -> None:
     for words in ("--heads", "--neurons", "--l1", "--mask-lr", "--train", "Share of every layer's attention heads"):
         assert words in output
     assert "--resume" not in output
+
+
+def test_language_models_lose_heads_and_neurons_as_well(place: Path) -> None:
+    pytest.importorskip("trl")
+    tf.AutoTokenizer.from_pretrained(place / "model").save_pretrained(place / "llama")
+    models.llama().save_pretrained(place / "llama")
+    (place / "texts.txt").write_text("\n\n".join(str(row["text"]) for row in rows(32)))
+    data = ("--train", place / "texts.txt", "--kind", "causal", "--epochs", 1)
+    code, output = run("slim", place / "llama", *data, "--method", "lora", "--heads", "1/2", "--output", place / "lm")
+    assert code == 0, output
+    code, output = run("finetune", place / "lm", *data, "--method", "tt-lora", "--output", place / "lm-run")
+    assert code == 0, output
+    model, tokenizer = ttnet_llm.load(place / "lm-run")
+    assert tokenizer is not None
+    assert model.get_base_model().model.layers[0].self_attn.k_proj.out_features == 8
+    code, output = run("predict", place / "lm-run", "--text", "the film")
+    assert code == 0, output
 
 
 def test_sentence_embeddings_learn_masks_as_well(place: Path) -> None:
