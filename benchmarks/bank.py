@@ -111,12 +111,11 @@ def decode(model: Any, ids: Tensor, **options: Any) -> Callable[[], None]:
     """One step with a cache of 32 tokens."""
     with torch.inference_mode():
         cache = model(input_ids=ids, use_cache=True, **options).past_key_values
-    length = ids.shape[1]
 
     def call() -> None:
         with torch.inference_mode():
             model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True, **options)
-            cache.crop(length)
+            cache.crop(-1)
 
     return call
 
@@ -153,8 +152,9 @@ def measure(title: str, make: Callable[[], nn.Module], rounds: int) -> tuple[lis
         began = time.perf_counter()
         bank.save(place)
         saving = time.perf_counter() - began
+        fresh = make()
         began = time.perf_counter()
-        opened = AdapterBank.load(place, make())
+        opened = AdapterBank.load(place, fresh)
         opening = time.perf_counter() - began
         began = time.perf_counter()
         with opened.use("user-77"):
