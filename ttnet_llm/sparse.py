@@ -11,6 +11,7 @@ import numbers
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -235,7 +236,8 @@ def _read(sparsity: float | str, width: int, where: str = "") -> tuple[int, int]
         return kept, group
     if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real) or not 0 <= sparsity < 1:
         raise TTValueError(f"sparsity is {sparsity!r}; expected a number in [0, 1), or a pattern such as '2:4'.")
-    return width - math.floor(width * float(sparsity)), width
+    exact = Fraction(str(float(sparsity)))  # as it is written: 0.29 of 100 are 29, and not 28.99...
+    return width - math.floor(width * exact), width
 
 
 def _thin_out(target: Target, sparsity: float | str, squares: Tensor | None) -> SparseLayer:

@@ -11,12 +11,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ttnet.errors import TTError, TTValueError
+from ttnet.errors import TTFileError, TTValueError
 
 logger = logging.getLogger(__name__)
 
 SOURCE = "TTNET_VLLM_ADAPTERS"  # environment variables: a bank, or a folder with folders of adapters
 CACHE = "TTNET_VLLM_CACHE"  # where LoRA is written; by default a folder that goes with the process
+_WRITING = threading.Lock()  # as making models without weights changes torch for all threads
 RANK = "TTNET_VLLM_RANK"  # one rank for all, at most vLLM's max_lora_rank; by default the smallest that holds each
 
 
@@ -40,7 +41,6 @@ class LoraStore:
             raise TTValueError(f"{RANK} is {rank}; expected a rank of at least 1.")
         self._temporary = None if cache else tempfile.TemporaryDirectory(prefix="ttnet-lora-")
         self.cache = Path(cache or (self._temporary.name if self._temporary else ""))
-        self._lock = threading.Lock()
 
     def lora(self, name: str, base_model: str) -> Path | None:
         """Give the folder of an adapter as a LoRA checkpoint.
@@ -55,32 +55,35 @@ class LoraStore:
         Raises:
             TTError: If it cannot be written as LoRA.
         """
-        from ttnet_llm.bank.saving import is_bank, read_index
+        from ttnet_llm.bank.saving import is_bank, read_index, row_digest
 
         if is_bank(self.source):
-            number = read_index(self.source).numbers.get(name)
-            if number is None:
+            if name not in read_index(self.source).numbers:
                 return None
-            state = f"{self.source.resolve()} {name} {(self.source / 'bank.json').stat().st_mtime_ns}"
+            state = f"{self.source.resolve()} {name} {row_digest(self.source, name)}"
         else:
             # A name comes from a request: it is one of the folders that are there, and no way to others.
             if name not in {each.name for each in self.source.iterdir() if each.is_dir()}:
                 return None
             state = f"{(self.source / name).resolve()} {_latest(self.source / name)}"
         target = self.cache / hashlib.sha256(f"{state} {base_model} {self.rank}".encode()).hexdigest()[:32]
-        with self._lock:
+        with _WRITING:
             if target.is_dir():
                 return target
             return target if self._write(name, base_model, target) else None
 
     def _write(self, name: str, base_model: str, target: Path) -> bool:
+        from peft.utils import get_peft_model_state_dict
+
         from ttnet_llm.bank.saving import is_bank
         from ttnet_llm.loading import find_adapter, load_adapter, load_skeleton
-        from ttnet_llm.lora.checkpoint import read_config
+        from ttnet_llm.lora.checkpoint import read_config, read_weights
         from ttnet_llm.lora.export import export_lora
 
         folder = find_adapter(self.source if is_bank(self.source) else self.source / name)
-        if not _same_model(str(read_config(folder).get("base_model_name_or_path") or ""), base_model):
+        named = str(read_config(folder).get("base_model_name_or_path") or "")
+        if not _same_model(named, base_model):
+            logger.info("The adapter %r is for %r, and %r is served.", name, named, base_model)
             return False
         with tempfile.TemporaryDirectory(prefix="ttnet-adapter-") as place:
             if is_bank(self.source):
@@ -90,6 +93,9 @@ class LoraStore:
                 folder = Path(place) / "adapter"
                 bank.export(name, folder)
             loaded = load_adapter(folder, model=base_model, weights=False)
+            asked = [key for key in get_peft_model_state_dict(loaded) if "_network." in key]
+            if lacking := sorted(set(asked) - set(read_weights(folder))):  # of which PEFT only warns
+                raise TTFileError(f"{str(folder)!r} lacks {lacking[0]!r}, which its config asks for; save it again.")
             export_lora(loaded, target, pad_to=self.rank or "uniform")
         return True
 
@@ -123,7 +129,7 @@ def make_resolver(store: LoraStore) -> Any:
             """Find an adapter; `None` leaves the name to other resolvers."""
             try:
                 folder = await asyncio.to_thread(store.lora, lora_name, base_model_name)
-            except (TTError, OSError) as error:
+            except Exception as error:  # whatever is wrong with one adapter, the server goes on
                 logger.warning("The adapter %r cannot be served: %s", lora_name, error)
                 return None
             if folder is None:
@@ -135,7 +141,7 @@ def make_resolver(store: LoraStore) -> Any:
 
 def _number(text: str) -> int:
     """Give a text a positive number that is the same in every process of a server."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % (2**31 - 1) + 1
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % (2**62) + 1
 
 
 def register() -> None:

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def test_every_row_keeps_its_largest_scores(
     squares = torch.rand(ins).double() if weighed else None
     mask = sparse_mask(weight, sparsity, input_squares=squares)
     scores = weight.double().abs() * (1 if squares is None else squares.sqrt())
-    dropped = math.floor(ins * sparsity)
+    dropped = math.floor(ins * Fraction(str(sparsity)))
     for row, kept in zip(scores, mask, strict=True):
         assert int((~kept).sum()) == dropped
         if dropped:
@@ -58,6 +59,29 @@ def test_patterns_keep_n_of_every_m_neighbours(outs: int, groups: int, m: int, d
     for chosen, scores in zip(mask.reshape(-1, m), weight.abs().reshape(-1, m), strict=True):
         assert int(chosen.sum()) == n
         assert scores[~chosen].max() <= scores[chosen].min()
+
+
+@pytest.mark.parametrize(
+    ("width", "sparsity", "zeros"), [(100, 0.29, 29), (100, 0.57, 57), (50, 0.58, 29), (7, 0.5, 3)]
+)
+def test_a_share_is_meant_as_it_is_written(width: int, sparsity: float, zeros: int) -> None:
+    assert int((~sparse_mask(torch.randn(2, width), sparsity)).sum()) == 2 * zeros
+
+
+def test_layers_that_are_called_by_keyword_are_calibrated() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(input=x)
+
+    x = torch.randn(9, 8) * torch.arange(1, 9)
+    model = Model()
+    mask = sparse_mask(model.layer.weight, 0.5, input_squares=x.double().square().mean(0))
+    sparsify(model, 0.5, targets=["layer"], calibration=[x])
+    assert torch.equal(model.layer.weight != 0, mask)
 
 
 def test_of_equal_scores_as_many_are_kept_as_of_others() -> None:

@@ -99,7 +99,7 @@ def test_a_request_is_answered_by_lora_exactly(
         answer = resolve(registry, place, name)
         assert answer is not None
         assert answer.lora_name == name
-        assert 0 < answer.lora_int_id < 2**31
+        assert 0 < answer.lora_int_id < 2**63
         numbers.add(answer.lora_int_id)
         config = read_config(answer.lora_path)
         assert config["peft_type"] == "LORA"
@@ -112,6 +112,11 @@ def test_a_request_is_answered_by_lora_exactly(
     for nobody in ("eve", "../base", ".", "", "ann/../../base"):
         assert resolve(registry, place, nobody) is None
     assert resolve(registry, place, "ann", base="another/model") is None
+    weights = place / "adapters" / "bob" / "adapter_model.safetensors"
+    weights.write_bytes((place / "adapters" / "ann" / weights.name).read_bytes())
+    assert resolve(registry, place, "bob") is None
+    assert "The adapter 'bob' cannot be served: " in caplog.text
+    assert "which its config asks for; save it again" in caplog.text
     assert resolve(registry, place, "odd") is None
     assert "The adapter 'odd' cannot be served: " in caplog.text
 
@@ -143,6 +148,14 @@ def test_banks_are_served(registry: Registry, place: Path, monkeypatch: pytest.M
     with bank.use("second"):
         torch.testing.assert_close(found, logits(bank.model), atol=1e-5, rtol=1e-5)
     assert resolve(registry, place, "third") is None
+    bank.add("more")
+    bank.save(place / "bank")
+    assert resolve(registry, place, "second") == answer  # it is as it was
+    (parameter,) = bank.trainable("second")
+    with torch.no_grad():
+        parameter.add_(0.1)
+    bank.save(place / "bank")
+    assert resolve(registry, place, "second") != answer
 
 
 def test_mistakes_get_a_sentence(registry: Registry, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

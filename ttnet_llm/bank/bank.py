@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,12 +19,14 @@ from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.bank.layer import BankLayer
 from ttnet_llm.bank.mix import Current, Mix
 from ttnet_llm.bank.pattern import Pattern, tensors_of
-from ttnet_llm.bank.saving import check_place, read_index, write_bank
+from ttnet_llm.bank.rows import RowLayout
+from ttnet_llm.bank.saving import Index, check_place, read_index, write_bank
 from ttnet_llm.bank.storage import BLOCK, Storage
 from ttnet_llm.lora.checkpoint import read_config, read_weights, write_adapter
 from ttnet_llm.tuner import AdapterConfig
 
 logger = logging.getLogger(__name__)
+_WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # tasks whose adapters bring a head
 KEPT = 2**28  # bytes that the matrices of one mix may take
 
 
@@ -71,8 +75,7 @@ class AdapterBank:
         device: torch.device | str | None = None,
         keep_bytes: int = KEPT,
     ) -> None:
-        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
-            raise TTValueError(f"capacity is {capacity!r}; expected an integer of at least 1.")
+        _check_capacity(capacity, 1)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise TTTypeError(f"dtype is {dtype!r}; expected a floating torch dtype.")
         if any(isinstance(module, BankLayer) for module in model.modules()):
@@ -85,12 +88,14 @@ class AdapterBank:
         self._trained: dict[str, nn.Parameter] = {}
         self._lock = threading.RLock()
         self._current = Current()
+        self._id, self._generations = uuid.uuid4().hex, dict[Path, int]()
         self._layers: dict[str, BankLayer] = {}
         for name, form in self._pattern.forms.items():
             parent, _, own = name.rpartition(".")
             holder = model.get_submodule(parent)
-            self._layers[name] = BankLayer(getattr(holder, own), form, self._current)
+            self._layers[name] = BankLayer(name, getattr(holder, own), form, self._current)
             setattr(holder, own, self._layers[name])
+        self._hook = model.register_forward_pre_hook(self._current.note, with_kwargs=True)
 
     @property
     def config(self) -> AdapterConfig:
@@ -116,6 +121,19 @@ class AdapterBank:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
+
+    def set_capacity(self, capacity: int) -> None:
+        """Set how many adapters the bank may hold.
+
+        Args:
+            capacity: The number, at least that of the adapters that there are.
+
+        Raises:
+            TTValueError: If it is smaller.
+        """
+        with self._lock:
+            _check_capacity(capacity, max(len(self), 1))
+            self.capacity = capacity
 
     def add(
         self,
@@ -144,12 +162,13 @@ class AdapterBank:
             tensors: Mapping[str, Tensor] = self._pattern.draw()
         elif isinstance(source, PeftModel):
             tensors = tensors_of(source, adapter)
-            self._pattern.check_like(source.peft_config[adapter].to_dict(), what)
+            self._pattern.check_like(source.peft_config[adapter], what)
         elif isinstance(source, Mapping):
             tensors = source
         elif isinstance(source, str | Path):
             what = f"the adapter in {str(source)!r}"
-            self._pattern.check_like(read_config(source), what)
+            read_config(source)  # whose errors speak of adapters
+            self._pattern.check_like(PeftConfig.from_pretrained(str(source)), what)
             tensors = read_weights(source)
         else:
             raise TTTypeError(
@@ -161,7 +180,8 @@ class AdapterBank:
             self._check_new(name)
             if len(self._numbers) >= self.capacity:
                 raise TTValueError(
-                    f"The bank holds {len(self._numbers)} adapters, its capacity; remove some, or make a larger one."
+                    f"The bank holds {len(self._numbers)} adapters, its capacity; remove some, or raise it with "
+                    "set_capacity (--capacity)."
                 )
             self._numbers[name] = self._storage.put(row)
 
@@ -175,9 +195,10 @@ class AdapterBank:
             TTValueError: If there is none.
         """
         with self._lock:
-            self._storage.drop(self._number(name))
+            number = self._number(name)
+            self._let_go(name)
+            self._storage.drop(number)
             del self._numbers[name]
-            self._trained.pop(name, None)
 
     def rename(self, name: str, new: str) -> None:
         """Give an adapter another name.
@@ -190,10 +211,9 @@ class AdapterBank:
             TTValueError: If there is no adapter of the one name, or there is one of the other.
         """
         with self._lock:
-            number = self._number(name)
+            self._number(name)
             self._check_new(new)
-            del self._numbers[name]
-            self._numbers[new] = number
+            self._numbers = {new if each == name else each: number for each, number in self._numbers.items()}
             if name in self._trained:
                 self._trained[new] = self._trained.pop(name)
 
@@ -221,7 +241,10 @@ class AdapterBank:
             TTFileError: If the folder holds something else.
             TTValueError: If there is no such adapter.
         """
-        write_adapter(folder, self.config, self.tensors(name), kind="bank-export", classes={})
+        config = copy.deepcopy(self.config)
+        if config.task_type in _WITH_HEADS:  # which PEFT would look for in the checkpoint
+            config.task_type = None
+        write_adapter(folder, config, self.tensors(name), kind="bank-export", classes={})
 
     @contextmanager
     def use(self, names: str | Sequence[str | None] | None) -> Iterator[None]:
@@ -235,31 +258,48 @@ class AdapterBank:
             TTTypeError: If it is something else.
             TTValueError: If there is no such adapter, or the list is empty.
         """
+        if not self._layers:
+            raise TTValueError("The bank was taken off its model by unload(); make or load another.")
         with self._current.using(self._mix(names)):
             yield
+
+    def checkpointing(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Say with which adapters checkpointed layers are computed once more: the `context_fn` of torch's checkpoints.
+
+        Returns:
+            Contexts of the forward pass and of the second one.
+
+        Example:
+            >>> options = {"use_reentrant": False, "context_fn": "bank.checkpointing"}  # the method itself
+            >>> # model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        """
+        return self._current.checkpointing()
 
     def _mix(self, names: str | Sequence[str | None] | None) -> Mix | None:
         if names is None:
             return None
         if isinstance(names, str):
             names = [names]
-        if not isinstance(names, Iterable) or not all(name is None or isinstance(name, str) for name in names):
+        if not isinstance(names, Iterable) or isinstance(names, set | frozenset | dict):
             raise TTTypeError(f"names is {names!r}; expected a name, or a list with a name or None for each row.")
         names = list(names)
+        if not all(name is None or isinstance(name, str) for name in names):
+            raise TTTypeError(f"names is {names!r}; expected a name, or a list with a name or None for each row.")
         if not names:
             raise TTValueError("names is empty; expected a name or None for each row of the batch.")
         with self._lock:
             rows = {name: self._row(name) for name in dict.fromkeys(names) if name is not None}
             if not rows:
                 return None
-            table = torch.stack(list(rows.values()))
-        places = {name: place for place, name in enumerate(rows)}
-        index = torch.tensor([places.get(name, 0) if name else 0 for name in names], device=table.device)
-        named = None
-        if None in names:
-            named = torch.tensor([name is not None for name in names], device=table.device)
-        mix = Mix(table, index, named, self._pattern.layout, self.keep_bytes)
-        mix.prepare(self._pattern.forms.values())
+            places, device = {name: place for place, name in enumerate(rows)}, self._storage.device
+            index = torch.tensor([0 if name is None else places[name] for name in names], device=device)
+            named = None
+            if None in names:
+                named = torch.tensor([name is not None for name in names], device=device)
+            # What is made here may be used where gradients are wanted, whatever is in force now.
+            with torch.inference_mode(False), torch.no_grad():
+                mix = Mix(list(rows.values()), index, named, self._pattern.layout, self.keep_bytes)
+                mix.prepare(self._pattern.forms.values())
         return mix
 
     def _row(self, name: str) -> Tensor:  # (parameters,)
@@ -271,6 +311,7 @@ class AdapterBank:
 
         Each is one parameter, a row of the bank's own table, and so gradients and an optimiser's state are only for
         these. Sum the rows' losses, rather than average them, for the gradients that each adapter would have alone.
+        With gradient checkpointing, give `checkpointing` as its `context_fn`.
 
         Args:
             names: Their names.
@@ -279,6 +320,7 @@ class AdapterBank:
             A parameter of shape `(parameters_each,)` for each, in their order.
 
         Raises:
+            TTTypeError: If adapters of the bank count from a start, which training would move along.
             TTValueError: If there is no such adapter.
 
         Example:
@@ -291,6 +333,11 @@ class AdapterBank:
             >>> optimiser.step()
             >>> bank.freeze()
         """
+        if self._pattern.keeps_start:
+            raise TTTypeError(
+                f"init_weights is {self.config.init_weights!r}: the bank's adapters count from a start, which must not "
+                "learn; train them with PEFT, and add them."
+            )
         chosen = [names] if isinstance(names, str) else list(names)
         with self._lock:
             for name in chosen:
@@ -299,16 +346,25 @@ class AdapterBank:
                 self._storage.touch(number)
             return [self._trained[name] for name in chosen]
 
-    def freeze(self, names: Iterable[str] | None = None) -> None:
+    def freeze(self, names: str | Iterable[str] | None = None) -> None:
         """End the training of adapters, which keep what they have learnt.
 
         Args:
             names: Their names; `None` for all.
+
+        Raises:
+            TTValueError: If there is no such adapter.
         """
         with self._lock:
-            for name in list(self._trained) if names is None else names:
-                if self._trained.pop(name, None) is not None:
-                    self._storage.touch(self._number(name))
+            chosen = list(self._trained) if names is None else [names] if isinstance(names, str) else list(names)
+            for number, name in [(self._number(name), name) for name in chosen]:
+                self._storage.touch(number)
+                self._let_go(name)
+
+    def _let_go(self, name: str) -> None:
+        """Give a trained parameter memory of its own, so that its optimiser no longer writes into the bank."""
+        if (parameter := self._trained.pop(name, None)) is not None:
+            parameter.data = parameter.data.clone()
 
     def save(self, path: str | Path) -> None:
         """Write the bank, or what has changed of it since it was saved there or loaded from there.
@@ -319,11 +375,24 @@ class AdapterBank:
         Raises:
             TTFileError: If the folder holds something else.
         """
-        folder = check_place(path)
         with self._lock:
+            place = Path(path).resolve()
+            generation = self._generations.get(place)
+            folder = check_place(path, self._id, generation)
             for name in self._trained:
                 self._storage.touch(self._numbers[name])  # as optimisers write into it
-            write_bank(folder, self.config, self._storage, self._numbers, self.capacity)
+            index = Index(
+                dtype=str(self._storage.dtype).removeprefix("torch."),
+                capacity=self.capacity,
+                size=self.parameters_each,
+                numbers=dict(self._numbers),
+                parts=[],
+                shapes=dict(self._pattern.layout.shapes),
+                bank=self._id,
+                generation=(generation or 0) + 1,
+            )
+            write_bank(folder, self.config, self._storage, index)
+            self._generations[place] = index.generation
 
     @classmethod
     def load(
@@ -355,19 +424,23 @@ class AdapterBank:
         config: Any = PeftConfig.from_pretrained(str(path))
         dtype = getattr(torch, index.dtype)
         bank = cls(model, config, capacity=index.capacity, dtype=dtype, device=device, keep_bytes=keep_bytes)
-        if bank.parameters_each != index.size:
+        if bank._pattern.layout.shapes != index.shapes:  # in whatever order
             bank.unload()
             raise TTValueError(
-                f"An adapter in {str(path)!r} has {index.size:,} numbers, and on this model it would have "
-                f"{bank.parameters_each:,}; give the model that the bank was made for."
+                f"An adapter in {str(path)!r} has {index.size:,} numbers in {len(index.shapes)} tensors, and on this "
+                f"model it would have {bank.parameters_each:,} in {len(bank._pattern.layout.shapes)}, or of other "
+                "modules; give the model that the bank was made for."
             )
+        bank._pattern.layout = RowLayout(index.shapes)  # in the order that the rows have
         held: dict[int, list[str]] = {}
         for name, number in index.numbers.items():
             held.setdefault(number // BLOCK, []).append(name)
         for place, part in enumerate(index.parts):
-            block = bank._storage.open_block(Path(path).resolve() / part, tuple(held.get(place, ())))
+            file = None if part is None else Path(path).resolve() / part
+            block = bank._storage.open_block(file, tuple(held.get(place, ())))
             if block.damage is not None:
                 logger.warning("%s", block.complaint)
+        bank._id, bank._generations[Path(path).resolve()] = index.bank, index.generation
         bank._numbers = index.numbers
         bank._storage.set_free(set(index.numbers.values()))
         return bank
@@ -381,6 +454,9 @@ class AdapterBank:
         for name, layer in self._layers.items():
             parent, _, own = name.rpartition(".")
             setattr(self.model.get_submodule(parent), own, layer.base_layer)
+        if self._layers:
+            self._hook.remove()
+            self._pattern.thaw()
         self._layers = {}
         return self.model
 
@@ -404,5 +480,11 @@ class AdapterBank:
             raise TTValueError(f"There is an adapter {name!r} already; remove it first, or choose another name.")
 
 
+def _check_capacity(capacity: int, least: int) -> None:
+    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < least:
+        raise TTValueError(f"capacity is {capacity!r}; expected an integer of at least {least}.")
+
+
 def _device_of(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    places = (parameter.device for parameter in model.parameters() if not parameter.is_meta)
+    return next(places, torch.device("cpu"))

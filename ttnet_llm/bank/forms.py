@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ttnet_llm.bank.rows import RowLayout
-from ttnet_llm.linear import LinearAdapterLayer
+from ttnet_llm.linear import LinearAdapterLayer, ParameterLayer
 from ttnet_llm.linear.network import FactorNetwork
 from ttnet_llm.loretta_adp.layer import BottleneckNetwork
 from ttnet_llm.tuner import AdapterLayer
@@ -125,7 +125,7 @@ class LinearForm(Form):
         if not self.turns_input:
             return x
         down, up = made[2 * self.adds : 2 * self.adds + 2]
-        wide = x.to(down.dtype)
+        wide = _wide(x, down)
         return _add_thin(wide, self._dropped(wide, training), down, up, self.scaling).to(x.dtype)
 
     def after(self, x: Tensor, result: Tensor, made: Made, training: bool, bias: Tensor | None) -> Tensor:
@@ -133,14 +133,13 @@ class LinearForm(Form):
         dtype = result.dtype
         if self.turns_output:
             down, up = made[-2:]
-            wide = result.to(down.dtype)
+            wide = _wide(result, down)
             turned = wide if bias is None else wide - bias.to(wide)
             result = _add_thin(wide, self._dropped(turned, training), down, up, self.scaling)
         if self.adds:
             left, right = made[:2]
-            result = _add_thin(
-                result.to(left.dtype), self._dropped(x.to(left.dtype), training), left, right, self.scaling
-            )
+            wide = _wide(result, left)
+            result = _add_thin(wide, self._dropped(x.to(wide), training), left, right, self.scaling)
         return result.to(dtype)
 
 
@@ -162,10 +161,11 @@ class BottleneckForm(Form):
     def _adapt(self, h: Tensor, made: Made, training: bool) -> Tensor:
         downs, down_bias = made[: self.downs], made[self.downs]
         ups, up_bias = made[self.downs + 1 : -1], made[-1]
-        z = h.to(up_bias.dtype)
+        z = _wide(h, up_bias)
+        ups, up_bias, down_bias = tuple(up.to(z) for up in ups), up_bias.to(z), down_bias.to(z)
         inner = z
         for matrix in downs:
-            inner = torch.bmm(inner, matrix)
+            inner = torch.bmm(inner, matrix.to(z))
         inner = cast(Any, self.network).activation(inner + down_bias[:, None])
         inner = self._dropped(inner, training)
         for matrix in reversed(ups):
@@ -189,7 +189,12 @@ def _add_thin(
     scale: float,
 ) -> Tensor:  # (n, tokens, out)
     """Add `scale * x @ left @ right` by row."""
-    return torch.baddbmm(to, torch.bmm(x, left), right, alpha=scale)
+    return torch.baddbmm(to, torch.bmm(x, left.to(x)), right.to(x), alpha=scale)
+
+
+def _wide(x: Tensor, matrix: Tensor) -> Tensor:
+    """Give a tensor in the wider of two dtypes, so that neither it nor the adapter is rounded."""
+    return x.to(torch.promote_types(x.dtype, matrix.dtype))
 
 
 def _dropout(module: nn.Module) -> float:
@@ -199,5 +204,5 @@ def _dropout(module: nn.Module) -> float:
 def form_of(layer: AdapterLayer) -> Callable[[AdapterLayer, str, dict[str, str]], Form] | None:
     """Say how the adapters of a layer are used by row; `None` where there is no way."""
     if isinstance(layer, LinearAdapterLayer):
-        return None if layer.is_embedding else LinearForm
+        return None if isinstance(layer, ParameterLayer) or layer.is_embedding else LinearForm
     return BottleneckForm if hasattr(layer, "_on_input") else None

@@ -1,13 +1,16 @@
-"""Which adapter each row of a batch has, for one thread, and what is kept of them meanwhile."""
+"""Which adapter each row of a batch has, for one thread or task, and what is kept of them meanwhile."""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttnet.errors import TTValueError
 from ttnet_llm.bank.forms import Form, Made
@@ -18,20 +21,24 @@ class Mix:
     """The adapters of a batch's rows.
 
     Args:
-        rows: The adapters that are in it, each once, `(u, size)`.
+        sources: The adapters that are in it, each once and of shape `(size,)`.
         index: For every row of the batch its adapter among them, `(n,)`.
         named: Which rows have one, `(n,)`; `None` for all.
         layout: Where an adapter's tensors stand in its row.
         keep_bytes: How much memory made matrices may take until the mix ends; more of them are made again every time.
     """
 
-    def __init__(self, rows: Tensor, index: Tensor, named: Tensor | None, layout: RowLayout, keep_bytes: int) -> None:
-        self.rows, self.index, self.named, self.layout = rows, index, named, layout
+    def __init__(
+        self, sources: list[Tensor], index: Tensor, named: Tensor | None, layout: RowLayout, keep_bytes: int
+    ) -> None:
+        self.index, self.named, self.layout = index, named, layout
+        self.learns = any(source.requires_grad for source in sources)
+        # What learns is read anew for each forward pass, so that each sees the last step; the rest is a copy.
+        self._sources = sources if self.learns else [torch.stack(sources)]
         self._room = keep_bytes
         self._kept: dict[Form, Made] = {}
-        self._one_each = len(rows) == len(index) and bool(
-            (index == torch.arange(len(index), device=index.device)).all()
-        )
+        self._one_each = index.tolist() == list(range(len(sources)))
+        self._shapes: tuple[int, frozenset[int]] | None = None  # the batch's rows, and its tokens
 
     def prepare(self, forms: Iterable[Form]) -> None:
         """Make the matrices of all modules that there is room for, unless they are learning.
@@ -41,9 +48,7 @@ class Mix:
         Args:
             forms: The modules' forms.
         """
-        if self.rows.requires_grad:  # or the next step would see the last one's
-            return
-        for form in forms:
+        for form in forms if not self.learns else ():
             made = tuple(matrix.contiguous() for matrix in self._make(form))  # the same strides whatever the adapters
             size = sum(matrix.numel() * matrix.element_size() for matrix in made)
             if size > self._room:
@@ -58,48 +63,144 @@ class Mix:
 
     @torch.compiler.disable
     def _make(self, form: Form) -> Made:
-        made = form.make(self.rows, self.layout)
+        rows = torch.stack(self._sources) if self.learns else self._sources[0]
+        made = form.make(rows, self.layout)
         if not self._one_each:
             made = tuple(matrix[self.index] for matrix in made)
         return made if self.named is None else form.without(made, self.named)
 
-    def split(self, x: Tensor) -> Tensor:  # (rows or a multiple, *tokens, d) -> (n, tokens, d)
-        """Sort a batch by its rows: beams and returned sequences of a row stand next to each other."""
+    def note(self, inputs: Iterable[Any]) -> None:
+        """Take down how many rows and tokens the model was given.
+
+        Args:
+            inputs: Its arguments.
+        """
+        shapes = [each.shape for each in inputs if isinstance(each, Tensor) and each.ndim > 1]
+        self._shapes = (shapes[0][0], frozenset(math.prod(shape[:2]) for shape in shapes)) if shapes else None
+
+    def split(self, x: Tensor, name: str) -> Tensor:  # (rows or a multiple, *tokens, d) -> (n, tokens, d)
+        """Sort what a module reads by the batch's rows: beams and returned sequences of one stand next to each other.
+
+        Args:
+            x: What it reads.
+            name: The module's name, for the message.
+
+        Returns:
+            The same by rows.
+
+        Raises:
+            TTValueError: If it has no part for each row.
+        """
         n = len(self.index)
-        if x.shape[0] % n and n > 1:
+        if n > 1 and not self._has_rows(x, n):
+            given = "" if self._shapes is None else f", where the model was given {self._shapes[0]} rows"
             raise TTValueError(
-                f"The batch has {x.shape[0]} rows, and {n} adapters were named; expected as many, or a multiple as "
-                "beams make it."
+                f"The module {name!r} reads a tensor of shape {tuple(x.shape)}{given}, and {n} adapters were named; "
+                "expected one name for each row, or a divisor as beams make it. A module whose input does not begin "
+                "with the batch's rows cannot have an adapter for each: leave it out of target_modules."
             )
         return x.reshape(n, -1, x.shape[-1])
 
+    def _has_rows(self, x: Tensor, n: int) -> bool:
+        if x.shape[0] % n:
+            return False
+        if self._shapes is None:  # an inner part was called by itself
+            return x.ndim > 2 or x.shape[0] == n
+        rows, tokens = self._shapes
+        return x.shape[0] == rows or (x.ndim == 2 and x.shape[0] in tokens)
 
-class _Own(threading.local):
+
+class _Unknown:
+    """Stands for what a thread uses that has said nothing."""
+
+
+_UNKNOWN = _Unknown()
+
+
+class _Thread(threading.local):
+    """What a thread uses, for compiled models, which cannot ask a `ContextVar`."""
+
     mix: Mix | None = None
+    tasks = 0  # how many uses are going on that are not inside one another
 
 
 class Current:
-    """The mix that a thread uses now."""
+    """The mix that a thread, or task of asyncio, uses now."""
 
     def __init__(self) -> None:
-        self._own = _Own()
-        self._learning: Mix | None = None  # that of the latest forward pass with gradients
+        self._thread = _Thread()
+        self._own: ContextVar[Mix | _Unknown | None] = ContextVar("mix", default=_UNKNOWN)
+        self._again: ContextVar[bool] = ContextVar("again", default=False)  # whether a layer is computed once more
+        self._has_learnt = False
 
-    @property
-    def mix(self) -> Mix | None:
-        """The thread's own; in a backward pass, which may run in a thread of torch's, that of the forward pass."""
-        mix = self._own.mix
-        if mix is None and self._learning is not None and torch._C._current_graph_task_id() != -1:
-            return self._learning  # checkpointed layers are computed once more
-        return mix
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self  # a copied model goes on with the bank's adapters
+
+    def get(self) -> Mix | None:
+        """Give the mix.
+
+        Raises:
+            TTValueError: If a checkpointed layer is computed once more, and nobody has said with which.
+        """
+        if torch.compiler.is_compiling():
+            if self._thread.tasks > 1:
+                raise TTValueError(
+                    "Several tasks of one thread use adapters at a time, which a compiled model cannot tell apart; run "
+                    "it in threads, with asyncio.to_thread."
+                )
+            return self._thread.mix
+        mix = self._own.get()
+        if self._has_learnt and not self._again.get() and torch._C._current_graph_task_id() != -1:
+            raise TTValueError(
+                "A checkpointed layer is computed once more in the backward pass, where it is not known with which "
+                "adapters; call gradient_checkpointing_enable with gradient_checkpointing_kwargs={'use_reentrant': "
+                "False, 'context_fn': bank.checkpointing}."
+            )
+        return None if isinstance(mix, _Unknown) else mix
+
+    def note(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Take down what the model was given, as a hook before its forward pass."""
+        if not torch.compiler.is_compiling() and (mix := self.get()) is not None:
+            mix.note([*args, *kwargs.values()])
 
     @contextmanager
-    def using(self, mix: Mix | None) -> Iterator[None]:
-        """Use a mix for a while."""
-        before, self._own.mix = self._own.mix, mix
-        if mix is not None and mix.rows.requires_grad:
-            self._learning = mix
+    def using(self, mix: Mix | None, *, again: bool = False) -> Iterator[None]:
+        """Use a mix for a while.
+
+        Args:
+            mix: The mix.
+            again: Whether for what is computed once more.
+        """
+        self._has_learnt |= mix is not None and mix.learns
+        thread, outer = self._thread, isinstance(self._own.get(), _Unknown)
+        before = None if outer else thread.mix
+        token, mark = self._own.set(mix), self._again.set(again)
+        thread.mix, thread.tasks = mix, thread.tasks + outer
         try:
             yield
         finally:
-            self._own.mix = before
+            self._own.reset(token)
+            self._again.reset(mark)
+            thread.tasks -= outer
+            thread.mix = before
+
+    def checkpointing(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Give the contexts of a checkpointed layer's forward pass and of its second one."""
+        own = self._own.get()
+        mix = None if isinstance(own, _Unknown) else own
+        return nullcontext(), _Reused(lambda: self.using(mix, again=True))
+
+
+class _Reused(AbstractContextManager[None]):
+    """A context that may be entered more than once."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self._make = make
+        self._entered: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        self._entered.append(self._make())
+        self._entered[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.pop().__exit__(*error)

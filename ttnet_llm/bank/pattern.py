@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
@@ -24,8 +25,9 @@ _NAME = "pattern"  # of the one adapter
 _OWN = {field.name for field in dataclasses.fields(PeftConfig)} | {
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters"),
     *("modules_to_save", "bias", "init_weights", "train_norms", "dropout", "id2label", "ttnet_version"),
-    *("lora_path", "chosen_modes"),
+    *("lora_path", "recorded_modes"),
 }
+_WHERE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 class Pattern:
@@ -41,11 +43,15 @@ class Pattern:
 
     def __init__(self, model: nn.Module, config: AdapterConfig) -> None:
         _refuse(model, config)
+        if found := [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]:
+            raise TTTypeError(f"model has an adapter at {found[0]!r} already; give the bare model, or unload it first.")
         self.config = copy.deepcopy(config)
         self.config.task_type = None  # which would bring a head along
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         attached: Any = get_peft_model(model, self.config, adapter_name=_NAME)
         self._tuner: AdapterModel = attached.base_model
         try:
+            _refuse(model, self.config)  # with what "all-linear" has made of it
             self.layers: dict[str, AdapterLayer] = dict(_layers(self._tuner))
             if odd := [name for name, layer in self.layers.items() if form_of(layer) is None]:
                 raise TTTypeError(
@@ -54,12 +60,24 @@ class Pattern:
                 )
             self.layout = RowLayout({key: tuple(t.shape) for key, t in self._tensors(self.layers).items()})
             self.forms = {name: self._form(name, layer) for name, layer in self.layers.items()}
+            networks = [layer.networks[_NAME] for layer in self.layers.values()]
+            # An adapter that counts from its start keeps that in buffers, which no training may move.
+            self.keeps_start = any(buffer.is_floating_point() for each in networks for buffer in each.buffers())
+            self._shares = any(isinstance(network, SharedView) for network in networks)
+        except BaseException:
+            self.thaw()
+            raise
         finally:
             attached.unload()
         self.config.inference_mode = True
         self.config.task_type = config.task_type
         base = config.base_model_name_or_path or getattr(model, "name_or_path", None)
         self.config.base_model_name_or_path = base or None
+
+    def thaw(self) -> None:
+        """Let those of the model's parameters learn that did before."""
+        for parameter in self._trained:
+            parameter.requires_grad_(True)
 
     def _tensors(self, layers: Mapping[str, AdapterLayer]) -> dict[str, Tensor]:
         """Give one adapter's tensors by the keys that they have in a checkpoint."""
@@ -90,7 +108,16 @@ class Pattern:
         return make(layer, _NAME, keys)
 
     def draw(self) -> dict[str, Tensor]:
-        """Draw a fresh adapter, as PEFT would start one."""
+        """Draw a fresh adapter, as PEFT would start one.
+
+        Raises:
+            TTTypeError: If it would start from the model's weights, or from a LoRA.
+        """
+        if isinstance(self.config.init_weights, str):
+            raise TTTypeError(
+                f"init_weights is {self.config.init_weights!r}, by which an adapter starts from something; a bank "
+                "draws no such: make it with PEFT, and add that."
+            )
         networks = {name: layer.make_network(self.config.for_module(name)) for name, layer in self.layers.items()}
         views = [network for network in networks.values() if isinstance(network, SharedView)]
         if views:
@@ -106,25 +133,25 @@ class Pattern:
             for key, t in network.state_dict().items()
         }
 
-    def check_like(self, config: Mapping[str, Any], what: str) -> None:
+    def check_like(self, config: PeftConfig, what: str) -> None:
         """Refuse an adapter of another configuration.
 
         Args:
-            config: Its config's fields.
+            config: Its config.
             what: Whose it is, for the message.
 
         Raises:
             TTValueError: If a field differs that the adapters of a bank have in common.
         """
-        own = self.config.to_dict()
-        for name in own:
-            if name == "peft_type" or name not in _OWN:
-                ours, theirs = _plain(own[name]), _plain(config.get(name))
-                if ours != theirs:
-                    raise TTValueError(
-                        f"{name} of {what} is {theirs!r}, and the bank's is {ours!r}; a bank keeps adapters of one "
-                        "configuration: make another for this one."
-                    )
+        own, others = self.config.to_dict(), config.to_dict()
+        where = _WHERE if self._shares else ()  # what modules share says nothing of which they are
+        for name in ("peft_type", *(each for each in own if each in where or each not in _OWN)):
+            ours, theirs = _plain(own[name]), _plain(others.get(name))
+            if ours != theirs:
+                raise TTValueError(
+                    f"{name} of {what} is {theirs!r}, and the bank's is {ours!r}; a bank keeps adapters of one "
+                    "configuration: make another for this one."
+                )
 
 
 def tensors_of(model: PeftModel, adapter: str) -> dict[str, Tensor]:
@@ -177,6 +204,11 @@ def _refuse(model: nn.Module, config: AdapterConfig) -> None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, set | tuple | list):
-        return sorted(map(str, value)) if isinstance(value, set) else [_plain(each) for each in value]
+    """Give a value as JSON would have it, whether it went through a file or not."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, set):
+        return sorted(map(str, value))
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
     return getattr(value, "value", value)

@@ -1,30 +1,35 @@
 """A bank on the disk: its config, an index, and parts with the numbers of some hundred adapters each.
 
 A save writes the parts that have changed under new names, then puts the new index in the place of the old one, and only
-then removes what no index names. Whenever it stops, one index or the other is there with all of its parts.
+then removes what neither of both names. Whenever it stops, one index or the other is there with all of its parts, and
+who has opened the bank before a save can still read it after that.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ttnet.errors import TTFileError
 from ttnet_llm.bank.storage import BLOCK, Storage
 from ttnet_llm.files import atomic, naming_a_full_disk, write_text
-from ttnet_llm.lora.checkpoint import CONFIG, read_config
+from ttnet_llm.lora.checkpoint import CONFIG
 from ttnet_llm.tuner import AdapterConfig
 
 INDEX = "bank.json"
 _FORMAT = 1
+_PART = re.compile(r"part-\d{5}-[0-9a-f]{8}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,20 @@ class Index:
         capacity: How many adapters the bank may hold.
         size: How many numbers an adapter has.
         numbers: The adapters' rows by their names.
-        parts: The files, in the order of their rows.
+        parts: The files, in the order of their rows; `None` for rows that no adapter has.
+        shapes: The adapters' tensors, in the order in which they stand in a row.
+        bank: What tells the bank from others.
+        generation: How often it was saved.
     """
 
     dtype: str
     capacity: int
     size: int
     numbers: dict[str, int]
-    parts: list[str]
+    parts: list[str | None]
+    shapes: dict[str, tuple[int, ...]]
+    bank: str
+    generation: int
 
 
 def is_bank(path: str | Path) -> bool:
@@ -79,91 +90,138 @@ def read_index(path: str | Path) -> Index:
             raise TTFileError(
                 f"{str(file)!r} is of format {raw['format']}; expected {_FORMAT}: use the version that saved it."
             )
-        parts = [str(name) for name in raw["parts"]]
+        parts = [None if name is None else str(name) for name in raw["parts"]]
         numbers = {str(name): int(number) for name, number in raw["adapters"].items()}
-        index = Index(str(raw["dtype"]), int(raw["capacity"]), int(raw["size"]), numbers, parts)
+        index = Index(
+            dtype=str(raw["dtype"]),
+            capacity=int(raw["capacity"]),
+            size=int(raw["size"]),
+            numbers=numbers,
+            parts=parts,
+            shapes={str(key): tuple(map(int, shape)) for key, shape in raw["tensors"].items()},
+            bank=str(raw["bank"]),
+            generation=int(raw["generation"]),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TTFileError(f"{str(file)!r} cannot be read: {error!r}; restore it from a copy.") from error
-    if any(Path(name).name != name for name in parts):
-        raise TTFileError(f"{str(file)!r} names a part outside of its folder; restore it from a copy.")
+    if not isinstance(dtype := getattr(torch, index.dtype, None), torch.dtype) or not dtype.is_floating_point:
+        raise TTFileError(f"{str(file)!r} says the dtype {index.dtype!r}, which is none; restore it from a copy.")
+    if any(name is not None and not _PART.fullmatch(name) for name in parts):
+        raise TTFileError(f"{str(file)!r} names a part that is none of a bank's files; restore it from a copy.")
+    if len(set(numbers.values())) < len(numbers):
+        raise TTFileError(f"{str(file)!r} gives two adapters one row; restore it from a copy.")
     if any(not 0 <= number < len(parts) * BLOCK for number in numbers.values()):
         raise TTFileError(f"{str(file)!r} names rows that its {len(parts)} parts do not have; restore it from a copy.")
     return index
 
 
-def read_bank_config(path: str | Path) -> dict[str, Any]:
-    """Read the config of a bank's adapters.
+def row_digest(path: str | Path, name: str) -> str:
+    """Tell an adapter's numbers from others, without the model.
 
     Args:
         path: The bank's folder.
+        name: The adapter's name, which is in the bank.
 
     Returns:
-        Its fields.
+        A digest of them.
+
+    Raises:
+        TTFileError: If the part that holds them cannot be read.
     """
-    return dict(read_config(path))
+    index = read_index(path)
+    number = index.numbers[name]
+    part = Path(path) / str(index.parts[number // BLOCK])
+    try:
+        with safe_open(part, framework="pt") as opened:
+            row = opened.get_slice("rows")[number % BLOCK : number % BLOCK + 1]
+    except (SafetensorError, OSError) as error:
+        raise TTFileError(f"{str(part)!r} cannot be read: {error}.") from error
+    return hashlib.sha256(row.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def check_place(path: str | Path) -> Path:
+def check_place(path: str | Path, bank: str, generation: int | None) -> Path:
     """Refuse a folder in which something else would be lost.
 
     Args:
-        path: Where to save: a new or empty folder, or a bank's.
+        path: Where to save: a new or empty folder, or the bank's own.
+        bank: What tells the bank from others.
+        generation: How often it was saved in its folder when this program read or wrote it; `None` where it did not.
 
     Returns:
         The folder.
 
     Raises:
-        TTFileError: If it is a file, or holds something else.
+        TTFileError: If it is a file, holds something else or another bank, or the bank was changed meanwhile.
     """
     folder = Path(path).resolve()
     if folder.exists() and not folder.is_dir():
         raise TTFileError(f"{str(path)!r} is a file; name a folder.")
-    if folder.is_dir() and not is_bank(folder) and (found := next(folder.iterdir(), None)) is not None:
-        raise TTFileError(
-            f"The folder {str(path)!r} holds {found.name!r} and no bank; name a new folder, or a bank's own."
-        )
+    if is_bank(folder):
+        there = read_index(folder)
+        if there.bank != bank:
+            raise TTFileError(
+                f"The folder {str(path)!r} holds another bank; name a new folder, or load that bank first."
+            )
+        if there.generation != generation:
+            raise TTFileError(
+                f"The bank in {str(path)!r} was changed since it was loaded; load it again, and do there what was done "
+                "here, or save this one in a new folder."
+            )
+    elif folder.is_dir():
+        ours = {CONFIG}  # what a first save leaves that did not end
+        if found := [
+            each.name for each in folder.iterdir() if each.name not in ours and not _PART.fullmatch(each.name)
+        ]:
+            raise TTFileError(f"The folder {str(path)!r} holds {found[0]!r} and no bank; name a new folder.")
     return folder
 
 
-def write_bank(
-    folder: Path, config: AdapterConfig, storage: Storage, numbers: Mapping[str, int], capacity: int
-) -> None:
+def write_bank(folder: Path, config: AdapterConfig, storage: Storage, index: Index) -> None:
     """Write what has changed of a bank.
 
     Args:
         folder: As `check_place` gives it.
         config: Of the adapters.
         storage: Their numbers; its blocks are those of the folder afterwards.
-        numbers: The adapters' rows.
-        capacity: Of the bank.
+        index: What the new index says but for its parts.
     """
-    earlier = _parts_of(folder)
+    earlier = set(read_index(folder).parts) if is_bank(folder) else set()
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / CONFIG).is_file() or not earlier:
-        with atomic(folder / CONFIG) as file:
-            file.write_text(json.dumps(_as_json(config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    used = {number // BLOCK for number in numbers.values()}
-    blocks = storage.blocks[: max(used, default=-1) + 1]
-    parts = []
-    for place, block in enumerate(blocks):
-        kept = block.file if block.file is not None and not block.changed else None
-        if kept is None or kept.parent != folder or kept.name not in earlier:
-            kept = folder / f"part-{place:05d}-{secrets.token_hex(4)}.safetensors"
-            _write_part(block.rows, kept)
-        parts.append(kept)
-    index = {
+    with atomic(folder / CONFIG) as file:
+        file.write_text(json.dumps(_as_json(config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    taken = set(index.numbers.values())
+    storage.give_back(taken)
+    used = {number // BLOCK for number in taken}
+    parts: list[Path | None] = []
+    for place, block in enumerate(storage.blocks):
+        if place not in used:
+            parts.append(None)
+        elif (
+            block.file is not None and not block.changed and block.file.parent == folder and block.file.name in earlier
+        ):
+            parts.append(block.file)
+        else:
+            part = folder / f"part-{place:05d}-{secrets.token_hex(4)}.safetensors"
+            _write_part(block.rows, part)
+            parts.append(part)
+    names = [None if part is None else part.name for part in parts]
+    content = {
         "format": _FORMAT,
-        "dtype": str(storage.dtype).removeprefix("torch."),
-        "capacity": capacity,
-        "size": storage.size,
-        "parts": [part.name for part in parts],
-        "adapters": dict(numbers),
+        "bank": index.bank,
+        "generation": index.generation,
+        "dtype": index.dtype,
+        "capacity": index.capacity,
+        "size": index.size,
+        "parts": names,
+        "adapters": index.numbers,
+        "tensors": index.shapes,
     }
-    write_text(folder / INDEX, json.dumps(index) + "\n")
-    for block, part in zip(blocks, parts, strict=True):
-        block.file, block.changed = part, False
-    for name in earlier - {part.name for part in parts}:
-        (folder / name).unlink(missing_ok=True)
+    write_text(folder / INDEX, json.dumps(content) + "\n")
+    for block, written in zip(storage.blocks, parts, strict=True):
+        block.file, block.changed = written, written is None
+    for file in folder.iterdir():
+        if _PART.fullmatch(file.name) and file.name not in earlier | set(names):
+            file.unlink(missing_ok=True)
 
 
 def _write_part(rows: Tensor, file: Path) -> None:
@@ -171,14 +229,6 @@ def _write_part(rows: Tensor, file: Path) -> None:
         save_file({"rows": rows.detach().cpu().contiguous()}, partial, metadata={"format": "pt"})
         with partial.open("rb") as written:
             os.fsync(written.fileno())
-
-
-def _parts_of(folder: Path) -> set[str]:
-    """Give the parts of the bank that is there now; none where there is none, or its index cannot be read."""
-    try:
-        return set(read_index(folder).parts)
-    except TTFileError:
-        return set()
 
 
 def _as_json(config: AdapterConfig) -> dict[str, Any]:

@@ -99,11 +99,11 @@ class Storage:
         self.blocks: list[Block] = []
         self._free: list[int] = []  # a heap, so that blocks fill up from the front
 
-    def open_block(self, file: Path, holds: tuple[str, ...]) -> Block:
+    def open_block(self, file: Path | None, holds: tuple[str, ...]) -> Block:
         """Add a block that is in a file.
 
         Args:
-            file: The file.
+            file: The file; `None` for a block without adapters.
             holds: The names of the adapters in it.
 
         Returns:
@@ -120,6 +120,19 @@ class Storage:
             taken: Their numbers.
         """
         self._free = [number for number in range(len(self.blocks) * BLOCK) if number not in taken]
+
+    def give_back(self, taken: set[int]) -> None:
+        """Let go of blocks in which no row is taken, wherever their numbers are.
+
+        Args:
+            taken: The numbers of the rows that are.
+        """
+        used = {number // BLOCK for number in taken}
+        del self.blocks[max(used, default=-1) + 1 :]
+        for place, block in enumerate(self.blocks):
+            if place not in used and block.file is not None:
+                self.blocks[place] = Block(self.size, self.dtype, self.device)
+        self.set_free(taken)
 
     def put(
         self,

@@ -20,7 +20,9 @@ def add(
         list[str], Argument(metavar="ADAPTER...", help="Folders of adapters or runs, or NAME=FOLDER for other names.")
     ],
     base: Base = None,
-    capacity: Annotated[int, Option(help="How many adapters a new bank may hold.")] = 10_000,
+    capacity: Annotated[
+        int | None, Option(help="How many adapters the bank may hold, from now on; 10,000 for a new one.")
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -38,10 +40,12 @@ def add(
             raise TTValueError(f"Two adapters would be called {twice!r}; say NAME=FOLDER for one of them.")
         if is_bank(bank):
             opened = _open(bank, base)
+            if capacity is not None:
+                opened.set_capacity(capacity)
         else:
             first = find_adapter(pairs[0][1])
             config: Any = PeftConfig.from_pretrained(str(first))
-            opened = AdapterBank(load_skeleton(first, base=base), config, capacity=capacity, device="cpu")
+            opened = AdapterBank(load_skeleton(first, base=base), config, capacity=capacity or 10_000, device="cpu")
         with screen.progress("Adding", len(pairs)) as advance:
             for done, (name, folder) in enumerate(pairs, 1):
                 opened.add(name, find_adapter(folder))
@@ -62,7 +66,7 @@ def remove(
     """Remove adapters."""
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
         opened = _open(bank, base)
-        for name in names:
+        for name in dict.fromkeys(names):
             opened.remove(name)
         opened.save(bank)
         screen.say(f"Saved in {bank}: {len(opened):,} adapters.")
@@ -113,9 +117,8 @@ def export(
 
 def _named(text: str) -> tuple[str, str]:
     """Read NAME=FOLDER, or a folder alone, whose name is that of the run where it is called `adapter`."""
-    name, sign, folder = text.partition("=")
-    if sign and not Path(text).exists():
-        return name, folder
+    if "=" in text and not Path(text).exists():
+        return text.rpartition("=")[0], text.rpartition("=")[2]
     path = Path(text).resolve()
     return (path.parent.name if path.name == "adapter" else path.name), text
 

@@ -120,8 +120,14 @@ def allocate_finetuning(
             "resume and overwrite were both given; resume goes on with a training, overwrite starts again."
         )
     if resume and not partial.is_dir():
-        raise TTFileError(f"There is no interrupted training in {settings.output!r} to resume; leave out --resume.")
-    new = not folder.exists() or not any(folder.iterdir())
+        how = (
+            "its training has ended; say --overwrite to begin anew"
+            if (folder / WIDE).is_dir()
+            else "leave out --resume"
+        )
+        raise TTFileError(f"There is no interrupted training in {settings.output!r} to resume; {how}.")
+    made = not folder.exists()
+    new = made or not any(folder.iterdir())
     if not (new or resume or overwrite):
         how = "--resume to go on, --overwrite" if partial.is_dir() else "--overwrite"
         raise TTFileError(
@@ -134,7 +140,7 @@ def allocate_finetuning(
         run = replace(settings, output=str(folder / WIDE))
         wide = finetune(run, resume=resume, overwrite=not resume, callbacks=[sharing, *callbacks])
     except BaseException:
-        if new and not any(partial.glob("checkpoints/checkpoint-*")):
+        if made and not any(partial.glob("checkpoints/checkpoint-*")):
             shutil.rmtree(folder)  # nothing is there that one could go on with
         raise
     allocation = sharing.allocation

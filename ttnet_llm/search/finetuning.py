@@ -162,7 +162,7 @@ def tune_finetuning(
     del training
     if overwrite and folder.exists():
         shutil.rmtree(folder)
-    new = not folder.exists() or not any(folder.iterdir())
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     mark_folder(folder, KIND, also=(*_WRITTEN, "report.md", RESULTS, SETTINGS))
     write_text(folder / BASE, write_settings(settings))

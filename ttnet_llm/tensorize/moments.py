@@ -75,9 +75,9 @@ def gather_moments(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     mask: Tensor | None = None
 
-    def take(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            x = args[0]
+    def take(name: str) -> Callable[[nn.Module, Any, dict[str, Any]], None]:
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            x = args[0] if args else next(iter(kwargs.values()))
             if (
                 mask is not None
                 and x.ndim == (2 if isinstance(module, nn.Embedding) else 3)
@@ -95,7 +95,7 @@ def gather_moments(
     count = 0
     with in_mode(model, training=False):
         try:
-            handles = [t.module.register_forward_pre_hook(take(t.name)) for t in targets]
+            handles = [t.module.register_forward_pre_hook(take(t.name), with_kwargs=True) for t in targets]
             for count, batch in enumerate(batches, 1):
                 mask = None
                 if isinstance(batch, Mapping):

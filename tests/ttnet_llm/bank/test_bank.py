@@ -1,6 +1,8 @@
 """A bank's adapters against the same adapters on PEFT's own way, for every method and mix."""
 
+import asyncio
 import copy
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -153,7 +156,7 @@ def test_adapters_come_and_go() -> None:
     assert (bank.names, len(bank), "bob" in bank, list(bank)) == (["ann", "bob"], 2, True, ["ann", "bob"])
     first = bank.tensors("ann")
     bank.rename("ann", "eve")
-    assert bank.names == ["bob", "eve"]
+    assert bank.names == ["eve", "bob"]
     assert all(torch.equal(first[key], value) for key, value in bank.tensors("eve").items())
     bank.remove("bob")
     bank.add("fay", first)
@@ -161,8 +164,12 @@ def test_adapters_come_and_go() -> None:
     assert len(bank._storage.blocks) == 1
     bank.add("gus")
     bank.add("hal")
-    with pytest.raises(TTValueError, match="holds 4 adapters, its capacity; remove some, or make a larger one"):
+    with pytest.raises(TTValueError, match="holds 4 adapters, its capacity; remove some, or raise it with"):
         bank.add("ida")
+    with pytest.raises(TTValueError, match="capacity is 3; expected an integer of at least 4"):
+        bank.set_capacity(3)
+    bank.set_capacity(5)
+    bank.add("ida")
     assert bank.unload() is base
     assert not any(isinstance(module, BankLayer) for module in base.modules())
     assert type(base.model.layers[0].self_attn.q_proj) is nn.Linear
@@ -208,12 +215,12 @@ def test_an_export_is_a_checkpoint_and_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_adapters_that_learn_together_end_as_if_each_had_learnt_alone(optimiser: str, checkpointing: bool) -> None:
     base = models.llama()
-    if checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     config = LorettaRepConfig(r=4, tt_rank=3, init_weights=False)
     model = peft_model(base, config)
     bank = bank_of(model, base, config)
     bank.model.train()
+    if checkpointing:
+        checkpoint_layers(bank)
     ids = torch.randint(1, 60, (3, 7))
     names = ["cyd", "ann", "bob"]
     optimise = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}[optimiser]
@@ -261,6 +268,199 @@ def test_only_what_is_trainable_learns_and_a_row_of_the_table_is_what_learns() -
         assert not bank.model(input_ids=torch.randint(1, 60, (1, 5))).logits.requires_grad
 
 
+def test_tasks_of_asyncio_use_their_own_adapters() -> None:
+    base = models.llama()
+    bank = AdapterBank(base, LorettaRepConfig(r=4, init_weights=False))
+    ids, found = torch.randint(1, 60, (1, 5)), {}
+    for name in NAMES:
+        bank.add(name)
+
+    def answer() -> torch.Tensor:
+        with torch.no_grad():
+            return base(input_ids=ids).logits
+
+    async def serve(name: str, before: float, after: float) -> None:
+        with bank.use(name):
+            await asyncio.sleep(before)
+            found[name] = answer()
+            await asyncio.sleep(after)
+
+    async def serve_all() -> None:
+        await asyncio.gather(serve("ann", 0.05, 0), serve("bob", 0.02, 0.1), serve("cyd", 0.08, 0))
+
+    plain = answer()
+    asyncio.run(serve_all())
+    assert torch.equal(answer(), plain)
+    for name in NAMES:
+        with bank.use(name):
+            assert torch.equal(found[name], answer())
+
+
+def test_steps_inside_one_use_see_what_was_learnt_before() -> None:
+    bank = AdapterBank(models.llama(), LorettaRepConfig(r=4, init_weights=False))
+    bank.add("ann")
+    optimiser = torch.optim.SGD(bank.trainable("ann"), lr=0.1)
+    ids, losses = torch.randint(1, 60, (1, 5)), []
+    with torch.inference_mode():
+        inside = bank.use("ann")
+        inside.__enter__()  # what was in force then does not matter later
+    for _ in range(3):
+        optimiser.zero_grad()
+        loss = bank.model(input_ids=ids).logits.square().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    inside.__exit__(None, None, None)
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_models_in_evaluation_have_no_dropout() -> None:
+    base = models.llama().eval()
+    bank = AdapterBank(base, LorettaRepConfig(r=4, dropout=0.5, init_weights=False))
+    bank.add("ann")
+    ids = torch.randint(1, 60, (1, 5))
+    with torch.no_grad(), bank.use("ann"):
+        assert torch.equal(base(input_ids=ids).logits, base(input_ids=ids).logits)
+        base.train()
+        assert not torch.equal(base(input_ids=ids).logits, base(input_ids=ids).logits)
+
+
+class TimeFirst(nn.Module):
+    """A layer that reads tokens before rows, one that reads some of the tokens, and one that reads no batch at all."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.inner, self.way = nn.Linear(6, 6), way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (rows, tokens, 6)
+        if self.way == "tokens first":
+            return self.inner(x.transpose(0, 1)).transpose(0, 1)
+        if self.way == "some tokens":
+            return self.inner(x.reshape(-1, 6)[::2])
+        if self.way == "all tokens":
+            return self.inner(x.reshape(-1, 6)).view(x.shape)
+        return x + self.inner(torch.ones(1, 4, 6))[:, :1]
+
+
+@pytest.mark.parametrize("way", ["tokens first", "some tokens", "no batch", "all tokens"])
+def test_modules_whose_input_has_no_row_for_each_of_the_batch_are_refused(way: str) -> None:
+    bank = AdapterBank(TimeFirst(way), LorettaRepConfig(r=2, init_weights=False, target_modules=["inner"]))
+    bank.add("ann")
+    bank.add("bob")
+    x = torch.randn(2, 4, 6)
+    with bank.use("ann"):
+        alone = bank.model(x)
+    with bank.use(["ann", "bob"]):
+        if way == "all tokens":
+            torch.testing.assert_close(bank.model(x)[0], alone[0])
+        else:
+            with pytest.raises(TTValueError, match=r"The module 'inner' reads a tensor of shape .* leave it out"):
+                bank.model(x)
+
+
+@pytest.mark.parametrize("method", ["metatt", "lorta", "lotr", "tt_ether"])
+def test_shared_networks_are_those_of_the_same_modules(method: str) -> None:
+    (found,) = [each for each in METHODS if each.name == method]
+    base = models.bert()
+    other = get_peft_model(copy.deepcopy(base), found(target_modules=["query", "key"], init_weights=False))
+    bank = AdapterBank(base, found(target_modules=["query", "value"]))
+    with pytest.raises(TTValueError, match=r"target_modules of the adapter 'a' is \['key', 'query'\]"):
+        bank.add("a", other)
+
+
+def test_an_optimiser_does_not_reach_what_has_left(tmp_path: Path) -> None:
+    bank = AdapterBank(models.llama(), LorettaRepConfig(r=4, init_weights=False))
+    bank.add("ann")
+    (parameter,) = bank.trainable("ann")
+    bank.remove("ann")
+    bank.add("bob")
+    before = bank.tensors("bob")
+    with torch.no_grad():
+        parameter.add_(1)
+    assert all(torch.equal(before[key], value) for key, value in bank.tensors("bob").items())
+    with pytest.raises(TTValueError, match="There is no adapter 'zed'"):
+        bank.freeze("zed")
+    (parameter,) = bank.trainable("bob")
+    bank.freeze("bob")
+    with torch.no_grad():
+        parameter.add_(1)
+    assert all(torch.equal(before[key], value) for key, value in bank.tensors("bob").items())
+
+
+def test_the_model_is_saved_and_given_back_as_it_was(tmp_path: Path) -> None:
+    base = models.llama()
+    keys, flags = list(base.state_dict()), [parameter.requires_grad for parameter in base.parameters()]
+    bank = AdapterBank(base, LorettaRepConfig(r=4, init_weights=False))
+    bank.add("ann")
+    assert sorted(base.state_dict()) == sorted(keys)
+    base.load_state_dict(base.state_dict())
+    base.save_pretrained(tmp_path)
+    again = type(base).from_pretrained(tmp_path)
+    ids = torch.randint(1, 60, (1, 5))
+    assert torch.equal(again.eval()(input_ids=ids).logits, base(input_ids=ids).logits)
+    copied = copy.deepcopy(base)
+    with bank.use("ann"):
+        assert torch.equal(copied(input_ids=ids).logits, base(input_ids=ids).logits)
+    bank.unload()
+    assert [parameter.requires_grad for parameter in base.parameters()] == flags
+    with pytest.raises(TTValueError, match="was taken off its model"), bank.use("ann"):
+        pass
+    AdapterBank(base, LorettaRepConfig(r=2))
+
+
+def test_nothing_is_rounded_to_the_banks_dtype() -> None:
+    base = models.llama()
+    bank = AdapterBank(base, LorettaRepConfig(r=4, init_weights=False), dtype=torch.bfloat16)
+    bank.add("ann")
+    ids = torch.randint(1, 60, (2, 5))
+    with torch.no_grad():
+        plain = base(input_ids=ids).logits
+        with bank.use(["ann", None]):
+            torch.testing.assert_close(base(input_ids=ids).logits[1], plain[1], atol=1e-6, rtol=1e-6)
+
+
+def test_adapters_that_count_from_a_start_are_used_and_not_trained() -> None:
+    base = models.llama()
+    config = LorettaRepConfig(r=4, init_weights="tt_svd")
+    model = peft_model(base, config)
+    bank = bank_of(model, base, config)
+    ids = torch.randint(1, 60, (2, 5))
+    with torch.no_grad(), bank.use(["ann", "bob"]):
+        mixed = bank.model(input_ids=ids).logits
+    torch.testing.assert_close(mixed[1], alone(model, "bob", input_ids=ids)[1], atol=2e-5, rtol=1e-4)
+    with pytest.raises(TTTypeError, match="count from a start, which must not learn"):
+        bank.trainable("ann")
+    with pytest.raises(TTTypeError, match="by which an adapter starts from something; a bank draws no such"):
+        bank.add("fresh")
+
+
+def test_classifiers_adapters_are_exported_without_a_head(tmp_path: Path) -> None:
+    base = models.bert()
+    bank = AdapterBank(copy.deepcopy(base), LorettaRepConfig(r=4, init_weights=False, task_type="SEQ_CLS"))
+    bank.add("ann")
+    bank.export("ann", tmp_path / "ann")
+    loaded = PeftModel.from_pretrained(base, tmp_path / "ann").eval()
+    ids = torch.randint(1, 60, (1, 5))
+    with torch.no_grad(), bank.use("ann"):
+        expected = bank.model(input_ids=ids).logits
+        torch.testing.assert_close(loaded(input_ids=ids).logits, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_configs_are_alike_whichever_way_they_came(tmp_path: Path) -> None:
+    config = LorettaRepConfig(r=4, init_weights=False, rank_pattern={"q_proj": {"r": 2, "tt_rank": (2, 3)}})
+    model = get_peft_model(models.llama(), copy.deepcopy(config))
+    model.save_pretrained(str(tmp_path))
+    fields = json.loads((tmp_path / "adapter_config.json").read_text())
+    del fields["tt_head"]  # as an earlier version would have it
+    (tmp_path / "adapter_config.json").write_text(json.dumps(fields))
+    used_elsewhere = copy.deepcopy(config)
+    get_peft_model(models.llama(hidden_size=64), used_elsewhere)
+    bank = AdapterBank(models.llama(), used_elsewhere)
+    bank.add("ann", model)
+    bank.add("bob", tmp_path)
+    assert all(torch.equal(value, bank.tensors("bob")[key]) for key, value in bank.tensors("ann").items())
+
+
 def test_threads_use_their_own_adapters() -> None:
     base = models.llama()
     config = LorettaRepConfig(r=4, init_weights=False)
@@ -288,11 +488,45 @@ def test_threads_use_their_own_adapters() -> None:
     assert bank.names == list(NAMES)
 
 
+def checkpoint_layers(bank: AdapterBank) -> None:
+    options = {"use_reentrant": False, "context_fn": bank.checkpointing}
+    bank.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
+
+
+def test_checkpointed_layers_are_computed_once_more_with_the_adapters_that_they_had() -> None:
+    """Also where several adapters' losses have one backward pass."""
+    bank = AdapterBank(models.llama().train(), LorettaRepConfig(r=4, init_weights=False))
+    bank.add("ann")
+    bank.add("bob")
+    ids, gradients = torch.randint(1, 60, (2, 5)), []
+    for checkpointing in (False, True):
+        parameters = bank.trainable(["ann", "bob"])
+        if checkpointing:
+            checkpoint_layers(bank)
+        losses = []
+        for name in ("ann", "bob"):
+            with bank.use(name):
+                losses.append(bank.model(input_ids=ids).logits.square().mean())
+        gradients.append(torch.autograd.grad(losses[0] + losses[1], parameters))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    bank.freeze()
+    bank.model.requires_grad_(True)  # the base model learns, with no adapter
+    bank.model(input_ids=ids).logits.square().mean().backward()
+    # Nobody has said so: an error, and not another adapter's gradient.
+    bank.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    bank.trainable("ann")
+    with bank.use("ann"):
+        loss = bank.model(input_ids=ids).logits.square().mean()
+    with bank.use("bob"), pytest.raises(TTValueError, match=r"'context_fn': bank.checkpointing"):
+        loss.backward()
+
+
 def test_backward_passes_of_other_threads_compute_checkpointed_layers_with_the_same_adapters() -> None:
     base = models.llama()
-    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     bank = AdapterBank(base.train(), LorettaRepConfig(r=4, init_weights=False))
     bank.add("ann")
+    checkpoint_layers(bank)
     ids, gradients = torch.randint(1, 60, (2, 5)), []
     for elsewhere in (False, True):
         (parameter,) = bank.trainable("ann")
@@ -328,6 +562,18 @@ def test_other_adapters_are_no_recompilation() -> None:
                 compiled(input_ids=ids).logits, bank.model(input_ids=ids).logits, atol=1e-5, rtol=1e-5
             )
     assert counters["stats"]["unique_graphs"] == 1
+
+    async def serve(name: str) -> None:
+        with bank.use(name):
+            await asyncio.sleep(0.05)
+            with pytest.raises(Exception, match="Several tasks of one thread use adapters at a time"):
+                compiled(input_ids=ids)
+            await asyncio.sleep(0.05)
+
+    async def serve_all() -> None:
+        await asyncio.gather(serve("user-1"), serve("user-2"))
+
+    asyncio.run(serve_all())
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -400,6 +646,12 @@ def test_mistakes_get_a_sentence(tmp_path: Path) -> None:
     bank = AdapterBank(base, config)
     with pytest.raises(TTTypeError, match="model has a bank already"):
         AdapterBank(base, config)
+    with pytest.raises(TTTypeError, match=r"model has an adapter at 'model.layers.0.self_attn.q_proj' already"):
+        AdapterBank(model.get_base_model(), config)
+    experts = models.mixtral()
+    with pytest.raises(TTTypeError, match=r"target_parameters is .*; a bank adapts linear layers"):
+        AdapterBank(experts, LorettaRepConfig(target_modules="all-linear"))
+    assert not any(isinstance(module, (BankLayer, BaseTunerLayer)) for module in experts.modules())
     bank.add("ann", model, adapter="ann")
     tensors = bank.tensors("ann")
     key = next(iter(tensors))
@@ -430,10 +682,13 @@ def test_mistakes_get_a_sentence(tmp_path: Path) -> None:
         ([], TTValueError, "names is empty"),
         ([3], TTTypeError, r"names is \[3\]; expected a name, or a list"),
         (3, TTTypeError, "names is 3; expected a name, or a list"),
+        ({"ann"}, TTTypeError, "names is {'ann'}; expected a name, or a list"),
     ]:
         with pytest.raises(error, match=message), bank.use(names):  # type: ignore[arg-type]
             pass
-    too_many = r"The batch has 3 rows, and 2 adapters were named; expected as many"
+    with bank.use(name for name in ["ann", None]):  # type: ignore[arg-type]
+        base(input_ids=torch.randint(1, 60, (2, 4)))
+    too_many = r"where the model was given 3 rows, and 2 adapters were named; expected one name for each row"
     with bank.use(["ann", None]), pytest.raises(TTValueError, match=too_many):
         base(input_ids=torch.randint(1, 60, (3, 4)))
     for call in (bank.remove, bank.tensors, lambda name: bank.rename(name, "x"), bank.trainable):

@@ -40,6 +40,13 @@ def test_adapters_are_kept_in_a_folder(place: Path) -> None:
     code, output = run("add", bank, place / "run", "--json")
     assert code == 0, output
     assert json.loads(output[output.index("{") :])["added"] == ["run"]
+    code, output = run("add", bank, f"x=y={place / 'ann'}", "--capacity", 4)
+    assert code == 0, output
+    code, output = run("add", bank, f"more={place / 'ann'}")
+    assert "holds 4 adapters, its capacity" in output
+    assert run("remove", bank, "x=y", "x=y", "--quiet") == (0, "")
+    assert run("add", bank, f"ann2={place / 'ann'}", "--capacity", 10_000)[0] == 0
+    assert run("remove", bank, "ann2")[0] == 0
     code, output = run("list", bank, "--json")
     assert json.loads(output)["adapters"] == ["ann", "bobby", "run"]
     code, output = run("list", bank)
