@@ -306,12 +306,16 @@ def compare(comparison: Comparison, rates: dict[str, float], tasks: Sequence[str
             costs = {name: whole(options) for name, options in wide["costs"].items()}
             quarter = wide["parameters"] // 4
             note(f"LoRA r={RANK} of all layers", wide["parameters"], wide["accuracy"])
-            for budget, uniform in ((quarter, by_ranks(RANK // 4)), (SMALL, by_ranks(1, r".*\.(query|value)"))):
-                ways: dict[str, Make] = {UNIFORM: uniform}
+            uniform = {quarter: by_ranks(RANK // 4), SMALL: by_ranks(1, r".*\.(query|value)"), SMALL // 2: None}
+            for budget, same in uniform.items():
+                ways: dict[str, Make] = {} if same is None else {UNIFORM: same}
                 for way, title in ((f"r={RANK} everywhere", "allocate"), ("gates", "gates (BIPEFT)")):
                     scores = {name: whole(options) for name, options in found[way]["scores"].items()}
                     ways[title] = by_ranks(fill(scores, costs, budget))
-                ways["drawn at random"] = by_ranks(random_ranks(costs, budget, seed))
+                if same is None:  # the smallest size is for the best way alone
+                    del ways["gates (BIPEFT)"]
+                else:
+                    ways["drawn at random"] = by_ranks(random_ranks(costs, budget, seed))
                 for way, make in ways.items():
                     note(way, budget, comparison.run(task, way, budget, seed, rates["one rank"], make))
             accuracy = comparison.run(task, "AdaLoRA", quarter, seed, rates["AdaLoRA"], adalora)
