@@ -39,8 +39,8 @@ RANK, HEAD_RATE, CALIBRATION = 8, 5e-3, 256
 RATES = {
     ("sst2", "LoRA"): (1e-3, 3e-3, 1e-2),
     ("sst2", "HiRA"): (3e-3, 1e-2, 3e-2),
-    ("code", "LoRA"): (1e-3, 3e-3, 1e-2),
-    ("code", "HiRA"): (3e-3, 1e-2, 3e-2),
+    ("code", "LoRA"): (3e-3, 1e-2, 3e-2),
+    ("code", "HiRA"): (1e-2, 3e-2, 1e-1),
 }
 SELECT_SEEDS = {"sst2": (100, 101), "code": (100,)}
 LAYERS = {
