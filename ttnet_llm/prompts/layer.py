@@ -153,7 +153,20 @@ class DeptEmbedding(AdapterLayer, method="dept"):
             raise TTValueError(
                 f"input_ids has the id {highest}, but the model has embeddings of {self.in_features} tokens, and {why}."
             )
-        if network is None or ids.shape[-1] <= len(network.A):
+        if network is None:
+            return
+        is_prompt, _ = places(ids, self.in_features)
+        counts = is_prompt.sum(-1, keepdim=True)
+        position = torch.arange(ids.shape[-1], device=ids.device)
+        first = is_prompt.to(torch.uint8).argmax(-1, keepdim=True)
+        as_written = ~is_prompt | (ids - self.in_features == position - first)
+        if not bool((((counts == 0) | (counts == count)) & as_written.all(-1, keepdim=True)).all()):
+            raise TTValueError(
+                f"input_ids has placeholders that are not the {count} of the adapter {adapter!r}, all of them once and "
+                "in order; make them with prepend_prompt for this model. The tokenizer may have tokens that the model "
+                "has no embeddings for."
+            )
+        if ids.shape[-1] <= len(network.A):
             return
         _, place = places(ids, self.in_features)
         words = place if self.padding is None else torch.where(ids == self.padding, -1, place)

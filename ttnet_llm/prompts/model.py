@@ -53,6 +53,13 @@ class DeptModel(AdapterModel):
                 f"target_modules names {len(targeted)} modules ({', '.join(targeted[:3])}{'...' * (len(targeted) > 3)})"
                 ", and DePT adapts the one table in which an encoder looks words up; name it alone, or leave it out."
             )
+        told = _told_table(self.model)
+        for name in targeted:
+            is_table = type(self.model.get_submodule(name)).forward is nn.Embedding.forward
+            if is_table and told is not None and plain_name(name) != told:
+                raise TTValueError(
+                    f"target_modules names {name!r}, and the model looks words up in {told!r}; leave it out."
+                )
         if peft_config.prompt_tuning_init_text and not peft_config.prompt_tuning_init_ids:
             peft_config.prompt_tuning_init_ids = _tokens(self.model, peft_config)
         return super()._prepare_adapter_config(peft_config, model_config)
@@ -112,6 +119,17 @@ def table_name(model: nn.Module) -> str:
         >>> table_name(T5ForConditionalGeneration(config))
         'encoder.embed_tokens'
     """
+    found = _told_table(model)
+    if found is None:
+        raise TTValueError(
+            f"target_modules is None, and the {type(model).__name__} does not tell in which table it looks up words. "
+            "Please specify `target_modules`: the name of its nn.Embedding."
+        )
+    return found
+
+
+def _told_table(model: nn.Module) -> str | None:
+    """Ask a model for the table; `None` if it does not tell."""
     part: Any = model
     try:
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
@@ -119,13 +137,13 @@ def table_name(model: nn.Module) -> str:
         table = part.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         table = None
-    found = next((name for name, module in model.named_modules() if module is table), None)
+    names = {name: module for name, module in model.named_modules() if isinstance(name, str)}
+    found = next((name for name, module in names.items() if module is table), None)
     if found is None:
-        raise TTValueError(
-            f"target_modules is None, and the {type(model).__name__} does not tell in which table it looks up words. "
-            "Please specify `target_modules`: the name of its nn.Embedding."
-        )
-    return plain_name(found)
+        return None
+    inner = f"{plain_name(found).removesuffix('shared')}encoder.embed_tokens"
+    # An encoder alone may hold the table under two names, and look up in its own.
+    return inner if plain_name(found).endswith("shared") and inner in names else plain_name(found)
 
 
 def _tokens(model: nn.Module, config: DeptConfig) -> list[int]:

@@ -29,6 +29,7 @@ def prompted(tokenizer: Any, model: nn.Module) -> Any:
 
     Raises:
         TTTypeError: If the tokenizer is not a fast one.
+        TTValueError: If it has tokens that the model has no embeddings for, or the prompt leaves no room for a text.
 
     Example:
         >>> from peft import get_peft_model
@@ -48,6 +49,20 @@ def prompted(tokenizer: Any, model: nn.Module) -> Any:
             f"The tokenizer {type(tokenizer).__name__} is no fast one, which can be told to put a prompt before texts; "
             "call prepend_prompt on the batches that it makes."
         )
+    if len(tokenizer) > marks.start:
+        raise TTValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, and the model embeddings of {marks.start}, from where on ids "
+            "stand for the prompt; resize the model's embeddings before the adapter is put on it."
+        )
+    config: Any = getattr(model, "config", None)
+    known = getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
+    if known is not None:
+        longest = min(longest, known - len(marks))
+        if longest < 1:
+            raise TTValueError(
+                f"The model has {known} positions, which leaves no room beside a prompt of {len(marks)}; take fewer "
+                "(num_virtual_tokens)."
+            )
     plain = tokenizer.plain() if isinstance(tokenizer, _Prompted) else copy.deepcopy(tokenizer)
     below: Any = type(plain)
     plain.__class__ = _prompted_class(below)

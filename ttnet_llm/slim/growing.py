@@ -10,14 +10,15 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from torch import Tensor
+from peft.tuners.tuners_utils import _get_in_out_features
+from torch import Tensor, nn
 from transformers import AutoModel
 
-from ttnet.errors import TTTypeError
+from ttnet.errors import TTFileError, TTTypeError
 from ttnet_llm.loading import base_name, find_adapter, find_model, load_adapter
 from ttnet_llm.lora.checkpoint import EXPORT, LoraCheckpoint, read_config, read_lora, write_lora
 from ttnet_llm.lora.export import export_lora
-from ttnet_llm.slim.architectures import Axis, find_axes
+from ttnet_llm.slim.architectures import find_axes
 from ttnet_llm.slim.cutting import Plan, positions
 from ttnet_llm.slim.saving import read_record
 from ttnet_llm.training.details import carry_details
@@ -73,17 +74,17 @@ def grow_adapter(adapter: str | Path, output: str | Path, *, base: str | None = 
                 export_lora(load_adapter(folder, model=slim_name, weights=False), Path(place, "lora"))
             checkpoint = read_lora(Path(place, "lora"))
     with torch.device("meta"):
-        found = find_axes(AutoModel.from_config(copy.deepcopy(load_config(whole))))
-    grown = _grown(checkpoint, found, plan)
+        skeleton = AutoModel.from_config(copy.deepcopy(load_config(whole)))
+    grown = _grown(checkpoint, skeleton, plan)
     grown.config.base_model_name_or_path = whole
     config = write_lora(output, grown)
     carry_details(folder, output, kind=EXPORT)
     return config
 
 
-def _grown(checkpoint: LoraCheckpoint, found: list[Axis], plan: Plan) -> LoraCheckpoint:
+def _grown(checkpoint: LoraCheckpoint, skeleton: nn.Module, plan: Plan) -> LoraCheckpoint:
     factors = dict(checkpoint.factors)
-    for axis in found:
+    for axis in find_axes(skeleton):
         kept = plan.kept[axis.name]
         if len(kept) == axis.groups:
             continue
@@ -95,12 +96,27 @@ def _grown(checkpoint: LoraCheckpoint, found: list[Axis], plan: Plan) -> LoraChe
                 )
             for name in (name for name in factors if _is(name, writer)):
                 left, right = factors[name]
+                _check_size(name, right.shape[1], _sizes(skeleton, writer)[1] // axis.groups * len(kept))
                 factors[name] = left, _spread(right, 1, kept, axis.groups, repeats)
         for reader in axis.readers:
             for name in (name for name in factors if _is(name, reader)):
                 left, right = factors[name]
+                _check_size(name, left.shape[0], _sizes(skeleton, reader)[0] // axis.groups * len(kept))
                 factors[name] = _spread(left, 0, kept, axis.groups), right
     return replace(checkpoint, config=copy.deepcopy(checkpoint.config), factors=factors)
+
+
+def _sizes(skeleton: nn.Module, name: str) -> tuple[int, int]:
+    sizes: tuple[int, int] = _get_in_out_features(skeleton.get_submodule(name))
+    return sizes
+
+
+def _check_size(name: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise TTFileError(
+            f"The adapter has {found} features at {name!r}, where the slim model has {expected}; name the record of "
+            "the model that it was trained on, with base (--base)."
+        )
 
 
 def _is(name: str, wanted: str) -> bool:

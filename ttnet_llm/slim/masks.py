@@ -177,6 +177,7 @@ class LearnMasks(TrainerCallback):
             raise TTValueError(
                 "fp16 is True, by which gradients of masks are not to scale; take bf16, or leave it out."
             )
+        self._stack.close()  # of a training that was interrupted
         self._learning = _Learning(kwargs["model"], self.l1, self.learning_rate)
         self._stack.enter_context(masked(kwargs["model"], self._learning.values))
 

@@ -247,3 +247,45 @@ def test_a_text_makes_the_start_of_a_prompt_and_is_saved_as_ids(tmp_path: Path) 
     again = tf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
     again = type(model).from_pretrained(again, tmp_path / "adapter", is_trainable=True)
     assert again.peft_config["default"].prompt_tuning_init_ids == ids
+
+
+@pytest.mark.parametrize(
+    "ids", [[65, 66, 5], [64, 65, 66, 64, 65, 66, 5], [64, 66, 65, 5], [5, 66], [64, 5, 65, 66]], ids=str
+)
+def test_prompts_that_are_not_whole_once_and_in_order_are_refused(ids: list[int]) -> None:
+    model = get_peft_model(models.bert(), DeptConfig(num_virtual_tokens=3, r=2, max_length=16))
+    with pytest.raises(TTValueError, match=r"placeholders that are not the 3 of the adapter .default., all of them"):
+        model(input_ids=torch.tensor([ids]))
+    model(input_ids=torch.tensor([[0, 64, 65, 66, 5], [5, 6, 7, 0, 0]]))
+
+
+def test_tables_that_are_none_of_words_are_refused() -> None:
+    with pytest.raises(
+        TTValueError, match=r"target_modules names .*position_embeddings., and the model looks words up"
+    ):
+        get_peft_model(models.bert(), DeptConfig(target_modules=["position_embeddings"]))
+
+
+def test_an_encoder_alone_looks_words_up_in_its_own_table() -> None:
+    config = tf.T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=64)
+    model = get_peft_model(tf.T5ForTokenClassification(config), DeptConfig(num_virtual_tokens=3, r=2, max_length=16))
+    batch = prepend_prompt({"input_ids": torch.tensor([[5, 6, 7]])}, model)
+    assert model(**batch).logits.shape[1] == 6
+
+
+def test_tokenizers_with_more_tokens_than_the_model_has_are_refused(model: nn.Module) -> None:
+    tokenizer = words()
+    tokenizer.add_tokens([f"new{k}" for k in range(100)])
+    with pytest.raises(TTValueError, match=r"tokens, and the model embeddings of \d+, from where on ids stand for"):
+        prompted(tokenizer, model)
+
+
+def test_texts_have_the_positions_that_the_prompt_leaves() -> None:
+    model = get_peft_model(models.bert(), DeptConfig(num_virtual_tokens=10, r=2, max_length=64))
+    tokenizer = prompted(words(), model)
+    ids = tokenizer("a " * 60, truncation=True, return_tensors="pt")
+    assert ids["input_ids"].shape[1] == 40
+    model(**ids)
+    small = get_peft_model(models.bert(), DeptConfig(num_virtual_tokens=40, r=2, max_length=64))
+    with pytest.raises(TTValueError, match="leaves no room beside a prompt of 40"):
+        prompted(words(), small)

@@ -267,6 +267,15 @@ def test_adapters_that_do_not_grow_are_refused(tmp_path: Path) -> None:
         grow_adapter(tmp_path / "adapter", tmp_path / "grown", base=str(tmp_path / "whole"))
 
 
+def test_an_adapter_of_another_model_is_not_grown(tmp_path: Path) -> None:
+    saved("bert", tmp_path)
+    config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "intermediate.dense"])
+    get_peft_model(build("bert"), config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(TTFileError, match=r"has \d+ features at .*, where the slim model has \d+; name the record of"):
+        grow_adapter(tmp_path / "adapter", tmp_path / "grown", base=str(tmp_path / "slim"))
+    assert not (tmp_path / "grown").exists()
+
+
 def test_adapters_on_slim_models_are_loaded_counted_exported_and_merged(tmp_path: Path) -> None:
     _, found = saved("llama", tmp_path)
     config = TTLoraConfig(task_type="CAUSAL_LM", tt_rank=2, target_modules=["q_proj", "down_proj"], init_weights=False)
