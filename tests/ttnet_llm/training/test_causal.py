@@ -114,7 +114,13 @@ def make(place, output, rows="pairs", **changes):
     return FinetuneSettings(**options | changes)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "head"])
+def test_prompts_before_texts_are_for_models_with_an_encoder(place, tmp_path):
+    with pytest.raises(TTValueError, match="DePT is not for language models that read and write in one"):
+        finetune(make(place, tmp_path / "run", method="dept"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("head", "dept")])
 def test_every_method_learns_saves_and_loads(place, tmp_path, method):
     rate = 1e-3 if method == "full" else 1e-2
     result = finetune(make(place, tmp_path / "run", method=method, epochs=6, learning_rate=rate))
