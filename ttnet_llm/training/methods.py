@@ -84,7 +84,7 @@ METHODS: dict[str, Method] = {
         "DePT", 1e-2, DeptConfig, head_learning_rate=5e-3, writing_rate=0.3, learning_rates={"A": 1e-3, "B": 1e-3}
     ),
     "lora": Method("LoRA", 1e-3, LoraConfig, {"r": 8, "lora_alpha": 16}),
-    "hira": Method("HiRA", 1e-2, HiraConfig, {"r": 8}, head_learning_rate=5e-3),
+    "hira": Method("HiRA", 1e-2, HiraConfig, {"r": 8}, head_learning_rate=5e-3, writing_rate=3e-2),
     # No module of that name exists, which PEFT allows: only the head is trained, saved and loaded.
     "head": Method("Head only", 1e-2, LoraConfig, {"target_modules": DUMMY_TARGET_MODULES}),
     "full": Method("Full fine-tuning", 5e-5, None),
