@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,15 +16,15 @@ from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.bank.layer import BankLayer
-from ttnet_llm.bank.mix import Current, Mix
-from ttnet_llm.bank.pattern import Pattern, tensors_of
+from ttnet_llm.bank.mix import Current, Mix, read_names
+from ttnet_llm.bank.pattern import Pattern
 from ttnet_llm.bank.rows import RowLayout
-from ttnet_llm.bank.saving import Index, check_place, read_index, write_bank
-from ttnet_llm.bank.storage import BLOCK, Storage
-from ttnet_llm.lora.checkpoint import read_config, read_weights, write_adapter
+from ttnet_llm.bank.saving import Index, check_place, open_parts, read_index, write_bank
+from ttnet_llm.bank.storage import Storage
+from ttnet_llm.lora.checkpoint import write_adapter
+from ttnet_llm.near import near
 from ttnet_llm.tuner import AdapterConfig
 
-logger = logging.getLogger(__name__)
 _WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # tasks whose adapters bring a head
 KEPT = 2**28  # bytes that the matrices of one mix may take
 
@@ -157,25 +156,7 @@ class AdapterBank:
             TTValueError: If there is such a name, the bank is full, or the adapter is of another configuration.
         """
         self._check_new(name)
-        what = f"the adapter {name!r}"
-        if source is None:
-            tensors: Mapping[str, Tensor] = self._pattern.draw()
-        elif isinstance(source, PeftModel):
-            tensors = tensors_of(source, adapter)
-            self._pattern.check_like(source.peft_config[adapter], what)
-        elif isinstance(source, Mapping):
-            tensors = source
-        elif isinstance(source, str | Path):
-            what = f"the adapter in {str(source)!r}"
-            read_config(source)  # whose errors speak of adapters
-            self._pattern.check_like(PeftConfig.from_pretrained(str(source)), what)
-            tensors = read_weights(source)
-        else:
-            raise TTTypeError(
-                f"source is a {type(source).__name__}; expected a folder, tensors by their keys, a PeftModel, or None "
-                "for a fresh adapter."
-            )
-        row = self._pattern.layout.flatten(tensors, what)
+        row = self._pattern.row_of(source, f"the adapter {name!r}", adapter)
         with self._lock:
             self._check_new(name)
             if len(self._numbers) >= self.capacity:
@@ -270,37 +251,27 @@ class AdapterBank:
             Contexts of the forward pass and of the second one.
 
         Example:
-            >>> options = {"use_reentrant": False, "context_fn": "bank.checkpointing"}  # the method itself
-            >>> # model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+            >>> from torch.utils.checkpoint import checkpoint
+            >>> from ttnet_llm import LorettaRepConfig
+            >>> bank = AdapterBank(nn.Sequential(nn.Linear(4, 4)), LorettaRepConfig(r=2, target_modules=["0"]))
+            >>> bank.add("ann")
+            >>> (parameter,) = bank.trainable("ann")
+            >>> with bank.use("ann"):
+            ...     options = {"use_reentrant": False, "context_fn": bank.checkpointing}
+            ...     out = checkpoint(bank.model, torch.ones(1, 4), **options)
+            >>> out.sum().backward()
+            >>> parameter.grad.shape == (bank.parameters_each,)
+            True
         """
         return self._current.checkpointing()
 
     def _mix(self, names: str | Sequence[str | None] | None) -> Mix | None:
-        if names is None:
-            return None
-        if isinstance(names, str):
-            names = [names]
-        if not isinstance(names, Iterable) or isinstance(names, set | frozenset | dict):
-            raise TTTypeError(f"names is {names!r}; expected a name, or a list with a name or None for each row.")
-        names = list(names)
-        if not all(name is None or isinstance(name, str) for name in names):
-            raise TTTypeError(f"names is {names!r}; expected a name, or a list with a name or None for each row.")
-        if not names:
-            raise TTValueError("names is empty; expected a name or None for each row of the batch.")
+        chosen = read_names(names)
         with self._lock:
-            rows = {name: self._row(name) for name in dict.fromkeys(names) if name is not None}
+            rows = {name: self._row(name) for name in dict.fromkeys(chosen) if name is not None}
             if not rows:
                 return None
-            places, device = {name: place for place, name in enumerate(rows)}, self._storage.device
-            index = torch.tensor([0 if name is None else places[name] for name in names], device=device)
-            named = None
-            if None in names:
-                named = torch.tensor([name is not None for name in names], device=device)
-            # What is made here may be used where gradients are wanted, whatever is in force now.
-            with torch.inference_mode(False), torch.no_grad():
-                mix = Mix(list(rows.values()), index, named, self._pattern.layout, self.keep_bytes)
-                mix.prepare(self._pattern.forms.values())
-        return mix
+            return Mix.of(chosen, rows, self._pattern.layout, self._pattern.forms.values(), self.keep_bytes)
 
     def _row(self, name: str) -> Tensor:  # (parameters,)
         number = self._number(name)
@@ -432,17 +403,9 @@ class AdapterBank:
                 "modules; give the model that the bank was made for."
             )
         bank._pattern.layout = RowLayout(index.shapes)  # in the order that the rows have
-        held: dict[int, list[str]] = {}
-        for name, number in index.numbers.items():
-            held.setdefault(number // BLOCK, []).append(name)
-        for place, part in enumerate(index.parts):
-            file = None if part is None else Path(path).resolve() / part
-            block = bank._storage.open_block(file, tuple(held.get(place, ())))
-            if block.damage is not None:
-                logger.warning("%s", block.complaint)
+        open_parts(bank._storage, index, Path(path).resolve())
         bank._id, bank._generations[Path(path).resolve()] = index.bank, index.generation
         bank._numbers = index.numbers
-        bank._storage.set_free(set(index.numbers.values()))
         return bank
 
     def unload(self) -> nn.Module:
@@ -462,16 +425,10 @@ class AdapterBank:
 
     def _number(self, name: str) -> int:
         if name not in self._numbers:
-            raise TTValueError(
-                f"There is no adapter {name!r} in the bank, which has {len(self._numbers)}.{self._hint(name)}"
-            )
+            hint = near(str(name), self._numbers).strip()
+            meant = f" {hint[0].upper()}{hint[1:]}" if hint else ""
+            raise TTValueError(f"There is no adapter {name!r} in the bank, which has {len(self._numbers)}.{meant}")
         return self._numbers[name]
-
-    def _hint(self, name: Any) -> str:
-        from ttnet_llm.near import near
-
-        found = near(str(name), self._numbers).strip()
-        return f" {found[0].upper()}{found[1:]}" if found else ""
 
     def _check_new(self, name: str) -> None:
         if not isinstance(name, str) or not name:

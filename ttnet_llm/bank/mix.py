@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ttnet.errors import TTValueError
+from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.bank.forms import Form, Made
 from ttnet_llm.bank.rows import RowLayout
 
@@ -39,6 +39,38 @@ class Mix:
         self._kept: dict[Form, Made] = {}
         self._one_each = index.tolist() == list(range(len(sources)))
         self._shapes: tuple[int, frozenset[int]] | None = None  # the batch's rows, and its tokens
+
+    @classmethod
+    def of(
+        cls,
+        names: list[str | None],
+        rows: dict[str, Tensor],
+        layout: RowLayout,
+        forms: Iterable[Form],
+        keep_bytes: int,
+    ) -> Self:
+        """Mix adapters, and make what there is room for.
+
+        Args:
+            names: For every row of the batch its adapter's name, `None` for none.
+            rows: These adapters, at least one, each of shape `(size,)`.
+            layout: Where an adapter's tensors stand in its row.
+            forms: The modules' forms.
+            keep_bytes: As the class takes it.
+
+        Returns:
+            The mix.
+        """
+        places, device = {name: place for place, name in enumerate(rows)}, next(iter(rows.values())).device
+        index = torch.tensor([0 if name is None else places[name] for name in names], device=device)
+        named = None
+        if None in names:
+            named = torch.tensor([name is not None for name in names], device=device)
+        # What is made here may be used where gradients are wanted, whatever is in force now.
+        with torch.inference_mode(False), torch.no_grad():
+            mix = cls(list(rows.values()), index, named, layout, keep_bytes)
+            mix.prepare(forms)
+        return mix
 
     def prepare(self, forms: Iterable[Form]) -> None:
         """Make the matrices of all modules that there is room for, unless they are learning.
@@ -108,6 +140,34 @@ class Mix:
             return x.ndim > 2 or x.shape[0] == n
         rows, tokens = self._shapes
         return x.shape[0] == rows or (x.ndim == 2 and x.shape[0] in tokens)
+
+
+def read_names(names: Any) -> list[str | None]:
+    """Give what a user names as one name, or `None`, for each row.
+
+    Args:
+        names: One name, or names and `None` in an order.
+
+    Returns:
+        The list.
+
+    Raises:
+        TTTypeError: If it is something else.
+        TTValueError: If it is empty.
+
+    Example:
+        >>> read_names("ann"), read_names(["ann", None])
+        (['ann'], ['ann', None])
+    """
+    if names is None or isinstance(names, str):
+        return [names]
+    chosen = list(names) if isinstance(names, Iterable) and not isinstance(names, set | frozenset | dict) else None
+    if chosen is None or not all(name is None or isinstance(name, str) for name in chosen):
+        shown = names if chosen is None else chosen
+        raise TTTypeError(f"names is {shown!r}; expected a name, or a list with a name or None for each row.")
+    if not chosen:
+        raise TTValueError("names is empty; expected a name or None for each row of the batch.")
+    return chosen
 
 
 class _Unknown:

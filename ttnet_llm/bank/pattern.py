@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -17,7 +18,7 @@ from ttnet_llm.bank.forms import Form, form_of
 from ttnet_llm.bank.rows import RowLayout
 from ttnet_llm.linear import LinearAdapterLayer
 from ttnet_llm.linear.sharing import Member, SharedView, head_size, share
-from ttnet_llm.lora.checkpoint import PREFIX
+from ttnet_llm.lora.checkpoint import PREFIX, read_config, read_weights
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer, AdapterModel
 
 _NAME = "pattern"  # of the one adapter
@@ -132,6 +133,42 @@ class Pattern:
             for name, network in networks.items()
             for key, t in network.state_dict().items()
         }
+
+    def row_of(self, source: Any, what: str, adapter: str) -> Tensor:  # (size,)
+        """Read an adapter, wherever it is.
+
+        Args:
+            source: As `AdapterBank.add` takes it.
+            what: Whose it is, for messages.
+            adapter: Its name, in a model that has it.
+
+        Returns:
+            Its numbers, in one row.
+
+        Raises:
+            TTFileError: If the checkpoint cannot be read.
+            TTShapeError: If a tensor has another shape than the bank's.
+            TTTypeError: If the source is of another type, or holds what a bank does not keep.
+            TTValueError: If the adapter is of another configuration.
+        """
+        if source is None:
+            tensors: Mapping[str, Tensor] = self.draw()
+        elif isinstance(source, PeftModel):
+            tensors = tensors_of(source, adapter)
+            self.check_like(source.peft_config[adapter], what)
+        elif isinstance(source, Mapping):
+            tensors = source
+        elif isinstance(source, str | Path):
+            what = f"the adapter in {str(source)!r}"
+            read_config(source)  # whose errors speak of adapters
+            self.check_like(PeftConfig.from_pretrained(str(source)), what)
+            tensors = read_weights(source)
+        else:
+            raise TTTypeError(
+                f"source is a {type(source).__name__}; expected a folder, tensors by their keys, a PeftModel, or None "
+                "for a fresh adapter."
+            )
+        return self.layout.flatten(tensors, what)
 
     def check_like(self, config: PeftConfig, what: str) -> None:
         """Refuse an adapter of another configuration.

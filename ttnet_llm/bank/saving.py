@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -26,6 +27,8 @@ from ttnet_llm.bank.storage import BLOCK, Storage
 from ttnet_llm.files import atomic, naming_a_full_disk, write_text
 from ttnet_llm.lora.checkpoint import CONFIG
 from ttnet_llm.tuner import AdapterConfig
+
+logger = logging.getLogger(__name__)
 
 INDEX = "bank.json"
 _FORMAT = 1
@@ -174,6 +177,24 @@ def check_place(path: str | Path, bank: str, generation: int | None) -> Path:
         ]:
             raise TTFileError(f"The folder {str(path)!r} holds {found[0]!r} and no bank; name a new folder.")
     return folder
+
+
+def open_parts(storage: Storage, index: Index, folder: Path) -> None:
+    """Give an empty storage the blocks of a saved bank; what cannot be read is told by a warning.
+
+    Args:
+        storage: The storage.
+        index: The bank's index.
+        folder: The bank's folder.
+    """
+    held: dict[int, list[str]] = {}
+    for name, number in index.numbers.items():
+        held.setdefault(number // BLOCK, []).append(name)
+    for place, part in enumerate(index.parts):
+        block = storage.open_block(None if part is None else folder / part, tuple(held.get(place, ())))
+        if block.damage is not None:
+            logger.warning("%s", block.complaint)
+    storage.set_free(set(index.numbers.values()))
 
 
 def write_bank(folder: Path, config: AdapterConfig, storage: Storage, index: Index) -> None:

@@ -17,7 +17,6 @@ from ttnet_llm.command_line.console import (
 )
 
 Option = typer.Option
-CHECKED = 64  # lines to measure the loss on
 
 
 def sparsify(
@@ -44,8 +43,7 @@ def sparsify(
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
         from ttnet_llm.folders import atomic_folder
         from ttnet_llm.sparse import sparsify as thin_out
-        from ttnet_llm.tensorize.check import QuickCheck
-        from ttnet_llm.tensorize.loading import load_dense, text_batches
+        from ttnet_llm.tensorize.loading import calibrate, load_dense
         from ttnet_llm.training.details import carry_details
 
         pattern: float | str = sparsity
@@ -59,11 +57,7 @@ def sparsify(
         with atomic_folder(output, kind="sparsify", reads=(model, calibration)) as folder:
             with screen.status("Loading"):
                 loaded, tokenizer = load_dense(model)
-                batches = check = None
-                if calibration is not None:
-                    batches = text_batches(loaded, tokenizer, calibration, lines=lines)
-                    others = text_batches(loaded, tokenizer, calibration, lines=CHECKED, skip=lines)
-                    check = QuickCheck(loaded, others or batches[: CHECKED // 16], seen=not others)
+                batches, check = calibrate(loaded, tokenizer, calibration, lines=lines)
             with screen.status("Choosing zeros"):
                 report = thin_out(
                     loaded,

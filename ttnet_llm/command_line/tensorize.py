@@ -20,7 +20,6 @@ from ttnet_llm.command_line.console import (
 )
 
 Option = typer.Option
-CHECKED = 64  # lines to measure the loss on
 
 
 def tensorize(
@@ -52,8 +51,7 @@ def tensorize(
     """Replace layers of a model by tensor trains, to a stated error or size, and save it."""
     with one_sentence_errors(resumable=False, quiet=quiet, as_json=as_json) as screen:
         from ttnet_llm.tensorize import tensorize as replace
-        from ttnet_llm.tensorize.check import QuickCheck
-        from ttnet_llm.tensorize.loading import load_dense, text_batches
+        from ttnet_llm.tensorize.loading import calibrate, load_dense
         from ttnet_llm.tensorize.report import draw_report
         from ttnet_llm.tensorize.saving import model_folder, write_tensorized
         from ttnet_llm.training.details import carry_details
@@ -65,11 +63,7 @@ def tensorize(
         with model_folder(output, reads=(model, calibration)) as folder:  # refused before the work is done
             with screen.status("Loading"):
                 loaded, tokenizer = load_dense(model)
-                batches = check = None
-                if calibration is not None:
-                    batches = text_batches(loaded, tokenizer, calibration, lines=lines)
-                    others = text_batches(loaded, tokenizer, calibration, lines=CHECKED, skip=lines)
-                    check = QuickCheck(loaded, others or batches[: CHECKED // 16], seen=not others)
+                batches, check = calibrate(loaded, tokenizer, calibration, lines=lines)
             report = replace(
                 loaded,
                 targets=target or "all-linear",

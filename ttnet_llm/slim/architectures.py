@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError
+from ttnet_llm.entries import method_in
 
 Kind = Literal["heads", "neurons"]
 HEADS: Final = "heads"
@@ -151,9 +152,9 @@ def axes(model: nn.Module) -> list[Axis]:
         >>> neurons.name, neurons.groups, neurons.parameters
         ('encoder.layer.0.output.dense', 6, 17)
     """
-    entry = getattr(find_core(model).config, "quantization_config", None)
-    if entry is not None:
-        method = entry.get("quant_method") if isinstance(entry, dict) else getattr(entry, "quant_method", None)
+    config = find_core(model).config
+    if getattr(config, "quantization_config", None) is not None:
+        method = method_in(config)
         said = {"ttnet": "has trains", "ttnet-slim": "is cut already"}
         what = said.get(str(method), f"is quantised ({getattr(method, 'value', method)})")
         raise TTTypeError(

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from ttnet_llm.entries import method_in
 from ttnet_llm.slim.architectures import find_core
 
 METHOD = "ttnet-slim"
@@ -56,6 +57,4 @@ def is_slim(config: Any) -> bool:
     Returns:
         Whether it does.
     """
-    entry = getattr(config, "quantization_config", None)
-    method = entry.get("quant_method") if isinstance(entry, dict) else getattr(entry, "quant_method", None)
-    return bool(method == METHOD)
+    return bool(method_in(config) == METHOD)

@@ -9,11 +9,13 @@ from transformers import PreTrainedModel
 
 from ttnet.errors import TTFileError, TTTypeError, TTValueError
 from ttnet_llm.loading import load_whole
+from ttnet_llm.tensorize.check import QuickCheck
 from ttnet_llm.tensorize.saving import is_tensorized
 from ttnet_llm.training.model import find_tokenizer, load_config
 from ttnet_llm.training.tables import read_text
 
 _BATCH, _MAX_LENGTH = 16, 128
+_CHECKED = 64  # lines to measure the loss on
 
 
 def load_dense(name: str) -> tuple[PreTrainedModel, Any]:
@@ -32,6 +34,33 @@ def load_dense(name: str) -> tuple[PreTrainedModel, Any]:
     if is_tensorized(config):
         raise TTFileError(f"The model in {name!r} has trains already; name the dense model.")
     return load_whole(name), find_tokenizer(name)
+
+
+def calibrate(
+    model: PreTrainedModel, tokenizer: Any, path: str | None, *, lines: int
+) -> tuple[list[dict[str, Any]] | None, QuickCheck | None]:
+    """Make calibration batches of a text file, and a check of what a model loses on the lines after them.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        path: The file; `None` for no calibration.
+        lines: How many lines to take at most.
+
+    Returns:
+        The batches, and the check, which has looked at the model as it is now; it is on some of the same lines where
+        the file has no more. `None` for both without a file.
+
+    Raises:
+        TTFileError: As `text_batches` does.
+        TTTypeError: As `text_batches` does.
+        TTValueError: If `lines` is below 1, or no text of a language model has more than one token.
+    """
+    if path is None:
+        return None, None
+    batches = text_batches(model, tokenizer, path, lines=lines)
+    others = text_batches(model, tokenizer, path, lines=_CHECKED, skip=lines)
+    return batches, QuickCheck(model, others or batches[: _CHECKED // _BATCH], seen=not others)
 
 
 def text_batches(

@@ -27,6 +27,7 @@ from transformers.quantizers.auto import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ttnet.errors import TTFileError, TTTypeError, TTValueError
+from ttnet_llm.entries import method_in
 from ttnet_llm.folders import atomic_folder
 from ttnet_llm.tensorize.structure import (
     Train,
@@ -205,9 +206,7 @@ def is_tensorized(config: Any) -> bool:
     Returns:
         Whether it does.
     """
-    entry = getattr(config, "quantization_config", None)
-    method = entry.get("quant_method") if isinstance(entry, dict) else getattr(entry, "quant_method", None)
-    return method == METHOD
+    return bool(method_in(config) == METHOD)
 
 
 def load_tensorized(path: str | Path, **kwargs: Any) -> PreTrainedModel:

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,46 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch._dynamo.utils import counters
 
 from tests.ttnet_llm import models
-from tests.ttnet_llm.methods import METHODS, Method
-from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, LotrConfig, MeloraConfig, NeuronLoraConfig
+from tests.ttnet_llm.bank.shared import NAMES, alone, bank_of, by_method, peft_model
+from tests.ttnet_llm.methods import Method
+from ttnet.errors import TTValueError
+from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, LotrConfig
 from ttnet_llm.bank import AdapterBank
 from ttnet_llm.bank.layer import BankLayer
-
-STACKED = [method for method in METHODS if method.config_cls is not NeuronLoraConfig]
-NAMES = ("ann", "bob", "cyd")
-by_method = pytest.mark.parametrize("method", STACKED, ids=[method.name for method in STACKED])
-
-
-def peft_model(base: nn.Module, config: Any) -> PeftModel:
-    """A model with three different adapters."""
-    model = get_peft_model(copy.deepcopy(base), copy.deepcopy(config), adapter_name=NAMES[0])
-    for name in NAMES[1:]:
-        model.add_adapter(name, copy.deepcopy(config))
-    models.perturb(model)
-    return model.eval()
-
-
-def bank_of(model: PeftModel, base: nn.Module, config: Any, **options: Any) -> AdapterBank:
-    bank = AdapterBank(copy.deepcopy(base), config, **options)
-    for name in NAMES:
-        bank.add(name, model, adapter=name)
-    bank.model.eval()
-    return bank
-
-
-def alone(model: PeftModel, name: str | None, **inputs: torch.Tensor) -> torch.Tensor:
-    if name is None:
-        with model.disable_adapter(), torch.no_grad():
-            return model(**inputs).logits
-    model.set_adapter(name)
-    with torch.no_grad():
-        return model(**inputs).logits
 
 
 @by_method
@@ -211,63 +180,6 @@ def test_an_export_is_a_checkpoint_and_comes_back(tmp_path: Path) -> None:
         assert torch.equal(value, bank.tensors("saved")[key])
 
 
-@pytest.mark.parametrize("optimiser", ["SGD", "AdamW"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_adapters_that_learn_together_end_as_if_each_had_learnt_alone(optimiser: str, checkpointing: bool) -> None:
-    base = models.llama()
-    config = LorettaRepConfig(r=4, tt_rank=3, init_weights=False)
-    model = peft_model(base, config)
-    bank = bank_of(model, base, config)
-    bank.model.train()
-    if checkpointing:
-        checkpoint_layers(bank)
-    ids = torch.randint(1, 60, (3, 7))
-    names = ["cyd", "ann", "bob"]
-    optimise = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}[optimiser]
-
-    def losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
-
-    together = optimise(bank.trainable(names), lr=0.05)
-    for _ in range(5):
-        together.zero_grad()
-        with bank.use(names):
-            loss = losses(bank.model(input_ids=ids).logits, ids).sum()
-        loss.backward()
-        together.step()
-    bank.freeze()
-    model.train()
-    for row, name in enumerate(names):
-        model.set_adapter(name)
-        own = optimise([p for p in model.parameters() if p.requires_grad], lr=0.05)
-        for _ in range(5):
-            own.zero_grad()
-            losses(model(input_ids=ids[row : row + 1]).logits, ids[row : row + 1]).sum().backward()
-            own.step()
-        bank.add(f"{name} alone", model, adapter=name)
-        for key, value in bank.tensors(name).items():
-            torch.testing.assert_close(value, bank.tensors(f"{name} alone")[key], atol=1e-5, rtol=1e-4)
-
-
-def test_only_what_is_trainable_learns_and_a_row_of_the_table_is_what_learns() -> None:
-    bank = AdapterBank(models.llama(), LorettaRepConfig(r=4, init_weights=False))
-    for name in NAMES:
-        bank.add(name)
-    before = {name: bank.tensors(name) for name in NAMES}
-    (parameter,) = bank.trainable("bob")
-    assert parameter.shape == (bank.parameters_each,)
-    assert bank.trainable(["bob"])[0] is parameter
-    optimiser = torch.optim.SGD([parameter], lr=1.0)
-    with bank.use(list(NAMES)):
-        bank.model(input_ids=torch.randint(1, 60, (3, 5))).logits.square().sum().backward()
-    optimiser.step()
-    assert all(torch.equal(before["ann"][key], value) for key, value in bank.tensors("ann").items())
-    assert any(not torch.equal(before["bob"][key], value) for key, value in bank.tensors("bob").items())
-    bank.freeze(["bob"])
-    with bank.use("bob"):
-        assert not bank.model(input_ids=torch.randint(1, 60, (1, 5))).logits.requires_grad
-
-
 def test_tasks_of_asyncio_use_their_own_adapters() -> None:
     base = models.llama()
     bank = AdapterBank(base, LorettaRepConfig(r=4, init_weights=False))
@@ -296,24 +208,6 @@ def test_tasks_of_asyncio_use_their_own_adapters() -> None:
             assert torch.equal(found[name], answer())
 
 
-def test_steps_inside_one_use_see_what_was_learnt_before() -> None:
-    bank = AdapterBank(models.llama(), LorettaRepConfig(r=4, init_weights=False))
-    bank.add("ann")
-    optimiser = torch.optim.SGD(bank.trainable("ann"), lr=0.1)
-    ids, losses = torch.randint(1, 60, (1, 5)), []
-    with torch.inference_mode():
-        inside = bank.use("ann")
-        inside.__enter__()  # what was in force then does not matter later
-    for _ in range(3):
-        optimiser.zero_grad()
-        loss = bank.model(input_ids=ids).logits.square().mean()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    inside.__exit__(None, None, None)
-    assert losses[0] > losses[1] > losses[2]
-
-
 def test_models_in_evaluation_have_no_dropout() -> None:
     base = models.llama().eval()
     bank = AdapterBank(base, LorettaRepConfig(r=4, dropout=0.5, init_weights=False))
@@ -323,68 +217,6 @@ def test_models_in_evaluation_have_no_dropout() -> None:
         assert torch.equal(base(input_ids=ids).logits, base(input_ids=ids).logits)
         base.train()
         assert not torch.equal(base(input_ids=ids).logits, base(input_ids=ids).logits)
-
-
-class TimeFirst(nn.Module):
-    """A layer that reads tokens before rows, one that reads some of the tokens, and one that reads no batch at all."""
-
-    def __init__(self, way: str) -> None:
-        super().__init__()
-        self.inner, self.way = nn.Linear(6, 6), way
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (rows, tokens, 6)
-        if self.way == "tokens first":
-            return self.inner(x.transpose(0, 1)).transpose(0, 1)
-        if self.way == "some tokens":
-            return self.inner(x.reshape(-1, 6)[::2])
-        if self.way == "all tokens":
-            return self.inner(x.reshape(-1, 6)).view(x.shape)
-        return x + self.inner(torch.ones(1, 4, 6))[:, :1]
-
-
-@pytest.mark.parametrize("way", ["tokens first", "some tokens", "no batch", "all tokens"])
-def test_modules_whose_input_has_no_row_for_each_of_the_batch_are_refused(way: str) -> None:
-    bank = AdapterBank(TimeFirst(way), LorettaRepConfig(r=2, init_weights=False, target_modules=["inner"]))
-    bank.add("ann")
-    bank.add("bob")
-    x = torch.randn(2, 4, 6)
-    with bank.use("ann"):
-        alone = bank.model(x)
-    with bank.use(["ann", "bob"]):
-        if way == "all tokens":
-            torch.testing.assert_close(bank.model(x)[0], alone[0])
-        else:
-            with pytest.raises(TTValueError, match=r"The module 'inner' reads a tensor of shape .* leave it out"):
-                bank.model(x)
-
-
-@pytest.mark.parametrize("method", ["metatt", "lorta", "lotr", "tt_ether"])
-def test_shared_networks_are_those_of_the_same_modules(method: str) -> None:
-    (found,) = [each for each in METHODS if each.name == method]
-    base = models.bert()
-    other = get_peft_model(copy.deepcopy(base), found(target_modules=["query", "key"], init_weights=False))
-    bank = AdapterBank(base, found(target_modules=["query", "value"]))
-    with pytest.raises(TTValueError, match=r"target_modules of the adapter 'a' is \['key', 'query'\]"):
-        bank.add("a", other)
-
-
-def test_an_optimiser_does_not_reach_what_has_left(tmp_path: Path) -> None:
-    bank = AdapterBank(models.llama(), LorettaRepConfig(r=4, init_weights=False))
-    bank.add("ann")
-    (parameter,) = bank.trainable("ann")
-    bank.remove("ann")
-    bank.add("bob")
-    before = bank.tensors("bob")
-    with torch.no_grad():
-        parameter.add_(1)
-    assert all(torch.equal(before[key], value) for key, value in bank.tensors("bob").items())
-    with pytest.raises(TTValueError, match="There is no adapter 'zed'"):
-        bank.freeze("zed")
-    (parameter,) = bank.trainable("bob")
-    bank.freeze("bob")
-    with torch.no_grad():
-        parameter.add_(1)
-    assert all(torch.equal(before[key], value) for key, value in bank.tensors("bob").items())
 
 
 def test_the_model_is_saved_and_given_back_as_it_was(tmp_path: Path) -> None:
@@ -419,21 +251,6 @@ def test_nothing_is_rounded_to_the_banks_dtype() -> None:
             torch.testing.assert_close(base(input_ids=ids).logits[1], plain[1], atol=1e-6, rtol=1e-6)
 
 
-def test_adapters_that_count_from_a_start_are_used_and_not_trained() -> None:
-    base = models.llama()
-    config = LorettaRepConfig(r=4, init_weights="tt_svd")
-    model = peft_model(base, config)
-    bank = bank_of(model, base, config)
-    ids = torch.randint(1, 60, (2, 5))
-    with torch.no_grad(), bank.use(["ann", "bob"]):
-        mixed = bank.model(input_ids=ids).logits
-    torch.testing.assert_close(mixed[1], alone(model, "bob", input_ids=ids)[1], atol=2e-5, rtol=1e-4)
-    with pytest.raises(TTTypeError, match="count from a start, which must not learn"):
-        bank.trainable("ann")
-    with pytest.raises(TTTypeError, match="by which an adapter starts from something; a bank draws no such"):
-        bank.add("fresh")
-
-
 def test_classifiers_adapters_are_exported_without_a_head(tmp_path: Path) -> None:
     base = models.bert()
     bank = AdapterBank(copy.deepcopy(base), LorettaRepConfig(r=4, init_weights=False, task_type="SEQ_CLS"))
@@ -444,21 +261,6 @@ def test_classifiers_adapters_are_exported_without_a_head(tmp_path: Path) -> Non
     with torch.no_grad(), bank.use("ann"):
         expected = bank.model(input_ids=ids).logits
         torch.testing.assert_close(loaded(input_ids=ids).logits, expected, atol=1e-6, rtol=1e-5)
-
-
-def test_configs_are_alike_whichever_way_they_came(tmp_path: Path) -> None:
-    config = LorettaRepConfig(r=4, init_weights=False, rank_pattern={"q_proj": {"r": 2, "tt_rank": (2, 3)}})
-    model = get_peft_model(models.llama(), copy.deepcopy(config))
-    model.save_pretrained(str(tmp_path))
-    fields = json.loads((tmp_path / "adapter_config.json").read_text())
-    del fields["tt_head"]  # as an earlier version would have it
-    (tmp_path / "adapter_config.json").write_text(json.dumps(fields))
-    used_elsewhere = copy.deepcopy(config)
-    get_peft_model(models.llama(hidden_size=64), used_elsewhere)
-    bank = AdapterBank(models.llama(), used_elsewhere)
-    bank.add("ann", model)
-    bank.add("bob", tmp_path)
-    assert all(torch.equal(value, bank.tensors("bob")[key]) for key, value in bank.tensors("ann").items())
 
 
 def test_threads_use_their_own_adapters() -> None:
@@ -486,63 +288,6 @@ def test_threads_use_their_own_adapters() -> None:
         thread.join()
     assert not wrong
     assert bank.names == list(NAMES)
-
-
-def checkpoint_layers(bank: AdapterBank) -> None:
-    options = {"use_reentrant": False, "context_fn": bank.checkpointing}
-    bank.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
-
-
-def test_checkpointed_layers_are_computed_once_more_with_the_adapters_that_they_had() -> None:
-    """Also where several adapters' losses have one backward pass."""
-    bank = AdapterBank(models.llama().train(), LorettaRepConfig(r=4, init_weights=False))
-    bank.add("ann")
-    bank.add("bob")
-    ids, gradients = torch.randint(1, 60, (2, 5)), []
-    for checkpointing in (False, True):
-        parameters = bank.trainable(["ann", "bob"])
-        if checkpointing:
-            checkpoint_layers(bank)
-        losses = []
-        for name in ("ann", "bob"):
-            with bank.use(name):
-                losses.append(bank.model(input_ids=ids).logits.square().mean())
-        gradients.append(torch.autograd.grad(losses[0] + losses[1], parameters))
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)
-    bank.freeze()
-    bank.model.requires_grad_(True)  # the base model learns, with no adapter
-    bank.model(input_ids=ids).logits.square().mean().backward()
-    # Nobody has said so: an error, and not another adapter's gradient.
-    bank.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    bank.trainable("ann")
-    with bank.use("ann"):
-        loss = bank.model(input_ids=ids).logits.square().mean()
-    with bank.use("bob"), pytest.raises(TTValueError, match=r"'context_fn': bank.checkpointing"):
-        loss.backward()
-
-
-def test_backward_passes_of_other_threads_compute_checkpointed_layers_with_the_same_adapters() -> None:
-    base = models.llama()
-    bank = AdapterBank(base.train(), LorettaRepConfig(r=4, init_weights=False))
-    bank.add("ann")
-    checkpoint_layers(bank)
-    ids, gradients = torch.randint(1, 60, (2, 5)), []
-    for elsewhere in (False, True):
-        (parameter,) = bank.trainable("ann")
-        parameter.grad = None
-        with bank.use("ann"):
-            loss = base(input_ids=ids).logits.square().mean()
-        if elsewhere:
-            thread = threading.Thread(target=loss.backward)
-            thread.start()
-            thread.join()
-        else:
-            loss.backward()
-        assert parameter.grad is not None
-        gradients.append(parameter.grad.clone())
-    torch.testing.assert_close(gradients[0], gradients[1])
-    assert bool(gradients[0].any())
 
 
 @pytest.mark.slow
@@ -616,84 +361,3 @@ def test_half_precision_and_autocast() -> None:
         assert bool(torch.isfinite(half.model(input_ids=ids).logits).all())
     with pytest.raises(TTValueError, match=r"numbers that torch.float16 does not reach; give the bank a wider dtype"):
         half.add("large", {key: value * 1e9 for key, value in bank.tensors("ann").items()})
-
-
-def test_mistakes_get_a_sentence(tmp_path: Path) -> None:
-    base = models.llama()
-    config = LorettaRepConfig(r=4, init_weights=False)
-    model = peft_model(base, config)
-    for wrong, error, message in [
-        ((base, {"capacity": 0}), TTValueError, "capacity is 0; expected an integer of at least 1"),
-        ((base, {"dtype": torch.int8}), TTTypeError, "dtype is torch.int8; expected a floating torch dtype"),
-        ((model, {}), TTTypeError, "model is a PeftModel; give the bare model"),
-    ]:
-        with pytest.raises(error, match=message):
-            AdapterBank(wrong[0], config, **wrong[1])
-    for changed, message in [
-        (LorettaRepConfig(train_norms=True), "train_norms is True; a bank keeps what goes around the layers"),
-        (LorettaRepConfig(modules_to_save=["lm_head"]), r"modules_to_save is \['lm_head'\]; a bank keeps"),
-        (LorettaRepConfig(bias="all"), "bias is 'all'; a bank keeps"),
-        (NeuronLoraConfig(), "Adapters of neuron_lora keep 'picked' besides what they train"),
-        (
-            MeloraConfig(target_modules=["embed_tokens"]),
-            "'model.embed_tokens', a Embedding, whose rows have no product",
-        ),
-        ({"r": 4}, "config is a dict; expected one of ttnet_llm's"),
-    ]:
-        with pytest.raises(TTTypeError, match=message):
-            AdapterBank(base, changed)  # type: ignore[arg-type]
-        assert type(base.model.layers[0].self_attn.q_proj) is nn.Linear
-    bank = AdapterBank(base, config)
-    with pytest.raises(TTTypeError, match="model has a bank already"):
-        AdapterBank(base, config)
-    with pytest.raises(TTTypeError, match=r"model has an adapter at 'model.layers.0.self_attn.q_proj' already"):
-        AdapterBank(model.get_base_model(), config)
-    experts = models.mixtral()
-    with pytest.raises(TTTypeError, match=r"target_parameters is .*; a bank adapts linear layers"):
-        AdapterBank(experts, LorettaRepConfig(target_modules="all-linear"))
-    assert not any(isinstance(module, (BankLayer, BaseTunerLayer)) for module in experts.modules())
-    bank.add("ann", model, adapter="ann")
-    tensors = bank.tensors("ann")
-    key = next(iter(tensors))
-    for arguments, error, message in [
-        (("ann",), TTValueError, "There is an adapter 'ann' already; remove it first"),
-        (("",), TTTypeError, "name is ''; expected a text"),
-        (("bob", {}), TTValueError, "the adapter 'bob' lacks .* and [0-9]+ more; expected an adapter of the bank's"),
-        (("bob", {**tensors, "head": key}), TTTypeError, "holds 'head', which the bank's adapters do not have"),
-        (("bob", {**tensors, key: torch.ones(2)}), TTShapeError, r"has shape \(2,\); expected"),
-        (("bob", {**tensors, key: tensors[key] * torch.nan}), TTValueError, "holds NaN or infinite numbers"),
-        (("bob", 3), TTTypeError, "source is a int; expected a folder, tensors by their keys, a PeftModel"),
-        (("bob", tmp_path), Exception, "holds no adapter"),
-    ]:
-        with pytest.raises(error, match=message):
-            bank.add(*arguments)  # type: ignore[arg-type]
-    with pytest.raises(TTValueError, match="adapter is 'default'; the model has ann, bob, cyd"):
-        bank.add("bob", model)
-    other = get_peft_model(models.llama(), LorettaRepConfig(r=2))
-    with pytest.raises(
-        TTValueError, match="r of the adapter 'bob' is 2, and the bank's is 4; a bank keeps adapters of"
-    ):
-        bank.add("bob", other)
-    another = get_peft_model(models.llama(), LotrConfig())
-    with pytest.raises(TTValueError, match="peft_type of the adapter 'bob' is 'LOTR'"):
-        bank.add("bob", another)
-    for names, error, message in [
-        ("anna", TTValueError, "no adapter 'anna' in the bank, which has 1. Did you mean 'ann'?"),
-        ([], TTValueError, "names is empty"),
-        ([3], TTTypeError, r"names is \[3\]; expected a name, or a list"),
-        (3, TTTypeError, "names is 3; expected a name, or a list"),
-        ({"ann"}, TTTypeError, "names is {'ann'}; expected a name, or a list"),
-    ]:
-        with pytest.raises(error, match=message), bank.use(names):  # type: ignore[arg-type]
-            pass
-    with bank.use(name for name in ["ann", None]):  # type: ignore[arg-type]
-        base(input_ids=torch.randint(1, 60, (2, 4)))
-    too_many = r"where the model was given 3 rows, and 2 adapters were named; expected one name for each row"
-    with bank.use(["ann", None]), pytest.raises(TTValueError, match=too_many):
-        base(input_ids=torch.randint(1, 60, (3, 4)))
-    for call in (bank.remove, bank.tensors, lambda name: bank.rename(name, "x"), bank.trainable):
-        with pytest.raises(TTValueError, match="There is no adapter 'bob' in the bank"):
-            call("bob")  # type: ignore[operator]
-    with pytest.raises(TTValueError, match="There is an adapter 'ann' already"):
-        bank.rename("ann", "ann")
-    assert bank.names == ["ann"]

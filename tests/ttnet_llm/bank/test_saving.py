@@ -24,7 +24,7 @@ CONFIG = LorettaRepConfig(r=4, init_weights=False)
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (storage, saving, sys.modules["ttnet_llm.bank.bank"]):
+    for module in (storage, saving):
         monkeypatch.setattr(module, "BLOCK", 3)
 
 

@@ -1,12 +1,10 @@
-"""DePT against its formula, PEFT's prompt tuning and the base model; its files, padding, batches and refusals."""
+"""DePT against its formula, PEFT's prompt tuning and the base model; its files, padding and batches."""
 
 import copy
 import math
 import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,64 +16,25 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.ttnet_llm import models
-from tests.ttnet_llm.models import DECODER, perturb
-from ttnet.errors import TTTypeError, TTValueError
+from tests.ttnet_llm.models import perturb
+from tests.ttnet_llm.prompts.shared import (
+    IDS,
+    LENGTH,
+    M,
+    answers,
+    bart,
+    config,
+    decoder,
+    each_model,
+    layer_of,
+    logits_of,
+    states,
+    table,
+)
 from ttnet.nn import TTEmbedding
-from ttnet_llm import DeptConfig, export_lora, prepend_prompt, rescale_adapter_scale
+from ttnet_llm import DeptConfig, prepend_prompt, rescale_adapter_scale
 from ttnet_llm.budget import count_parameters
 from ttnet_llm.prompts.layer import DeptEmbedding
-
-M, LENGTH = 5, 9
-IDS = torch.tensor([[5, 9, 11, 3, 7, 2], [8, 17, 4, 6, 2, 2], [12, 13, 14, 15, 16, 2]])  # without what pads
-
-
-def decoder(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return tf.LlamaForSequenceClassification(tf.LlamaConfig(**DECODER)).eval()
-
-
-def bart(seed: int = 0) -> nn.Module:
-    """A model whose table multiplies what it looks up."""
-    torch.manual_seed(seed)
-    sizes = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")}
-    config = tf.BartConfig(
-        d_model=16, encoder_ffn_dim=24, decoder_ffn_dim=24, vocab_size=64, scale_embedding=True, pad_token_id=1, **sizes
-    )
-    return tf.BartForConditionalGeneration(config).eval()
-
-
-MODELS = [models.bert, models.roberta, models.deberta, models.t5, bart, decoder]
-each_model = pytest.mark.parametrize("make", MODELS)
-
-
-def config(**options: Any) -> DeptConfig:
-    return DeptConfig(**{"num_virtual_tokens": M, "r": 3, "max_length": LENGTH} | options)
-
-
-def layer_of(model: nn.Module) -> DeptEmbedding:
-    (layer,) = [module for module in model.modules() if isinstance(module, DeptEmbedding)]
-    return layer
-
-
-def logits_of(model: nn.Module) -> torch.Tensor:
-    """Logits of texts without a prompt."""
-    return models.logits(model, IDS)
-
-
-def answers(model: nn.Module, ids: torch.Tensor = IDS, mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-    """Logits of texts with the model's prompt before them, what a decoder writes being the same everywhere."""
-    mask = torch.ones_like(ids) if mask is None else mask
-    if model.config.is_encoder_decoder:
-        kwargs["decoder_input_ids"] = IDS[:1].expand(len(ids), -1)
-    with torch.no_grad():
-        return model(**prepend_prompt({"input_ids": ids, "attention_mask": mask}, model), **kwargs).logits
-
-
-def table(seed: int = 0, rows: int = 20, features: int = 6, **options: Any) -> nn.Module:
-    """An embedding alone, in double precision."""
-    torch.manual_seed(seed)
-    base = nn.Sequential(nn.Embedding(rows, features)).double()
-    return get_peft_model(base, config(target_modules=["0"], init_weights=False, **options)).eval()
 
 
 @given(
@@ -216,17 +175,6 @@ def test_padding_on_either_side_moves_nothing(make: Callable[[], nn.Module]) -> 
     if make is not bart:  # which counts positions from the first place, whatever the mask says, and takes no others
         left = states(model, torch.cat([pads, words], 1), torch.cat([off, on], 1))
         torch.testing.assert_close(left[:, 3:], alone, rtol=0, atol=1e-10)
-
-
-def states(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Last hidden states of an encoder, with positions counted from the first word where it takes positions."""
-    batch = prepend_prompt({"input_ids": ids, "attention_mask": mask}, model)
-    base = model.base_model.model
-    part = base.get_encoder() if base.config.is_encoder_decoder else base.base_model
-    if base.config.model_type in ("bert", "deberta-v2"):
-        batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    with torch.no_grad():
-        return part(**batch).last_hidden_state
 
 
 @each_model
@@ -449,129 +397,3 @@ def test_the_offset_is_a_low_rank_update_of_a_table_of_positions() -> None:
         base.bert.embeddings.word_embeddings = nn.Embedding.from_pretrained(torch.cat([words.weight, network.prompt]))
         ids = torch.cat([torch.arange(64, 64 + M).expand(3, -1), IDS], 1)
         torch.testing.assert_close(base(input_ids=ids).logits, expected, rtol=1e-12, atol=1e-12)
-
-
-# What cannot be done, and says so.
-
-
-def test_ids_beyond_the_prompt_are_refused() -> None:
-    model = get_peft_model(models.bert(), config())
-    with pytest.raises(
-        TTValueError, match=r"input_ids has the id 69, .* of 64 tokens, .* end at 68; make them with pre"
-    ):
-        model(input_ids=torch.tensor([[69, 3]]))
-    ids = prepend_prompt({"input_ids": IDS}, model)["input_ids"]
-    model.add_adapter("two", config(num_virtual_tokens=2))
-    model.eval()
-    with pytest.raises(TTValueError, match="the 2 placeholders of the adapter 'two' end at 65"):
-        model(input_ids=ids, adapter_names=["default", "two", "default"])
-    with pytest.raises(TTValueError, match=r"no prompt is active for it \(__base__\); give the text without"):
-        model(input_ids=ids, adapter_names=["default", "__base__", "default"])
-    with (
-        model.disable_adapter(),
-        pytest.raises(TTValueError, match="no prompt is active for it; give the text without"),
-    ):
-        model(input_ids=ids)
-    model.base_model.set_adapter(["default", "two"])
-    with pytest.raises(TTValueError, match="the adapters default, two are active, so that it is unclear whose prompt"):
-        model(input_ids=ids)
-    assert model(input_ids=IDS).logits.shape == (3, 2)
-
-
-def test_texts_that_are_too_long_are_refused_and_padding_is_not_text() -> None:
-    model = get_peft_model(models.bert(), config())
-    ids = prepend_prompt({"input_ids": torch.ones(1, LENGTH + 1, dtype=torch.long)}, model)["input_ids"]
-    message = r"A text has 10 tokens after the prompt, and max_length of the adapter 'default' is 9; cut texts"
-    with pytest.raises(TTValueError, match=message):
-        model(input_ids=ids)
-    ids[:, -1] = 0  # padding
-    expected = model.eval()(input_ids=ids[:, :-1]).logits
-    mask = torch.ones_like(ids)
-    mask[:, -1] = 0
-    torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, expected)
-    layer_of(model).padding = None
-    with pytest.raises(TTValueError, match="after the prompt with its padding, as the model's config names no pad"):
-        model(input_ids=ids)
-
-
-@pytest.mark.parametrize("make", [models.llama, models.gpt2, models.opt])
-def test_causal_models_are_refused_with_the_reason(make: Callable[[], nn.Module]) -> None:
-    reason = "its offset is added to every token of an answer in training, but to none that is generated"
-    with pytest.raises(TTTypeError, match=f"The model is a {type(make()).__name__}, .*{reason}.*PromptTuningConfig"):
-        get_peft_model(make(), config())
-    with pytest.raises(TTValueError, match=f"task_type is 'CAUSAL_LM', .*{reason}"):
-        config(task_type="CAUSAL_LM")
-
-
-def test_decoders_that_read_placeholders_are_refused() -> None:
-    t5 = tf.T5ForSequenceClassification(models.t5().config)
-    with pytest.raises(
-        TTTypeError, match=r"T5ForSequenceClassification, which gives its decoder the ids of its encoder"
-    ):
-        get_peft_model(t5, config())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_virtual_tokens": 0}, "num_virtual_tokens is 0; expected an integer of at least 1"),
-        ({"r": 2.5}, "r is 2.5; expected an integer of at least 1"),
-        ({"max_length": -1}, "max_length is -1; expected an integer of at least 1"),
-        ({"alpha": math.inf}, "alpha is inf; expected a finite number"),
-        ({"target_modules": "all-linear"}, "target_modules is 'all-linear', but DePT adapts the table of word"),
-        ({"prompt_tuning_init_text": " "}, "prompt_tuning_init_text is empty; expected a text, or None"),
-        ({"prompt_tuning_init_ids": []}, r"prompt_tuning_init_ids is \[\]; expected a list of ids"),
-        ({"prompt_tuning_init_ids": [3, -1]}, r"prompt_tuning_init_ids is \[3, -1\]; expected a list of ids"),
-        ({"target_parameters": ["x"]}, r"target_parameters is \['x'\], and dept adapts modules"),
-    ],
-)
-def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(TTValueError, match=message):
-        config(**options)
-
-
-def test_targets() -> None:
-    named = get_peft_model(models.t5(), config(target_modules=["encoder.embed_tokens"]))
-    assert named.base_model.targeted_module_names == ["encoder.embed_tokens"]
-    with pytest.raises(TTValueError, match=r"names 2 modules \(encoder.embed_tokens, decoder.embed_tokens\), and DePT"):
-        get_peft_model(models.t5(), config(target_modules=["embed_tokens"]))
-    with pytest.raises(
-        TTTypeError, match=r"bert.pooler.dense is a Linear, which is not supported; expected one of Emb"
-    ):
-        get_peft_model(models.bert(), config(target_modules=["pooler.dense"]))
-    with pytest.raises(TTValueError, match=r"the Sequential does not tell in which table .* specify `target_modules`"):
-        get_peft_model(nn.Sequential(nn.Embedding(4, 2)), config())
-    with pytest.raises(
-        TTTypeError, match="which does something else than look its input up, as tables of positions do"
-    ):
-        get_peft_model(bart(), config(target_modules=["encoder.embed_positions"]))
-
-
-def test_texts_of_prompts_need_a_tokenizer(tmp_path: Path) -> None:
-    base = models.bert()
-    with pytest.raises(TTValueError, match=r"is 'good or bad', but the model was not loaded from a folder with a tok"):
-        get_peft_model(base, config(prompt_tuning_init_text="good or bad"))
-    with pytest.raises(TTValueError, match=re.escape(f"there is no tokenizer in {str(tmp_path)!r} that makes tokens")):
-        get_peft_model(base, config(prompt_tuning_init_text="good", tokenizer_name_or_path=str(tmp_path)))
-    with pytest.raises(TTValueError, match="prompt_tuning_init_ids has 64, and the model has embeddings of 64 tokens"):
-        get_peft_model(base, config(prompt_tuning_init_ids=[64]))
-
-
-def test_it_neither_merges_nor_adds_up_nor_becomes_lora(tmp_path: Path) -> None:
-    model = get_peft_model(models.bert(), config())
-    message = r"DePT cannot be merged: .* call `unload\(\)` .* a LoRA of that table \(target_modules=\['position_embedd"
-    for merge in (model.merge_adapter, model.merge_and_unload, layer_of(model).merge):
-        with pytest.raises(TTTypeError, match=message):
-            merge()
-    with pytest.raises(TTTypeError, match="dept adapters have no sum: each stands for its own prompt"):
-        model.add_weighted_adapter(["default"], [1.0], "sum")
-    with pytest.raises(
-        TTTypeError, match="is dept, which puts a prompt before texts, and adds to words by their place"
-    ):
-        export_lora(model, tmp_path / "lora")
-    assert not layer_of(model).supports_lora_conversion()
-
-
-def test_names_of_parts_are_no_names_of_adapters() -> None:
-    with pytest.raises(TTValueError, match="adapter_name is 'prompt', which is also the name of a part of a dept"):
-        get_peft_model(models.bert(), config(), adapter_name="prompt")
