@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet_llm.slim.architectures import HEADS, NEURONS, Axis, axes, find, find_axes, find_core
+from ttnet_llm.slim.architectures import HEADS, NEURONS, Axis, axes, find, find_axes, find_core, plain_layer
 from ttnet_llm.slim.entry import say_slim
 
 
@@ -26,12 +26,15 @@ class Plan:
         factors: What the layer that reads each of them multiplies it by, float32, of the same shapes.
         groups: How many there were.
         removed: How many parameters of the model go.
+        samples: A few weights of the layers that write and read each of them, float32, by which a record knows the
+            model that it is for; an empty one knows none.
     """
 
     kept: dict[str, Tensor]
     factors: dict[str, Tensor]
     groups: dict[str, int]
     removed: int
+    samples: dict[str, Tensor] = field(default_factory=dict)
 
 
 def plan(
@@ -87,7 +90,28 @@ def plan(
     kept = {axis.name: torch.tensor([k for k in range(axis.groups) if k not in going[axis.name]]) for axis in found}
     factors = {name: values[name][indices] if fold else torch.ones(len(indices)) for name, indices in kept.items()}
     removed = sum(axis.parameters * len(going[axis.name]) for axis in found)
-    return Plan(kept, factors, {axis.name: axis.groups for axis in found}, removed)
+    samples = {axis.name: sample(model, axis) for axis in found}
+    return Plan(kept, factors, {axis.name: axis.groups for axis in found}, removed, samples)
+
+
+def sample(model: nn.Module, axis: Axis) -> Tensor:
+    """Take a few weights of the layers that an axis is cut out of.
+
+    Args:
+        model: The whole model.
+        axis: One of its axes.
+
+    Returns:
+        Four entries of each layer's weight, evenly spaced, float32 on the CPU; of weights that are nowhere, NaN.
+    """
+    base = find_core(model).base_model
+    taken = []
+    for name in (*(name for name, _ in axis.writers), *axis.readers):
+        found = find(base, name)
+        weight = found if isinstance(found, Tensor) else plain_layer(found).weight
+        entries = weight.detach().flatten()[[k * (weight.numel() - 1) // 3 for k in range(4)]]
+        taken.append(torch.full((4,), math.nan) if entries.is_meta else entries.float().cpu())
+    return torch.cat(taken)
 
 
 def check_shares(heads: float, neurons: float) -> None:

@@ -41,7 +41,7 @@ from ttnet_llm.files import write_text
 from ttnet_llm.folders import atomic_folder
 from ttnet_llm.lora.checkpoint import save_tensors
 from ttnet_llm.slim.architectures import Axis, axes, find_axes
-from ttnet_llm.slim.cutting import Plan, check_plan, cut
+from ttnet_llm.slim.cutting import Plan, check_plan, cut, sample
 from ttnet_llm.slim.entry import FORMAT, METHOD, SlimConfig, is_slim, say_slim
 from ttnet_llm.training.model import load_config
 
@@ -97,6 +97,7 @@ class SlimLoader(HfQuantizer):
     def postprocess_model(self, model: PreTrainedModel, **_: Any) -> Any:
         """Finish the model, and let it be an ordinary one, that is saved whole."""
         if self._plan is not None:
+            _check_weights(model, self._plan)
             cut(model, self._plan)
         self.remove_quantization_config(model)
         say_slim(model, self.quantization_config.kept)
@@ -146,6 +147,20 @@ def _check_fit(found: list[Axis], plan: Plan, what: str) -> None:
         check_plan(found, plan)
     except TTValueError as error:
         raise TTFileError(f"{what} does not fit the model: {error}") from error
+
+
+def _check_weights(model: nn.Module, plan: Plan) -> None:
+    """Refuse a base model whose weights are not those that the plan was made for, but for another precision."""
+    for axis in find_axes(model):
+        if axis.name in plan.samples:
+            expected, found = plan.samples[axis.name], sample(model, axis)
+            known = ~(expected.isnan() | found.isnan())  # those of a device for offloading are not there yet
+            # 2^-8 is what bfloat16 rounds by at most, and twice that tells two roundings of one number
+            if found.shape != expected.shape or not torch.allclose(found[known], expected[known], 2**-7, 1e-6):
+                raise TTFileError(
+                    f"The base model of the slim model has other weights at {axis.name!r} than the one that was cut; "
+                    "name the folder that has those with base (--base), or make the record again."
+                )
 
 
 def save_slim(plan: Plan, path: str | Path, *, base: str | Path, tokenizer: Any = None) -> None:
@@ -234,7 +249,9 @@ def write_slim(
     }
     write_text(folder / RECORD, json.dumps(values, indent=1) + "\n")
     tensors = {f"{name}.kept": kept.int() for name, kept in plan.kept.items()}
-    save_tensors(tensors | {f"{name}.factors": each for name, each in plan.factors.items()}, folder / NUMBERS)
+    tensors |= {f"{name}.factors": each for name, each in plan.factors.items()}
+    tensors |= {f"{name}.sample": each for name, each in plan.samples.items()}
+    save_tensors(tensors, folder / NUMBERS)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     return before, before - plan.removed
@@ -254,7 +271,7 @@ def load_slim(path: str | Path, *, base: str | None = None, **options: Any) -> P
         The model in evaluation mode.
 
     Raises:
-        TTFileError: If there is no slim model, or its base model is not to be found.
+        TTFileError: If there is no slim model, or its base model is not to be found or has other weights by now.
         TTTypeError: If transformers has no such class.
     """
     config = load_config(str(path))
@@ -289,7 +306,9 @@ def read_record(folder: str | Path) -> tuple[str, Plan]:
         kept = {name: numbers[f"{name}.kept"].long() for name in rows}
         factors = {name: numbers[f"{name}.factors"] for name in rows}
         removed = values["parameters"]["before"] - values["parameters"]["after"]
-        found = Plan(kept, factors, {name: int(row["of"]) for name, row in rows.items()}, int(removed))
+        groups = {name: int(row["of"]) for name, row in rows.items()}
+        samples = {name: numbers[f"{name}.sample"] for name in rows if f"{name}.sample" in numbers}
+        found = Plan(kept, factors, groups, int(removed), samples)
         return str(values["base"]), found
     except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise TTFileError(

@@ -108,6 +108,28 @@ def test_a_base_model_that_has_moved_is_named_anew(tmp_path: Path) -> None:
         load_slim(tmp_path / "slim", base=str(tmp_path / "slim"))
 
 
+@pytest.mark.parametrize("changed", ["attention.self.query", "attention.output.dense", "output.dense"])
+def test_a_base_model_with_other_weights_is_refused(changed: str, tmp_path: Path) -> None:
+    saved("bert", tmp_path)
+    base = tf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    find(base.bert, f"encoder.layer.1.{changed}").weight.data *= 1.1
+    base.save_pretrained(tmp_path / "trained")
+    with pytest.raises(TTFileError, match=r"has other weights at 'encoder.layer.1.*than the one that was cut"):
+        load_slim(tmp_path / "slim", base=str(tmp_path / "trained"))
+    numbers = load_file(tmp_path / "slim" / "slim.safetensors")  # records of before had no samples, and are still read
+    older = {key: value for key, value in numbers.items() if not key.endswith(".sample")}
+    save_file(older, tmp_path / "slim" / "slim.safetensors")
+    load_slim(tmp_path / "slim", base=str(tmp_path / "trained"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("case", CASES)
+def test_a_base_model_of_another_precision_is_the_same(case: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    saved(case, tmp_path)
+    KINDS[CASES[case][0]][0].from_pretrained(tmp_path / "base", dtype=dtype).save_pretrained(tmp_path / "half")
+    load_slim(tmp_path / "slim", base=str(tmp_path / "half"))
+
+
 def test_of_a_hub_the_whole_record_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers fetches the config and what it takes for the weights."""
     model, _ = saved("bert", tmp_path)
