@@ -29,6 +29,7 @@ from peft import AdaLoraConfig
 from rich.console import Console
 from torch import Tensor, nn
 
+from benchmarks.gates import gate_scores
 from benchmarks.study.base import draw_head, first_token_only, load_base
 from benchmarks.study.tasks import Task, Tasks
 from benchmarks.study.training import batches, evaluate, fit, loss_of
@@ -117,65 +118,25 @@ def random_ranks(costs: dict[str, dict[int, int]], budget: int, seed: int) -> Ra
     return ranks
 
 
-def gate_scores(base: nn.Module, task: Task, rate: float, seed: int) -> dict[str, dict[int, float]]:
-    """Score modules and ranks as BIPEFT does: gates and weights learn in turns, on two halves of the data.
-
-    A module's two logits say whether it is there and its four others how many of its directions, both drawn by
-    straight-through Gumbel-softmax, of which one learns at a time. A direction's sensitivity is the mean of
-    `|weight * gradient|`, averaged over the steps; it counts by the probability that its module is there.
-    """
+def scores_of_gates(base: nn.Module, task: Task, rate: float, seed: int) -> dict[str, dict[int, float]]:
+    """Score modules and ranks by gates that learn from one half of the data, and their weights from the other."""
     model: Any = lora(base, RANK)
-    layers = dict(model.base_model.layers_with("default"))
-    networks: dict[str, Any] = {name: layer.networks["default"] for name, layer in layers.items()}
-    nested = torch.tensor([[1.0] * k + [0.0] * (RANK - k) for k in CANDIDATES])
-    torch.manual_seed(seed)
-    there = {name: nn.Parameter(1e-3 * torch.randn(2)) for name in layers}
-    width = {name: nn.Parameter(1e-3 * torch.randn(len(CANDIDATES))) for name in layers}
-    gates: dict[str, Tensor] = {}
-
-    def gated(name: str, plain: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], tuple[Tensor, Tensor]]:
-        def factors() -> tuple[Tensor, Tensor]:
-            left, right = plain()
-            return left * gates[name], right
-
-        return factors
-
-    for name, network in networks.items():
-        network.factors = gated(name, network.factors)
     for name, parameter in model.named_parameters():
         if ".classifier." in f".{name}":
             parameter.requires_grad_(True)
     head = [p for n, p in model.named_parameters() if p.requires_grad and ".classifier." in f".{n}"]
-    rest = [p for network in networks.values() for p in network.parameters()]
-    weights = torch.optim.AdamW([{"params": head, "lr": HEAD_RATE}, {"params": rest, "lr": rate}], weight_decay=0.0)
-    logits = torch.optim.Adam([*there.values(), *width.values()], lr=1e-2, betas=(0.5, 0.999))
-    sensitivity = {name: torch.zeros(RANK) for name in layers}
     half = len(task.train) // 2
     drawn = batches(task.train.lengths[:half], BATCH_SIZE, seed), batches(task.train.lengths[half:], BATCH_SIZE, seed)
-    model.train()
+
+    def loss(step: int, of_gates: bool) -> Tensor:
+        rows = [half + row for row in next(drawn[1])] if of_gates else next(drawn[0])
+        return loss_of(model, task.train, rows)[0]
+
+    steps = -(-len(task.train) // BATCH_SIZE)
     with first_token_only(model):
-        for step in range(-(-len(task.train) // BATCH_SIZE)):
-            for optimizer, rows in ((logits, [half + row for row in next(drawn[1])]), (weights, next(drawn[0]))):
-                for name in layers:
-                    present = nn.functional.gumbel_softmax(there[name], hard=True)[1]
-                    directions = nn.functional.gumbel_softmax(width[name], hard=True) @ nested
-                    gates[name] = present * directions.detach() if step % 2 else present.detach() * directions
-                weights.zero_grad()
-                logits.zero_grad()
-                loss_of(model, task.train, rows)[0].backward()
-                for name, network in networks.items():
-                    parts = [(network.A, -2), (network.B, -1)]
-                    seen = [(p * p.grad).abs().mean(dim).flatten() for p, dim in parts if p.grad is not None]
-                    if seen:
-                        sensitivity[name].mul_(0.85).add_(0.15 * sum(seen))
-                if optimizer is weights:
-                    nn.utils.clip_grad_norm_([*head, *rest], 1.0)
-                optimizer.step()
-    scores = {}
-    for name, values in sensitivity.items():
-        sums = there[name].softmax(0)[1].item() * values.sort(descending=True).values.cumsum(0)
-        scores[name] = {k: float(sums[k - 1]) for k in CANDIDATES}
-    return scores
+        return gate_scores(
+            model, loss, steps=steps, candidates=CANDIDATES, rate=rate, seed=seed, head=head, head_rate=HEAD_RATE
+        )
 
 
 PAGE = """# What `allocate` finds, beside other choices of modules and ranks
@@ -272,7 +233,7 @@ class Comparison:
 
         def gates() -> dict[str, Any]:
             data = self.tasks.task(task, EXAMPLES, seed)
-            return {"scores": gate_scores(self.base(data, seed), data, rates["one rank"], seed)}
+            return {"scores": scores_of_gates(self.base(data, seed), data, rates["one rank"], seed)}
 
         for way, work in ((f"r={RANK} everywhere", wide), ("gates", gates)):
             asked = {"task": task, "way": f"scores: {way}", "seed": seed, "rate": rates["r=8"]}

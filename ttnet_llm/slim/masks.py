@@ -100,8 +100,8 @@ def learn_masks(
     Args:
         model: The model, as `axes` takes it; what needs a gradient in it, such as an adapter and a new head, is trained
             along by AdamW.
-        batches: Dictionaries of the model's arguments, labels included; one for each step. They are begun again where
-            there are fewer.
+        batches: Dictionaries of the model's arguments, labels included; one for each step. They are iterated anew
+            where there are fewer.
         steps: How many; `None` takes as many as there are batches.
         l1: Weight of the penalty, at least 0.
         learning_rate: Of the masks, above 0.
@@ -112,7 +112,8 @@ def learn_masks(
 
     Raises:
         TTTypeError: If the model cannot be cut, or it gives no loss.
-        TTValueError: If there is no batch, a number is out of range, or the loss does not depend on a mask.
+        TTValueError: If there is no batch, or an iterator of fewer than `steps`; a number is out of range, or the loss
+            does not depend on a mask.
 
     Source:
         Gu et al., Light-PEFT (arXiv:2406.03792), section 3.1.
@@ -133,7 +134,7 @@ def learn_masks(
     learning = _Learning(model, l1, learning_rate)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=adapter_learning_rate) if trained else None
-    rows = batches if steps is None else itertools.islice(itertools.cycle(batches), steps)
+    rows = batches if steps is None else itertools.islice(_again(batches), steps)
     device, done = next(model.parameters()).device, False
     with in_mode(model, training=True), masked(model, learning.values):
         for batch in rows:
@@ -150,6 +151,23 @@ def learn_masks(
     if not done:
         raise TTValueError("batches holds no batch; expected at least one.")
     return learning.found()
+
+
+def _again(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Go through batches for ever; a loader that shuffles does so each time, and nothing is kept."""
+    done = 0
+    while True:
+        before = done
+        for batch in batches:
+            done += 1
+            yield batch
+        if done == before:
+            if done:
+                raise TTValueError(
+                    f"batches came to an end after {done} and cannot be begun again for the rest of steps; give a list "
+                    "or a DataLoader."
+                )
+            return
 
 
 class LearnMasks(TrainerCallback):

@@ -2,17 +2,17 @@
 
 import copy
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from typer.testing import CliRunner
 
+from benchmarks.planted import BUDGET, FEATURES, PLANTED, WIDE, by_ranks, drawn, plant, train
 from tests.ttnet_llm import models
 from tests.ttnet_llm.models import perturb
 from tests.ttnet_llm.tiny import rows, save_model, save_rows
@@ -24,47 +24,6 @@ from ttnet_llm.search import allocate
 from ttnet_llm.search.allocating import allocate_finetuning
 from ttnet_llm.training import FinetuneSettings
 from ttnet_llm.training.settings_file import read_settings
-
-FEATURES = 48
-PLANTED = {"2.up": 4, "4.down": 4}
-BUDGET = 9 * 2 * FEATURES + 4  # nine ranks, and a rest
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + 0.3 * self.down(torch.relu(self.up(x)))
-
-
-def plant(seed: int) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
-    """Make a model, and batches of one that differs from it in two modules, by matrices of rank 4."""
-    torch.manual_seed(seed)
-    base = nn.Sequential(*[Block() for _ in range(6)])
-    teacher = copy.deepcopy(base)
-    for name, rank in PLANTED.items():
-        change = 1.2 * torch.randn(FEATURES, rank) @ torch.randn(rank, FEATURES) / FEATURES**0.5
-        teacher.get_submodule(name).weight.data += change  # type: ignore[operator]
-    inputs = [torch.randn(64, FEATURES) for _ in range(16)]
-    return base, [(x, teacher(x).detach()) for x in inputs]
-
-
-def train(base: nn.Module, config: PeftConfig, batches: Any, steps: int) -> tuple[PeftModel, float]:
-    torch.manual_seed(0)
-    model = get_peft_model(copy.deepcopy(base), copy.deepcopy(config))
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for step in range(steps):
-        x, y = batches[step % len(batches)]
-        optimiser.zero_grad()
-        nn.functional.mse_loss(model(x), y).backward()
-        optimiser.step()
-    with torch.no_grad():
-        return model, sum(nn.functional.mse_loss(model(x), y).item() for x, y in batches) / len(batches)
-
-
-WIDE = MeloraConfig(r=8, n=1, alpha=8, target_modules=["up", "down"])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -87,17 +46,8 @@ def test_it_learns_far_more_than_random_choices_of_equal_size(seed: int) -> None
     wide, _ = train(base, WIDE, batches, steps=400)
     allocation = allocate(wide, BUDGET)
     _, loss = train(base, allocation.config, batches, steps=300)
-    rng, others = random.Random(seed), []
-    for _ in range(20):
-        ranks, left = {}, 9
-        for name in rng.sample(list(allocation.scores), len(allocation.scores)):
-            if fits := [rank for rank in (1, 4, 8) if rank <= left]:
-                ranks[name] = rng.choice(fits)
-                left -= ranks[name]
-        config = copy.deepcopy(WIDE)
-        config.target_modules = set(ranks)
-        config.rank_pattern = {name: {"r": rank, "alpha": rank} for name, rank in ranks.items()}
-        others.append(train(base, config, batches, steps=300)[1])
+    names = list(allocation.scores)
+    others = [train(base, by_ranks(drawn(names, 20 * seed + k)), batches, steps=300)[1] for k in range(20)]
     assert loss < min(others) / 5
 
 

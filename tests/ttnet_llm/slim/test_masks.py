@@ -1,5 +1,6 @@
 """Masks learnt during a training: what is of no use shrinks, in any loop, and nothing stays behind."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -193,6 +194,21 @@ def test_settings_out_of_range_are_refused(options: dict[str, Any], words: str) 
     model = regressor()
     with pytest.raises(TTValueError, match=words):
         learn_masks(model, own_answers(model, 0, 1), **options)
+
+
+def test_batches_are_begun_again_where_they_can_be() -> None:
+    model, seen = regressor(), []
+    once = own_answers(model, 0, 3)
+
+    class Loader:
+        def __iter__(self) -> Iterator[Any]:
+            seen.append(len(seen))
+            return iter(once)
+
+    learn_masks(model, Loader(), steps=7)  # type: ignore[arg-type]
+    assert seen == [0, 1, 2]
+    with pytest.raises(TTValueError, match="batches came to an end after 3 and cannot be begun again"):
+        learn_masks(model, iter(once), steps=7)
 
 
 def test_batches_that_say_nothing_are_refused() -> None:
