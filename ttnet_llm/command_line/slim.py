@@ -54,10 +54,7 @@ def slim(
         screen.table(table)
         before, after = found.parameters
         screen.say(f"{after:,} parameters are left of {before:,}, by masks learnt in {found.steps} steps.")
-        screen.say(
-            f"Saved in {settings.output}: slim.json, slim.safetensors, slim.png; train an adapter on it with finetune "
-            f"{settings.output}."
-        )
+        screen.say(f"Saved in {settings.output}; train an adapter on it with finetune {settings.output}.")
         kept_by_name = {axis.name: len(found.plan.kept[axis.name]) for axis in found.axes}
         screen.result(
             {"output": settings.output, "kept": kept_by_name, "parameters": {"before": before, "after": after}}

@@ -8,17 +8,19 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ttnet.errors import MissingExtraError, TTFileError, TTValueError
+from ttnet.errors import TTFileError, TTValueError
 from ttnet_llm.files import write_text
 from ttnet_llm.folders import mark_folder, output_folder
 from ttnet_llm.search.allocate import Allocation, allocate, check_allocation
 from ttnet_llm.search.pictures import draw_ranks
 from ttnet_llm.training import FinetuneResult, FinetuneSettings, finetune
 from ttnet_llm.training.methods import find_method
+from ttnet_llm.training.pictures import picture
 from ttnet_llm.training.report import markdown_table, source_of
 from ttnet_llm.training.run_folder import RESULTS
 from ttnet_llm.training.settings_file import SETTINGS, write_settings
@@ -187,12 +189,8 @@ def _write(found: AllocatedFinetuning, budget: int, folder: Any) -> None:
         f"{allocation.parameters:,} parameters in {len(allocation.ranks)} of {len(allocation.scores)} modules, with "
         f"{allocation.kept:.1%} of what {wide.parameters.adapter:,} have learnt"
     )
-    picture = "\n\n![Ranks over modules](ranks.png)\n"
-    try:
-        ranks = {name: allocation.ranks.get(name, 0) for name in allocation.scores}
-        draw_ranks(ranks, folder / PICTURE, title=title, subtitle=said)
-    except MissingExtraError:
-        picture = "\n"
+    ranks = {name: allocation.ranks.get(name, 0) for name in allocation.scores}
+    draw = partial(draw_ranks, ranks, title=title, subtitle=said)
     rows = [
         [f"`{name}`", str(rank or "-"), f"{allocation.costs[name][rank]:,}" if rank else "-", f"{share:.1%}"]
         for name, rank, share in rows_of(allocation)
@@ -201,7 +199,8 @@ def _write(found: AllocatedFinetuning, budget: int, folder: Any) -> None:
         folder / REPORT,
         f"# {title}\n\nOn {source_of(found.settings)}: {said}. Train it with "
         f"`ttnet-llm finetune --config {SETTINGS} --output NEW_FOLDER`.\n\n"
-        f"{markdown_table(['module', 'rank', 'parameters', 'of all that was learnt'], rows)}{picture}",
+        f"{markdown_table(['module', 'rank', 'parameters', 'of all that was learnt'], rows)}"
+        f"{picture(folder / PICTURE, 'Ranks over modules', draw)}",
     )
 
 

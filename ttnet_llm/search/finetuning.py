@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from peft import TaskType
 from transformers import TrainerCallback
 
-from ttnet.errors import MissingExtraError, TTFileError, TTValueError
+from ttnet.errors import TTFileError, TTValueError
 from ttnet_llm.budget import count_parameters
 from ttnet_llm.files import write_text
 from ttnet_llm.folders import mark_folder, output_folder, replace_folder
@@ -26,6 +27,7 @@ from ttnet_llm.training import FinetuneResult, FinetuneSettings, finetune
 from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.metrics import SMALLER_IS_BETTER
 from ttnet_llm.training.model import load_config
+from ttnet_llm.training.pictures import picture
 from ttnet_llm.training.report import markdown_table, source_of
 from ttnet_llm.training.run import Training, method_options, prepare
 from ttnet_llm.training.run_folder import RESULTS, read_result
@@ -356,15 +358,12 @@ def _write(found: TunedFinetuning, space: Space, folder: Path, evaluations: int)
         + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.final.after.items())
         + "."
     )
-    picture = "\n\n![Best score against trials](tune.png)\n"
     said = f"{measure} {found.score:.4f} after {len(tuned.trials)} of {evaluations} trials"
-    try:
-        course = [_sign(measure) * value for value in tuned.course]
-        draw_course(scores, course, folder / PICTURE, measure=measure, title=f"{title}: {said}")
-    except MissingExtraError:
-        picture = "\n"
+    course = [_sign(measure) * value for value in tuned.course]
+    draw = partial(draw_course, scores, course, measure=measure, title=f"{title}: {said}")
     write_text(
         folder / "report.md",
         f"# Settings for {title} on {source_of(found.settings)}\n\nBest {said}. {chosen}\n\n"
-        f"{markdown_table(['trial', *space.dimensions, measure, 'time'], rows)}{picture}",
+        f"{markdown_table(['trial', *space.dimensions, measure, 'time'], rows)}"
+        f"{picture(folder / PICTURE, 'Best score against trials', draw)}",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ttnet_llm.slim.saving import PICTURE, slim_folder, write_slim
 from ttnet_llm.training import FinetuneSettings, finetune
 from ttnet_llm.training.details import carry_details
 from ttnet_llm.training.model import find_tokenizer
+from ttnet_llm.training.pictures import picture
 
 _LEARNING = "learning"  # the folder of the short training, which does not stay
 
@@ -110,5 +112,5 @@ def slim_finetuning(
         carry_details(settings.model, folder)
         kept = {name: len(each) for name, each in learning.plan.kept.items()}
         title, said = f"What is left of {Path(settings.model).name}", "{1:,} parameters of {0:,}".format(*sizes)
-        draw_kept(learning.axes, kept, folder / PICTURE, title=title, subtitle=said)
+        picture(folder / PICTURE, said, partial(draw_kept, learning.axes, kept, title=title, subtitle=said))
     return Slimmed(learning.plan, learning.axes, result.steps, sizes)

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ttnet.errors import import_extra
+from ttnet.errors import MissingExtraError, import_extra
 from ttnet.plotting import COLOURS, STYLE
 from ttnet_llm.files import atomic
+
+logger = logging.getLogger(__name__)
+
+
+def picture(path: Path, shows: str, draw: Callable[[Path], None]) -> str:
+    """Draw what a report shows; without matplotlib, which no result is lost for, the report goes without.
+
+    Args:
+        path: Where to, beside the report.
+        shows: What is seen there.
+        draw: Is called with the path.
+
+    Returns:
+        The end of the report, in Markdown.
+    """
+    try:
+        draw(path)
+    except MissingExtraError as error:
+        logger.warning("%s is not drawn: %s", path.name, error)
+        return "\n"
+    return f"\n\n![{shows}]({path.name})\n"
 
 
 @dataclass(frozen=True)

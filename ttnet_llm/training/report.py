@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ttnet_llm.files import write_text
 from ttnet_llm.training.methods import find_method
-from ttnet_llm.training.pictures import Curve, draw_curves
+from ttnet_llm.training.pictures import Curve, draw_curves, picture
 from ttnet_llm.training.settings import FinetuneResult, FinetuneSettings
+
+CURVES = "curves.png"
 
 
 def size(count: int) -> str:
@@ -102,15 +105,15 @@ def write_report(result: FinetuneResult, folder: Path) -> None:
     # A cell of Markdown has neither lines nor bars.
     rows = [[name, " ".join(value.split()).replace("|", "\\|")] for name, value in facts(result)]
     first = next(iter(result.after))
-    write_text(
-        folder / "report.md",
-        f"# {title} on {source_of(settings)}\n\nBase model: `{settings.model}`.\n\n"
-        f"{markdown_table(['', ''], rows)}\n\n![Loss and score](curves.png)\n",
-    )
-    draw_curves(
+    draw = partial(
+        draw_curves,
         [curve_of(result)],
-        folder / "curves.png",
         measure=first,
         title=f"{title}: {first} {result.before[first]:.3f} before, {result.after[first]:.3f} after",
         subtitle=f"{parameters.trainable:,} trainable parameters, {size(result.adapter_bytes)} on disk",
+    )
+    write_text(
+        folder / "report.md",
+        f"# {title} on {source_of(settings)}\n\nBase model: `{settings.model}`.\n\n"
+        f"{markdown_table(['', ''], rows)}{picture(folder / CURVES, 'Loss and score', draw)}",
     )

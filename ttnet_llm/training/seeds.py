@@ -7,6 +7,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -17,9 +18,9 @@ from ttnet_llm.folders import mark_folder, output_folder, replace_folder
 from ttnet_llm.training.card import finetuned_card
 from ttnet_llm.training.details import read_details
 from ttnet_llm.training.methods import find_method, make_config
-from ttnet_llm.training.pictures import draw_curves
+from ttnet_llm.training.pictures import draw_curves, picture
 from ttnet_llm.training.processes import count, join
-from ttnet_llm.training.report import curve_of, markdown_table, seconds, size, source_of
+from ttnet_llm.training.report import CURVES, curve_of, markdown_table, seconds, size, source_of
 from ttnet_llm.training.run import UNFINISHED, carry_out, clear, method_options, prepare
 from ttnet_llm.training.run_folder import KIND, RESULTS, open_folders, read_result
 from ttnet_llm.training.settings import FinetuneResult, FinetuneSettings
@@ -156,19 +157,19 @@ def _write(result: SeedsResult, folder: Path) -> None:
     ]
     reports = ", ".join(f"[seed-{seed}](seed-{seed}/report.md)" for seed in settings.seeds)
     header = ["", "mean", "spread", *(f"seed {run.settings.seed}" for run in runs)]
-    write_text(
-        folder / "report.md",
-        f"# {title} on {source_of(settings)}, by {count} seeds\n\nBase model: `{settings.model}`. The spread is the "
-        f"sample standard deviation. Each run has a report of its own: {reports}.\n\n{markdown_table(header, rows)}\n\n"
-        "![Loss and score](curves.png)\n",
-    )
     first = next(iter(result.mean))
-    draw_curves(
+    draw = partial(
+        draw_curves,
         [replace(curve_of(run), label=f"seed {run.settings.seed}") for run in runs],
-        folder / "curves.png",
         measure=first,
         title=f"{title}: {first} {result.mean[first]:.3f} ± {result.spread[first]:.3f} by {count} seeds",
         subtitle=f"{runs[0].parameters.trainable:,} trainable parameters; mean and sample standard deviation",
+    )
+    write_text(
+        folder / "report.md",
+        f"# {title} on {source_of(settings)}, by {count} seeds\n\nBase model: `{settings.model}`. The spread is the "
+        f"sample standard deviation. Each run has a report of its own: {reports}.\n\n{markdown_table(header, rows)}"
+        f"{picture(folder / CURVES, 'Loss and score', draw)}",
     )
 
 

@@ -2,17 +2,21 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
+import ttnet_llm
 from tests.ttnet_llm.tiny import WORDS, rows, save_model, save_rows
 from ttnet.errors import TTError, TTFileError, TTValueError
+from ttnet_llm.slim.finetuning import slim_finetuning
 from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune, load_finetuned, make_config
 from ttnet_llm.training.data import load_files
 from ttnet_llm.training.model import predict
+from ttnet_llm.training.seeds import finetune_seeds
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +78,20 @@ def test_every_method_learns_saves_and_loads(place, tmp_path, method):
     assert found.measures == result.after
     assert np.array_equal(found.logits, np.load(tmp_path / "run" / "logits.npy"))
     assert set(found.predictions) <= {"good", "bad"}
+
+
+def test_without_matplotlib_there_is_no_picture_and_nothing_is_lost(place, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    finetune_seeds(make(place, tmp_path / "run", seeds=(0, 1), epochs=1))
+    for name in ("run", "run/seed-0", "run/seed-1"):
+        assert "curves.png" not in (tmp_path / name / "report.md").read_text()
+        assert not (tmp_path / name / "curves.png").exists()
+    assert (tmp_path / "run" / "seed-1" / "report.html").is_file()
+    found = slim_finetuning(make(place, tmp_path / "slim", epochs=1))
+    assert not (tmp_path / "slim" / "slim.png").exists()
+    assert ttnet_llm.load(tmp_path / "slim")[0].num_parameters() < found.parameters[0]
+    warned = "curves.png is not drawn: This needs the package 'matplotlib', which is not installed; run: pip install"
+    assert sum(warned in record.message for record in caplog.records) == 4
 
 
 def test_the_adapter_is_an_ordinary_peft_checkpoint(place, whole):
