@@ -1,5 +1,6 @@
 """The study runner: its short cuts are exact, its data are kept apart, and its choices are those it says."""
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -118,6 +119,25 @@ def test_a_training_learns_and_repeats(plan: Study, task: Task) -> None:
     assert first["accuracy"] == second["accuracy"]
     assert (first["adapter"], first["norms"], first["head"]) == (6 * 2 * 384, 0, 770)
     assert first["steps"] == 3
+
+
+def test_looks_on_the_way_change_nothing_and_are_drawn(plan: Study, task: Task, tmp_path: Path) -> None:
+    looking = dataclasses.replace(plan, evaluations=3, epochs=4, seeds=(0, 1))
+    done, rates = Runs(tmp_path / "runs.jsonl"), {name: (plan.methods[name].rates[0],) for name in plan.methods}
+    for name, (rate,) in rates.items():
+        for run in looking.reported(name, rate):
+            found = train(run, task, FOLDER)
+            assert [step for step, _ in found["course"]] == [4, 8, 12]
+            assert found["course"][-1][1] == found["loss"]
+            assert found["training"] == train(dataclasses.replace(run, evaluations=0), task, FOLDER)["training"]
+            done.add({"asked": run.asked, **found})
+    write_report(looking, rates, done, tmp_path / "report.md", "a command")
+    report = (tmp_path / "report.md").read_text()
+    losses = [record["loss"] for record in (done[run] for run in looking.reported("Norms", 0.01))]
+    last = f"{np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}"
+    assert "| lowest loss | last loss | last training loss |" in report
+    assert last in next(line for line in report.splitlines() if line.startswith("| Norms"))
+    assert (tmp_path / "report.png").stat().st_size > 10_000
 
 
 def test_rates_are_chosen_on_other_seeds_and_reported_once(plan: Study, task: Task, tmp_path: Path) -> None:

@@ -60,3 +60,8 @@ def draw_head(model: nn.Module, seed: int) -> None:
     with torch.no_grad():
         head.weight.normal_(std=0.02, generator=generator)
         head.bias.zero_()
+
+
+def unfreeze(model: nn.Module) -> nn.Module:
+    """Train every parameter: full fine-tuning, for studies that have it beside adapters."""
+    return model.requires_grad_(True)

@@ -6,14 +6,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
-
-from benchmarks.study.runs import Record, Runs, score
+from benchmarks.study.pictures import draw_courses, draw_scores, parameters_of, scores_of
+from benchmarks.study.runs import Runs, score
 from benchmarks.study.settings import Study
-from ttnet.plotting import COLOURS, STYLE
-from ttnet_llm.files import atomic, write_text
+from ttnet_llm.files import write_text
 from ttnet_llm.training.report import markdown_table
 
 TASKS = {
@@ -38,16 +34,20 @@ def write_report(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, 
     table = _rates_table(plan, rates, done) if plan.every_rate else _scores_table(plan, rates, done)
     first = next(run for name in rates for run in plan.reported(name, rates[name][0]))
     record = done[first]
-    picture = ""
-    if not plan.every_rate:
-        image = path.with_suffix(".png")
-        _draw(plan, rates, done, image)
+    picture, image = "", path.with_suffix(".png")
+    if plan.evaluations:
+        draw_courses(plan, rates, done, image)
+        picture = f"![Losses on the way]({image.name})\n\n"
+    elif not plan.every_rate:
+        draw_scores(plan, rates, done, image)
         picture = f"![Scores against trained parameters]({image.name})\n\n"
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     most = max(len(plan.methods[name].rates) for name in rates)
     chosen = (
         "Every rate of a method is shown, and none was chosen."
         if plan.every_rate
+        else "The learning rates are given."
+        if most == 1
         else f"Each method's learning rate was chosen among {most} by other seeds "
         f"({_list(plan.select_seeds)}) on examples that are neither trained on nor reported "
         f"({_list(plan.select_tasks or plan.tasks)}), and is the same for all tasks."
@@ -87,32 +87,19 @@ deviation over the seeds {_list(plan.seeds)}.{differences}
     )
 
 
-def _scores(plan: Study, done: Runs, method: str, rate: float, task: str | None = None) -> list[float]:
-    """Give a score for each seed, the mean over the tasks unless one is named: accuracies, or losses."""
-    by_seed: dict[int, list[float]] = {}
-    for run in plan.reported(method, rate):
-        if task in (None, run.task):
-            by_seed.setdefault(run.seed, []).append(abs(score(done[run])))
-    return [statistics.mean(scores) for scores in by_seed.values()]
-
-
-def _parameters(plan: Study, done: Runs, method: str, rate: float) -> int:
-    record: Record = done[next(plan.reported(method, rate))]
-    return int(record["adapter"]) + int(record["norms"])
-
-
 def _scores_table(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs) -> str:
-    means = {name: _scores(plan, done, name, rate) for name, (rate, *_) in rates.items()}
+    means = {name: scores_of(plan, done, name, rate) for name, (rate, *_) in rates.items()}
     losses = score(done[next(plan.reported(name := next(iter(rates)), rates[name][0]))]) < 0
     bare = next((name for name in rates if losses and plan.methods[name].is_bare), None)
     header = ["method", "parameters", "rate", *plan.tasks]
     header += ["mean"] if len(plan.tasks) > 1 else []
     header += [f"against {name}" for name in plan.beside]
     header += [f"share of {plan.beside[-1]}'s gain"] if bare and plan.beside else []
+    header += ["lowest loss", "last loss", "last training loss"] if plan.evaluations else []
     rows = []
     for name, (rate, *_) in rates.items():
-        row = [name, f"{_parameters(plan, done, name, rate):,}", "-" if name == bare else f"{rate:g}"]
-        row += [_spread(_scores(plan, done, name, rate, task)) for task in plan.tasks]
+        row = [name, f"{parameters_of(plan, done, name, rate):,}", "-" if name == bare else f"{rate:g}"]
+        row += [_spread(scores_of(plan, done, name, rate, task)) for task in plan.tasks]
         row += [f"{statistics.mean(means[name]):.4f}"] if len(plan.tasks) > 1 else []
         for other in plan.beside:
             differences = [ours - theirs for ours, theirs in zip(means[name], means[other], strict=True)]
@@ -122,6 +109,11 @@ def _scores_table(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs)
             untouched = statistics.mean(means[bare])
             gain = untouched - statistics.mean(means[plan.beside[-1]])
             row.append(f"{(untouched - statistics.mean(means[name])) / gain:.1%}")
+        if plan.evaluations:
+            found = [done[run] for run in plan.reported(name, rate)]
+            row += [_spread([min(loss for _, loss in record["course"]) for record in found])]
+            row += [_spread([record["loss"] for record in found])]
+            row += [_spread([record["training"][-1] for record in found])]
         rows.append((statistics.mean(means[name]) * (1 if losses else -1), row))
     return markdown_table(header, [row for _, row in sorted(rows, key=lambda row: row[0])])
 
@@ -131,41 +123,12 @@ def _rates_table(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs) 
     rows = []
     for task in plan.tasks:
         for name, tried in rates.items():
-            scores = [_scores(plan, done, name, rate, task) for rate in tried]
+            scores = [scores_of(plan, done, name, rate, task) for rate in tried]
             means = [statistics.mean(part) for part in scores]
             cells = [f"{rate:g}: {_spread(part)}" for rate, part in zip(tried, scores, strict=True)]
-            count = f"{_parameters(plan, done, name, tried[0]):,}"
+            count = f"{parameters_of(plan, done, name, tried[0]):,}"
             rows.append([task, name, count, *cells, f"{max(means) - min(means):.3f}"])
     return markdown_table(header, rows)
-
-
-def _draw(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: Path) -> None:
-    with rc_context(STYLE):
-        figure = Figure(figsize=(9, 5.4), dpi=160, layout="constrained")
-        axes = figure.subplots()
-        ours = {name for name, method in plan.methods.items() if method.config and method.config.startswith(_OURS)}
-        for name, (rate, *_) in rates.items():
-            scores = _scores(plan, done, name, rate)
-            count = _parameters(plan, done, name, rate)
-            losses = score(done[next(plan.reported(name, rate))]) < 0
-            if not count:  # a head alone is far below the others, and has no place on a log scale
-                continue
-            colour = COLOURS[0 if name in ours else 1]
-            error = statistics.stdev(scores) / len(scores) ** 0.5
-            axes.errorbar(count, statistics.mean(scores), error, fmt="o", color=colour, capsize=3)
-            axes.annotate(name, (count, statistics.mean(scores)), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        axes.set_xscale("log")
-        axes.margins(x=0.12)
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("trained parameters without the head")
-        axes.set_ylabel(f"{'loss' if losses else 'accuracy'}, mean ± standard error")
-        axes.set_title(plan.title, loc="left")
-        with atomic(path) as partial:
-            figure.savefig(partial, format="png")
-
-
-_OURS = ("TT", "Loretta", "Lorta", "Lotr", "MetaTT", "Melora", "Ether", "Dept")
 
 
 def _spread(scores: Sequence[float]) -> str:

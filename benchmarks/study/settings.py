@@ -85,11 +85,13 @@ class Run:
     max_length: int
     part: str
     model: str | None
+    evaluations: int = 0
 
     @property
     def asked(self) -> dict[str, Any]:
         """What makes this run the same as one that was done before: rates of other runs do not."""
-        asked = {name: value for name, value in dataclasses.asdict(self).items() if name != "model" or value}
+        later = ("model", "evaluations")  # lines of before have none
+        asked = {name: value for name, value in dataclasses.asdict(self).items() if name not in later or value}
         del asked["settings"]["rates"]
         if not asked["settings"]["factors"]:
             del asked["settings"]["factors"]
@@ -115,6 +117,7 @@ class Study:
         head_rate: Learning rate of the new head, the same for all methods.
         max_length: Tokens to cut texts to.
         model: Name of the pretrained model, whose folder the command is told; `None` for all-MiniLM-L6-v2.
+        evaluations: How often a reported training is judged on its way, evenly spaced; 0 for its end alone.
     """
 
     tasks: tuple[str, ...]
@@ -131,6 +134,7 @@ class Study:
     head_rate: float = 5e-3
     max_length: int = 128
     model: str | None = None
+    evaluations: int = 0
 
     @classmethod
     def read(cls, file: Path) -> Study:
@@ -182,6 +186,8 @@ class Study:
             name: getattr(self, name)
             for name in ("examples", "epochs", "batch_size", "head_rate", "max_length", "model")
         }
+        if part == "report":
+            shared["evaluations"] = self.evaluations
         settings = self.methods[method]
         return Run(task=task, method=method, settings=settings, rate=rate, seed=seed, part=part, **shared)
 

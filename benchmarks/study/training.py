@@ -48,6 +48,16 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
     torch.manual_seed(run.seed)
     model = run.settings(base)
     parameters = split_parameters(model)
+    held_out = getattr(task, run.part)
+    steps = math.ceil(len(task.train) / run.batch_size * run.epochs)
+    marks = {steps * k // run.evaluations for k in range(1, run.evaluations + 1)} if run.evaluations else set()
+    course: list[list[float]] = []
+
+    def look(step: int) -> None:
+        if step + 1 in marks:
+            course.append([step + 1, evaluate(model, held_out)["loss"]])
+            model.train()
+
     with first_token_only(model):
         losses = fit(
             model,
@@ -58,9 +68,10 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
             batch_size=run.batch_size,
             seed=run.seed,
             factor=run.settings.factor,
+            each_step=look,
         )
         trained = time.perf_counter()
-        scores = evaluate(model, getattr(task, run.part))
+        scores = evaluate(model, held_out)
     steps = len(losses)
     return {
         "adapter": parameters.adapter,
@@ -70,6 +81,7 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
         "training": [
             round(float(np.mean(part)), 4) for part in np.array_split(losses, min(CURVE, steps) or 1) if steps
         ],
+        **({"course": course} if course else {}),
         "steps": steps,
         "seconds": round(time.perf_counter() - started, 2),
         "seconds_of_training": round(trained - started, 2),

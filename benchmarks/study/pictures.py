@@ -1,0 +1,87 @@
+"""A study's pictures, and the numbers that they share with its tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from benchmarks.study.runs import Record, Runs, score
+from benchmarks.study.settings import Study
+from ttnet.plotting import COLOURS, STYLE
+from ttnet_llm.files import atomic
+
+_OURS = ("TT", "Loretta", "Lorta", "Lotr", "MetaTT", "Melora", "Ether", "Dept", "Neuron")
+
+
+def scores_of(plan: Study, done: Runs, method: str, rate: float, task: str | None = None) -> list[float]:
+    """Give a score for each seed, the mean over the tasks unless one is named: accuracies, or losses."""
+    by_seed: dict[int, list[float]] = {}
+    for run in plan.reported(method, rate):
+        if task in (None, run.task):
+            by_seed.setdefault(run.seed, []).append(abs(score(done[run])))
+    return [statistics.mean(scores) for scores in by_seed.values()]
+
+
+def parameters_of(plan: Study, done: Runs, method: str, rate: float) -> int:
+    """Count what a method trains but for a head."""
+    record: Record = done[next(plan.reported(method, rate))]
+    return int(record["adapter"]) + int(record["norms"])
+
+
+def draw_scores(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: Path) -> None:
+    """Draw score against trained parameters."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9, 5.4), dpi=160, layout="constrained")
+        axes = figure.subplots()
+        ours = {name for name, method in plan.methods.items() if method.config and method.config.startswith(_OURS)}
+        for name, (rate, *_) in rates.items():
+            scores = scores_of(plan, done, name, rate)
+            count = parameters_of(plan, done, name, rate)
+            losses = score(done[next(plan.reported(name, rate))]) < 0
+            if not count:  # a head alone is far below the others, and has no place on a log scale
+                continue
+            colour = COLOURS[0 if name in ours else 1]
+            error = statistics.stdev(scores) / len(scores) ** 0.5
+            axes.errorbar(count, statistics.mean(scores), error, fmt="o", color=colour, capsize=3)
+            axes.annotate(name, (count, statistics.mean(scores)), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.set_xscale("log")
+        axes.margins(x=0.12)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("trained parameters without the head")
+        axes.set_ylabel(f"{'loss' if losses else 'accuracy'}, mean ± standard error")
+        axes.set_title(plan.title, loc="left")
+        with atomic(path) as partial:
+            figure.savefig(partial, format="png")
+
+
+def draw_courses(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: Path) -> None:
+    """Draw the losses on held-out data on the way, means over tasks and seeds, and what is written at their ends."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9, 5.4), dpi=160, layout="constrained")
+        axes = figure.subplots()
+        for k, (name, (rate, *_)) in enumerate(rates.items()):
+            records = [done[run] for run in plan.reported(name, rate)]
+            courses = np.array([record["course"] for record in records])  # (runs, evaluations, step and loss)
+            epochs = courses[:, :, 0].mean(axis=0) / records[0]["steps"] * plan.epochs
+            losses = courses[:, :, 1]
+            error = losses.std(axis=0, ddof=1) / len(records) ** 0.5 if len(records) > 1 else 0 * epochs
+            style = {
+                "color": COLOURS[k % len(COLOURS)],
+                "ls": "-" if k < len(COLOURS) else "--",
+                "marker": "o",
+                "ms": 3,
+            }
+            axes.errorbar(epochs, losses.mean(axis=0), error, capsize=2, label=name, **style)
+        axes.legend(frameon=False)
+        axes.set_xlabel("epochs")
+        axes.set_ylabel("loss on held-out data, mean ± standard error")
+        axes.set_title(plan.title, loc="left")
+        with atomic(path) as partial:
+            figure.savefig(partial, format="png")
