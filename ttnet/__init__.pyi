@@ -1,4 +1,4 @@
-from . import interop, modes, nn
+from . import interop, modes, nn, operators, solvers
 from .contraction import ContractionPlan, contract, plan
 from .decomposition import CrossProgress, CrossResult, CrossStatus, PassProgress, apply, tt_cross, tt_svd
 from .errors import (
@@ -57,6 +57,7 @@ __all__ = [
     "modes",
     "nn",
     "ones",
+    "operators",
     "orthogonalise",
     "outer",
     "pad",
@@ -72,6 +73,7 @@ __all__ = [
     "round",
     "round_sum",
     "singular_values",
+    "solvers",
     "stack",
     "tt_cross",
     "tt_svd",

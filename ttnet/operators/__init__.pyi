@@ -1,0 +1,3 @@
+from .differences import convection, gradient, laplace, shift
+
+__all__ = ["convection", "gradient", "laplace", "shift"]

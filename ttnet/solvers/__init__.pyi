@@ -1,0 +1,3 @@
+from .result import SolverProgress, SolverResult, SolverStatus
+
+__all__ = ["SolverProgress", "SolverResult", "SolverStatus"]
