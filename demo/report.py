@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.table import Table
 
-from demo.settings import BATCH_SIZE, HEAD_LEARNING_RATE, MAX_LENGTH, TUNING
+from demo.settings import BATCH_SIZE, HEAD_LEARNING_RATE, MAX_LENGTH, ROWS
 from ttnet_llm.files import write_text
-from ttnet_llm.training import METHODS, FinetuneResult
+from ttnet_llm.training import FinetuneResult
 from ttnet_llm.training.pictures import draw_curves
 from ttnet_llm.training.report import curve_of, markdown_table, seconds, size
 
@@ -42,7 +43,7 @@ class Checks:
     def sentences(self) -> list[str]:
         """Say it."""
         lines = [
-            f"{METHODS[name].title}: loaded from disk in a fresh process, the logits are "
+            f"{ROWS[name].title}: loaded from disk in a fresh process, the logits are "
             + ("identical, bit for bit." if difference == 0 else f"up to {difference:.2e} apart.")
             for name, difference in self.reloaded.items()
         ]
@@ -54,11 +55,11 @@ class Checks:
         return lines
 
 
-def row(result: FinetuneResult) -> list[str]:
+def row(name: str, result: FinetuneResult) -> list[str]:
     """Put a run into cells under `HEADER`."""
     parameters = result.parameters
     return [
-        METHODS[result.settings.method].title,
+        ROWS[name].title,
         f"{parameters.adapter:,}",
         f"{parameters.norms:,}",
         f"{parameters.head:,}",
@@ -69,32 +70,32 @@ def row(result: FinetuneResult) -> list[str]:
     ]
 
 
-def terminal_table(results: list[FinetuneResult]) -> Table:
+def terminal_table(results: Mapping[str, FinetuneResult]) -> Table:
     """Make the table for the terminal."""
     table = Table(title="Trainable parameters, size on disk, validation accuracy, median time", title_justify="left")
     for k, name in enumerate(HEADER):
         table.add_column(
             name, justify="right" if k else "left", no_wrap=True, style="bold" if name == "after" else None
         )
-    for result in results:
-        table.add_row(*row(result))
+    for name, result in results.items():
+        table.add_row(*row(name, result))
     return table
 
 
 def write_report(
-    results: list[FinetuneResult], checks: Checks, classes: tuple[str, ...], folder: Path, total_seconds: float
+    results: Mapping[str, FinetuneResult], checks: Checks, classes: tuple[str, ...], folder: Path, total_seconds: float
 ) -> None:
     """Write `report.md` and `curves.png`.
 
     Args:
-        results: The runs.
+        results: The runs by the rows' names.
         checks: What became of the saved adapters.
         classes: Names of the task's classes.
         folder: Where to write.
         total_seconds: Wall-clock time of the whole demo.
     """
-    first = results[0]
-    rates = ", ".join(f"{METHODS[r.settings.method].title} {r.learning_rate:g}" for r in results)
+    first = next(iter(results.values()))
+    rates = ", ".join(f"{ROWS[name].title} {result.learning_rate:g}" for name, result in results.items())
     versions = ", ".join(f"{name} {number}" for name, number in first.versions.items())
     text = f"""# Which library does this docstring come from?
 
@@ -103,7 +104,7 @@ areas apart: {", ".join(classes)}. The text is the opening prose of their docstr
 installed packages, with the libraries' names masked and duplicates removed. {first.examples[0]:,} examples to train
 on, {first.examples[1]:,} to validate on, the same number of each class, so guessing gives {1 / len(classes):.1%}.
 
-{markdown_table(HEADER, [row(result) for result in results])}
+{markdown_table(HEADER, [row(name, result) for name, result in results.items()])}
 
 Adapter, norms and head are numbers of trained parameters; `on disk` is the saved adapter with the head; `before`
 and `after` training are accuracies on the validation texts. A step is a batch of
@@ -118,19 +119,19 @@ and `after` training are accuracies on the validation texts. A step is a batch o
 ## How
 
 Seed {first.settings.seed}, {first.settings.epochs:g} epochs, AdamW with a linear schedule, the new head at
-{HEAD_LEARNING_RATE:g} for every method. The LoRETTA methods train the normalisation layers too, as their paper does.
-Learning rates of the adapters: {rates}. {TUNING}
+{HEAD_LEARNING_RATE:g} for every method. LoRETTA_rep trains the normalisation layers too, as its paper does.
+Learning rates of the adapters: {rates}. They were chosen on SST-2, none on these texts.
 The whole demo took {total_seconds / 60:.1f} minutes. Versions: {versions}.
 """
     write_text(folder / "report.md", text)
-    best = max(results, key=lambda result: result.after["accuracy"])
+    best = max(results, key=lambda name: results[name].after["accuracy"])
     draw_curves(
-        [curve_of(result) for result in results],
+        [replace(curve_of(result), label=ROWS[name].title) for name, result in results.items()],
         folder / "curves.png",
         measure="accuracy",
         title="Which library does this docstring come from?",
         subtitle=f"all-MiniLM-L6-v2, {len(classes)} classes, {first.examples[0]:,} training examples; best: "
-        f"{METHODS[best.settings.method].title} with {best.parameters.trainable:,} trainable parameters",
+        f"{ROWS[best].title} with {results[best].parameters.trainable:,} trainable parameters",
     )
 
 

@@ -117,9 +117,9 @@ def test_a_short_run_of_all_methods(tmp_path):
     assert done.returncode == 0, done.stderr
     check(tmp_path / "run", done.stdout)
     report = (tmp_path / "run" / "report.md").read_text()
-    for title in ("LoRETTA_adp", "LoRETTA_rep", "LoRA", "Head only"):
+    for title in ("TT-ETHER r=4", "LoRETTA_rep", "LoRA r=1", "LoRA r=8", "Head only"):
         assert f"| {title} |" in report
-    assert report.count("identical, bit for bit") == 4
+    assert report.count("identical, bit for bit") == 5
 
 
 def test_an_unknown_method_is_one_sentence(run, tmp_path):
