@@ -12,7 +12,7 @@ from demo.chat.pirate import ASKED, CLOSINGS, OPENINGS, chats, speak
 from demo.chat.report import Answers, Checks
 from tests.ttnet_llm.training.test_causal import save_language_model
 
-NAMES = ("loretta-rep", "tt-ether", "lora-1", "lora-8")
+NAMES = ("loretta-rep", "neuron-lora", "lora-1", "lora-8")
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_short_run(run, tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"model", "run"}
     report = (folder / "report.md").read_text()
     losses = {name: json.loads((folder / name / "results.json").read_text())["after"]["loss"] for name in NAMES}
-    for name, title in zip(NAMES, ("LoRETTA_rep", "TT-ETHER", "LoRA r=1", "LoRA r=8"), strict=True):
+    for name, title in zip(NAMES, ("LoRETTA_rep", "NeuronLoRA r=1", "LoRA r=1", "LoRA r=8"), strict=True):
         assert re.search(rf"^\| {title} \|.* \| {losses[name]:.3f} \|", report, re.MULTILINE)
     assert "bit for bit" in report or "apart" in report
     assert f"of {len(ASKED)} answers are the same, word for word" in report

@@ -35,7 +35,7 @@ console = Console()
 # Method, options, learning rate; the first is the one that is asked and exported.
 RUNS: dict[str, tuple[str, dict[str, Any], float]] = {
     "loretta-rep": ("loretta-rep", {"tt_rank": 2}, 1e-2),
-    "tt-ether": ("tt-ether", {}, 2e-2),
+    "neuron-lora": ("neuron-lora", {"r": 1, "neurons": 384}, 3e-2),
     "lora-1": ("lora", {"r": 1, "lora_alpha": 2}, 1e-2),
     "lora-8": ("lora", {"r": 8, "lora_alpha": 16}, 3e-3),
 }

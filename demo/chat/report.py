@@ -66,7 +66,7 @@ class Checks:
 
 def row(result: FinetuneResult) -> list[str]:
     """Put a run into cells under `HEADER`."""
-    rank = result.settings.method_options.get("r") if result.settings.method == "lora" else None
+    rank = result.settings.method_options.get("r")
     return [
         METHODS[result.settings.method].title + (f" r={rank}" if rank else ""),
         f"{result.parameters.trainable:,}",
