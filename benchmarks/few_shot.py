@@ -181,7 +181,7 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
     more, less = by_loss.values()
     gains = [more[key] - less[key] for key in more.keys() & less.keys()]
     gain, doubt = statistics.fmean(gains), statistics.stdev(gains) / len(gains) ** 0.5
-    versions = ", ".join(f"{name} {version(name)}" for name in ("ttnet", "torch", "transformers", "peft"))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("ttnet-torch", "torch", "transformers", "peft"))
     table, choice = markdown_table(header, lines), markdown_table(["method", "rate", "accuracy"], tried)
     steps, error = args.epochs * SHOTS // BATCH, 0.5 / args.scored**0.5
     return f"""# Few-shot learning: three parts of a loss against one

@@ -1,6 +1,10 @@
 """Who may import whom, read from the source: no module depends on itself by way of others."""
 
 import ast
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -138,3 +142,27 @@ def test_cycles_are_found(tmp_path, changed, text, cycle):
     assert cycle is None or cycle <= set(found)
     inside = find_cycle(graph_of(modules_of(tmp_path / "pack"), within_functions=True))
     assert (inside is None) == (cycle is None and "def f" not in text)
+
+
+@pytest.mark.parametrize("overwritten", [True, False])
+def test_another_package_of_the_same_name_is_told(overwritten, tmp_path):
+    """`ttnet` on the package index is another project's, and empty at its top."""
+    if overwritten:
+        for package in ("ttnet", "ttnet_llm"):
+            shutil.copytree(ROOT / package, tmp_path / package)
+    else:
+        (tmp_path / "ttnet").mkdir()
+    (tmp_path / "ttnet" / "__init__.py").write_text("")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", "import ttnet_llm"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert "ttnet' is that of another project, the distribution `ttnet`" in said
+    assert "pip uninstall -y ttnet ttnet-torch, and install ttnet-torch again" in said

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ttnet.distribution import version
 from ttnet.errors import TTError, TTFileError, TTValueError, spell_count
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"ttnet {version('ttnet')}")
+        typer.echo(f"ttnet {version()}")
         raise typer.Exit
 
 

@@ -10,6 +10,8 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+from ttnet.distribution import NAME
+
 
 class TTError(Exception):
     """Anything this package refuses to do; the message says what was given, what was expected and what to do.
@@ -115,7 +117,7 @@ class MissingExtraError(TTError, ImportError):
         ...     import_extra("a_missing_package", extra="plot")
         ... except MissingExtraError as error:
         ...     print(error)
-        This needs the package 'a_missing_package', which is not installed; run: pip install 'ttnet[plot]'
+        This needs the package 'a_missing_package', which is not installed; run: pip install 'ttnet-torch[plot]'
     """
 
 
@@ -145,7 +147,7 @@ def import_extra(name: str, *, extra: str) -> ModuleType:
             raise
         raise MissingExtraError(
             f"This needs the package '{missing.partition('.')[0]}', which is not installed; "
-            f"run: pip install 'ttnet[{extra}]'"
+            f"run: pip install '{NAME}[{extra}]'"
         ) from error
 
 

@@ -6,6 +6,15 @@ ordinary names work with them. The public names are those of `__init__.pyi`; eac
 
 import lazy_loader
 
+import ttnet
+
+# Another project has a package of this name, which pip writes over ours without a word, or Python finds before it.
+if "tt_svd" not in getattr(ttnet, "__all__", ()):
+    raise ImportError(
+        f"The package `ttnet` in {next(iter(ttnet.__path__))!r} is that of another project, the distribution `ttnet`. "
+        "Both cannot be installed together; run: pip uninstall -y ttnet ttnet-torch, and install ttnet-torch again."
+    )
+
 from ttnet.moved import keep_old_names
 from ttnet.starting import is_command
 

@@ -108,7 +108,7 @@ class Library:
 
 
 class Ttnet(Library):
-    name = distribution = "ttnet"
+    name, distribution = "ttnet", "ttnet-torch"
 
     def decompose(self, x: Any, *, eps: float | None = None, max_rank: int | None = None) -> Any:
         return self.module.tt_svd(x, eps=eps, max_rank=max_rank)

@@ -87,7 +87,9 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
         "seconds_of_training": round(trained - started, 2),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "threads": torch.get_num_threads(),
-        "versions": {name: importlib.metadata.version(name) for name in ("ttnet", "torch", "transformers", "peft")},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("ttnet-torch", "torch", "transformers", "peft")
+        },
     }
 
 

@@ -171,11 +171,11 @@ def test_main_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "typer", None)
     with pytest.raises(SystemExit) as stop:
         main()
-    assert str(stop.value).endswith("run: pip install 'ttnet[cli]'")
+    assert str(stop.value).endswith("run: pip install 'ttnet-torch[cli]'")
 
 
 def test_extras(tmp_path, monkeypatch):
-    with pytest.raises(MissingExtraError, match="pip install 'ttnet\\[plot\\]'") as caught:
+    with pytest.raises(MissingExtraError, match="pip install 'ttnet-torch\\[plot\\]'") as caught:
         import_extra("no_such_package.part", extra="plot")
     assert isinstance(caught.value, ImportError)
     # A package that is there but broken is not mended by an extra.

@@ -168,7 +168,7 @@ def test_errors(operation, error, message):
 
 def test_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ttnet\[plot\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'ttnet-torch\[plot\]'"):
         ttnet.plot_ranks(ttnet.ones((2, 2)))
 
 

@@ -36,9 +36,9 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from ttnet.distribution import version
 
-        print(f"ttnet-llm {version('ttnet')}")  # noqa: T201
+        print(f"ttnet-llm {version()}")  # noqa: T201
         raise typer.Exit
 
 

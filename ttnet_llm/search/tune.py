@@ -66,7 +66,7 @@ def tune(
         space: What may be tried.
         evaluations: How many points are tried, at least 1; with a history, those in it count.
         engine: `"tpe"`, optuna's Parzen estimator, or `"nomad"`, mesh adaptive direct search, which both need
-            `pip install 'ttnet[search]'`; or `"random"`.
+            `pip install 'ttnet-torch[search]'`; or `"random"`.
         start: The first point; `None` lets the engine choose, NOMAD the middle of the space.
         allowed: Asked before a point is tried; what it refuses costs nothing.
         history: A file that holds every trial from the moment that it is done. A search that is called again with it

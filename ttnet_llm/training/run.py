@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 
+from ttnet.distribution import NAME
 from ttnet.errors import TTValueError
 from ttnet_llm.budget import split_parameters
 from ttnet_llm.files import naming_a_full_disk, write_text
@@ -52,7 +53,7 @@ UNFINISHED = (
     *sorted({kind.outputs_file for kind in KINDS.values()}),
     *("curves.png", "report.html", "report.md", RESULTS, SETTINGS),
 )
-PACKAGES = ("ttnet", "torch", "transformers", "peft")
+PACKAGES = (NAME, "torch", "transformers", "peft")
 
 
 @dataclass(frozen=True)

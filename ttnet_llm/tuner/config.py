@@ -3,12 +3,12 @@
 import copy
 import math
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any, ClassVar
 
 from peft import PeftConfig
 from peft.utils.other import get_pattern_key
 
+from ttnet.distribution import version
 from ttnet.errors import TTValueError
 from ttnet_llm.registry import peft_type
 
@@ -70,7 +70,7 @@ class AdapterConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = peft_type(self.method.upper())
-        self.ttnet_version = self.ttnet_version or version("ttnet")
+        self.ttnet_version = self.ttnet_version or version()
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):

@@ -109,5 +109,5 @@ def test_cotengra_finds_cheaper_paths_for_a_grid_and_the_same_ones_again():
 
 def test_a_missing_cotengra_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "cotengra", None)
-    with pytest.raises(MissingExtraError, match=r"needs the package 'cotengra'.*pip install 'ttnet\[cotengra\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs the package 'cotengra'.*pip install 'ttnet-torch\[cotengra\]'"):
         plan("ij,jk,kl->il", (2, 31), (31, 31), (31, 2), optimize="cotengra")

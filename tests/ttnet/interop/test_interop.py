@@ -206,11 +206,13 @@ def test_errors(operation, error, message):
         operation()
 
 
-@pytest.mark.parametrize(("name", "module"), [("quimb", "quimb.tensor"), ("torchtt", "torchtt")])
+@pytest.mark.parametrize(
+    ("name", "module"), [("quimb", "quimb.tensor"), ("tensorly", "tensorly"), ("torchtt", "torchtt")]
+)
 def test_missing_libraries_are_named(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=rf"pip install 'ttnet\[{name}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"pip install 'ttnet-torch\[{name}\]'"):
         getattr(interop, f"to_{name}")(ttnet.ones((2,)))
 
 

@@ -29,7 +29,7 @@ def engines(*names):
                 name,
                 marks=pytest.mark.skipif(
                     PACKAGES[name] is not None and importlib.util.find_spec(PACKAGES[name]) is None,
-                    reason=f"{PACKAGES[name]} is not installed; pip install 'ttnet[search]' brings it",
+                    reason=f"{PACKAGES[name]} is not installed; pip install 'ttnet-torch[search]' brings it",
                 ),
             )
             for name in names or PACKAGES
@@ -256,7 +256,7 @@ def test_a_search_in_which_nothing_works_says_so(engine):
 @pytest.mark.parametrize(("engine", "package"), [("tpe", "optuna"), ("nomad", "PyNomad")])
 def test_a_missing_package_is_named_with_its_extra(engine, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"the package '{package}'.*pip install 'ttnet\[search\]'"):
+    with pytest.raises(MissingExtraError, match=rf"the package '{package}'.*pip install 'ttnet-torch\[search\]'"):
         tune(on_the_surface, LORA, evaluations=5, engine=engine)
 
 

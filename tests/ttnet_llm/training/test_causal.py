@@ -349,7 +349,7 @@ def test_rows_too_long_to_learn_from_are_told(place, tmp_path, caplog):
 
 def test_the_extra_is_named(place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trl", None)
-    with pytest.raises(MissingExtraError, match=r"needs the package 'trl'.*pip install 'ttnet\[trl\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs the package 'trl'.*pip install 'ttnet-torch\[trl\]'"):
         finetune(make(place, tmp_path / "run"))
 
 

@@ -306,7 +306,7 @@ def test_columns_are_named_and_the_kind_is_told_by_them(run, tmp_path):
 
 def test_the_extra_is_named(place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(MissingExtraError, match=r"needs the package 'sentence_transformers'.*'ttnet\[embed\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs the package 'sentence_transformers'.*'ttnet-torch\[embed\]'"):
         finetune(make(place, tmp_path / "run"))
 
 

@@ -90,7 +90,7 @@ def test_embeddings_are_tuned_on_quantised_weights(place: Path, tmp_path: Path, 
 def test_without_the_library_its_extra_is_named(place: Path, monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setattr("ttnet_llm.training.run.open_task", None)  # nothing is read
-    with pytest.raises(MissingExtraError, match=r"'bitsandbytes', .*ttnet\[bnb\]"):
+    with pytest.raises(MissingExtraError, match=r"'bitsandbytes', .*ttnet-torch\[bnb\]"):
         prepare(settings(place, place / "run", **{f"load_in_{bits}bit": True}))
 
 

@@ -1,0 +1,18 @@
+"""Under which name this is installed: `ttnet` on the package index is another project, with the same name to import."""
+
+from importlib import metadata
+
+NAME = "ttnet-torch"
+
+
+def version() -> str:
+    """Give the installed version.
+
+    Returns:
+        Such as `"0.1.0"`.
+
+    Example:
+        >>> version()
+        '0.1.0'
+    """
+    return metadata.version(NAME)
