@@ -25,13 +25,13 @@ class SolverStatus(enum.Enum):
         "the value if the residual is good enough."
     )
     STALLED = (
-        "The residual does not come down any further, though ranks may still grow; the problem may be too badly "
-        "conditioned for this tol in this dtype. Raise tol, compute in float64, or start from a better x0, or take the "
-        "value if the residual is good enough."
+        "The residual does not come down any further, though ranks may still grow; the problem may be "
+        "singular, or too badly conditioned for this tol in this dtype. Raise tol, compute in float64, start from a "
+        "better x0, or take the value if the residual is good enough."
     )
     SINGULAR = (
-        "The residual cannot come down any further: what is left of it is orthogonal to the range of A, which is "
-        "singular. Take the value as a least-squares solution, or take that part out of b."
+        "A is singular to working precision, and b has a part outside of its range, so the residual cannot come down "
+        "to tol. Take that part out of b, or take the value as an approximate least-squares solution."
     )
     MAX_SWEEPS = "max_sweeps were made before the residual reached tol; raise max_sweeps or tol."
     STOPPED = "The callback asked to stop; the value is the best one so far."

@@ -1,0 +1,298 @@
+"""Linear systems against dense solutions, known ones, and all that can be wrong with them."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ttnet
+from tests.ttnet.solvers.systems import definite, draw_operator, general, residual_of, sine, tolerance, vector
+from tests.ttnet.strategies import dense, draw_train, dtypes, relative_error, same, seeds
+from ttnet import TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError, operators, solvers
+from ttnet.solvers import SolverStatus, local_system
+from ttnet.solvers.krylov import conjugate_gradients, gmres
+
+shapes = st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple)
+sites = st.sampled_from([1, 2])
+
+
+@given(shapes, st.integers(1, 3), dtypes, seeds, sites, st.sampled_from([definite, general]))
+def test_against_dense_solutions(shape, rank, dtype, seed, sites, kind):
+    a = kind(shape, rank, dtype, seed)
+    b = draw_train(shape, [rank] * (len(shape) - 1), dtype, seed + 1)
+    tol = tolerance(dtype)
+    result = solvers.solve(a, b, tol=tol, sites=sites)
+    assert result.status is SolverStatus.CONVERGED
+    assert result.value.dtype == dtype
+    residual = residual_of(a, b, result.value)
+    assert residual <= tol * 1.01
+    assert abs(residual - result.residual) <= 0.1 * result.residual + 50 * torch.finfo(dtype).eps
+    expected = torch.linalg.solve(dense(a), vector(b))
+    assert relative_error(vector(result.value), expected) <= 10 * tol
+
+
+@pytest.mark.parametrize("dense_size", [0, 10**6], ids=["iterative", "direct"])
+@pytest.mark.parametrize("kind", [definite, general])
+@pytest.mark.parametrize("block", [1, 4, 10**6])
+def test_local_systems_may_be_solved_in_any_way(monkeypatch, kind, dense_size, block):
+    monkeypatch.setattr(local_system, "DENSE_SIZE", dense_size)
+    monkeypatch.setattr(local_system, "LARGEST_DENSE_SIZE", dense_size)
+    monkeypatch.setattr(local_system, "BLOCK_SIZE", block)
+    shape = (3, 4, 2, 3)
+    for dtype in (torch.float64, torch.complex128):
+        a, b = kind(shape, 2, dtype, 0), draw_train(shape, [2, 2, 2], dtype, 1)
+        result = solvers.solve(a, b, tol=1e-10)
+        assert residual_of(a, b, result.value) <= 1e-10
+
+
+def test_operators_that_are_hermitian_and_not_definite():
+    shape = (3, 4, 3)
+    a = definite(shape, 2, torch.float64, 0)
+    sign = torch.diag(torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64))
+    signs = TTMatrix([sign[None, :, :, None], *ttnet.eye(shape[1:], dtype=torch.float64).cores])
+    a = signs + 0.1 * a
+    b = draw_train(shape, [2, 2], torch.float64, 1)
+    result = solvers.solve(a, b, tol=1e-9)
+    assert residual_of(a, b, result.value) <= 1e-9
+
+
+@pytest.mark.parametrize("sites", [1, 2])
+@pytest.mark.parametrize("boundary", ["dirichlet", ("periodic", "dirichlet", "neumann")])
+def test_poisson_with_a_known_solution(sites, boundary):
+    n = 12
+    a = operators.laplace((n,) * 3, boundary=boundary)
+    x = draw_train((n,) * 3, [2, 2], torch.float64, 0)
+    b = a @ x
+    result = solvers.solve(a, b, tol=1e-10, sites=sites)
+    assert residual_of(a, b, result.value) <= 1e-10
+    assert relative_error(dense(result.value), dense(x)) < 1e-7
+    assert max(result.value.round(eps=1e-7).ranks) == 2
+
+
+@pytest.mark.parametrize("scheme", ["central", "upwind"])
+def test_convection_and_diffusion_on_quantised_modes(scheme):
+    shape = (16, 16)
+    flow = operators.convection(shape, [5.0, -3.0], scheme=scheme, quantised=True)
+    a = operators.laplace(shape, quantised=True) * 17.0 + flow
+    b = ttnet.ones((2,) * 8, dtype=torch.float64)
+    result = solvers.solve(a, b, tol=1e-10)
+    assert residual_of(a, b, result.value) <= 1e-10
+
+
+def test_many_dimensions():
+    """The slowest sine is an eigenvector, so the solution is known at any order."""
+    n, d = 8, 60
+    a = operators.laplace((n,) * d)
+    b = TensorTrain([sine(n)[None, :, None]] * d)
+    result = solvers.solve(a, b, tol=1e-10)
+    expected = b / (d * (2 - 2 * math.cos(math.pi / (n + 1))))
+    assert float((result.value - expected).log_norm() - expected.log_norm()) < math.log(1e-9)
+    ones = ttnet.ones((n,) * d, dtype=torch.float64)
+    result = solvers.solve(a, ones, tol=1e-8)
+    left = ones - a @ result.value
+    assert math.exp(float(left.log_norm() - ones.log_norm())) <= 1.01e-8
+    assert math.isclose(math.exp(float(left.log_norm() - ones.log_norm())), result.residual, rel_tol=1e-3)
+
+
+def test_the_same_call_gives_the_same_answer():
+    a, b = general((3, 4, 3), 2, torch.float64, 0), draw_train((3, 4, 3), [2, 2], torch.float64, 1)
+    before = torch.random.get_rng_state()
+    assert same(solvers.solve(a, b).value, solvers.solve(a, b).value)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@given(dtypes, shapes)
+def test_a_right_hand_side_of_zero_has_the_answer_zero(dtype, shape):
+    a = definite(shape, 2, dtype, 0)
+    zero = draw_train(shape, [2] * (len(shape) - 1), dtype, 0) * 0
+    result = solvers.solve(a, zero, tol=1e-4)
+    assert result.converged
+    assert result.residual == 0
+    assert not dense(result.value).any()
+    assert set(result.value.ranks) == {1}
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1.0, 1e150, 1e300])
+def test_scales(scale):
+    shape = (3, 4, 3)
+    a, b = general(shape, 2, torch.float64, 0), draw_train(shape, [2, 2], torch.float64, 1)
+    expected = vector(solvers.solve(a, b, tol=1e-10).value)
+    assert relative_error(vector(solvers.solve(a, b * scale, tol=1e-10).value) / scale, expected) < 1e-9
+    assert relative_error(vector(solvers.solve(a * scale, b, tol=1e-10).value * scale), expected) < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norms_beyond_floats(dtype):
+    shape = (4,) * 300
+    a = ttnet.eye(shape, dtype=dtype) * 3e30
+    a = TTMatrix([core * 1e2 for core in a.cores])  # 1e630
+    b = TensorTrain([core * 1e3 for core in ttnet.ones(shape, dtype=dtype).cores])
+    result = solvers.solve(a, b, tol=1e-5)
+    assert result.converged
+    expected = 300 * math.log(1e3) + 300 * math.log(2) - 300 * math.log(1e2) - math.log(3e30)
+    assert math.isclose(float(result.value.log_norm()), expected, rel_tol=1e-5)
+
+
+def test_mixed_dtypes_are_promoted():
+    a, b = definite((3, 4), 2, torch.float32, 0), draw_train((3, 4), [2], torch.complex128, 1)
+    result = solvers.solve(a, b, tol=1e-10)
+    assert result.value.dtype == torch.complex128
+    assert residual_of(a, b, result.value) <= 1e-10
+    half = solvers.solve(a.to(torch.bfloat16), draw_train((3, 4), [2], torch.float32, 1).to(torch.bfloat16), tol=1e-2)
+    assert half.value.dtype == torch.bfloat16
+
+
+class TestSingular:
+    a = operators.laplace((8, 8, 8), boundary="periodic")
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_what_is_in_the_range_is_solved(self, seed):
+        b = self.a @ draw_train((8, 8, 8), [2, 2], torch.float64, seed)
+        result = solvers.solve(self.a, b, tol=1e-8)
+        assert result.converged
+        assert residual_of(self.a, b, result.value) <= 1e-8
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_what_is_not_is_told(self, seed):
+        b = draw_train((8, 8, 8), [2, 2], torch.float64, seed)
+        result = solvers.solve(self.a, b)
+        assert result.status is SolverStatus.SINGULAR
+        assert not result.converged
+        assert math.isclose(residual_of(self.a, b, result.value), result.residual, rel_tol=1e-6)
+        assert result.residual >= abs(float(vector(b).mean())) * 8**1.5 / float(vector(b).norm()) * (1 - 1e-9)
+
+    def test_nothing_but_what_is_not(self):
+        result = solvers.solve(self.a, ttnet.ones((8, 8, 8)))
+        assert result.status is SolverStatus.SINGULAR
+        assert math.isclose(result.residual, 1)
+
+    @pytest.mark.parametrize("order", [1, 2, 3])
+    def test_a_zero_operator(self, order):
+        shape = (3,) * order
+        result = solvers.solve(
+            ttnet.eye(shape, dtype=torch.float64) * 0.0, draw_train(shape, [2] * (order - 1), torch.float64, 0)
+        )
+        assert result.status is SolverStatus.SINGULAR
+        assert math.isclose(result.residual, 1)
+
+
+class TestStatus:
+    a = operators.laplace((8,) * 4)
+    b = ttnet.ones((8,) * 4, dtype=torch.float64)
+
+    def test_max_rank(self):
+        result = solvers.solve(self.a, self.b, max_rank=[2, 3, 2])
+        assert result.status is SolverStatus.MAX_RANK
+        assert all(rank <= most for rank, most in zip(result.value.ranks[1:-1], [2, 3, 2], strict=True))
+        assert math.isclose(residual_of(self.a, self.b, result.value), result.residual, rel_tol=1e-6)
+        free = solvers.solve(self.a, self.b).value.round(max_rank=[2, 3, 2])
+        assert result.residual < 3 * residual_of(self.a, self.b, free)
+
+    def test_max_sweeps(self):
+        result = solvers.solve(self.a, self.b, max_sweeps=2)
+        assert result.status is SolverStatus.MAX_SWEEPS
+        assert result.sweeps == len(result.history) == 2
+        assert math.isclose(residual_of(self.a, self.b, result.value), result.residual, rel_tol=1e-6)
+
+    def test_beyond_what_rounding_errors_allow(self):
+        a = operators.laplace((2**10,), quantised=True)
+        result = solvers.solve(a, ttnet.ones((2,) * 10, dtype=torch.float64), tol=1e-15, max_sweeps=30)
+        assert result.status is SolverStatus.STALLED
+        assert residual_of(a, ttnet.ones((2,) * 10, dtype=torch.float64), result.value) < 1e-8
+
+    def test_the_callback_sees_each_sweep_and_may_stop(self):
+        seen = []
+        result = solvers.solve(self.a, self.b, callback=seen.append)
+        assert tuple(seen) == result.history
+        assert [progress.sweep for progress in seen] == list(range(1, result.sweeps + 1))
+        assert seen[-1].residual <= 1e-8
+        result = solvers.solve(self.a, self.b, callback=lambda progress: progress.sweep == 2)
+        assert result.status is SolverStatus.STOPPED
+        assert math.isclose(residual_of(self.a, self.b, result.value), result.residual, rel_tol=1e-6)
+
+    def test_an_exception_hands_back_the_best_so_far(self):
+        def interrupt(progress):
+            if progress.sweep == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt) as caught:
+            solvers.solve(self.a, self.b, callback=interrupt)
+        result = caught.value.result
+        assert result.status is SolverStatus.INTERRUPTED
+        assert result.residual < 0.1
+        assert math.isclose(residual_of(self.a, self.b, result.value), result.residual, rel_tol=1e-6)
+
+    def test_the_answer_at_hand(self):
+        x = solvers.solve(self.a, self.b, tol=1e-9).value
+        result = solvers.solve(self.a, self.b, x0=x)
+        assert result.converged
+        assert result.sweeps == 0
+
+    @pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+    def test_a_good_start_saves_sweeps(self, scale):
+        cold = solvers.solve(self.a, self.b * scale)
+        warm = solvers.solve(self.a, self.b * scale, x0=cold.value.round(eps=1e-3))
+        assert warm.sweeps < cold.sweeps
+        assert warm.converged
+
+    def test_a_start_of_zero(self):
+        assert solvers.solve(self.a, self.b, x0=self.b * 0.0).converged
+
+
+A, B = ttnet.eye((2, 3), dtype=torch.float64), ttnet.ones((2, 3), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: solvers.solve(B, B), TTTypeError, "A is a TensorTrain; expected a TTMatrix."),
+        (lambda: solvers.solve(A, A), TTTypeError, "b is a TTMatrix; expected a TensorTrain."),
+        (lambda: solvers.solve(A, ttnet.ones((3, 2))), TTShapeError, "b has shape (3, 2) but A has modes (2, 3)"),
+        (lambda: solvers.solve(A, ttnet.ones((2,))), TTShapeError, "b has shape (2,) but A has modes (2, 3)"),
+        (lambda: solvers.solve(A, ttnet.ones(())), TTShapeError, "b has shape () but A has modes (2, 3)"),
+        (lambda: solvers.solve(A, B, x0=ttnet.ones((2,))), TTShapeError, "x0 has shape (2,) but A has modes (2, 3)"),
+        (lambda: solvers.solve(A, B, x0=3), TTTypeError, "x0 is a int; expected a TensorTrain."),
+        (lambda: solvers.solve(A, B * math.nan), TTValueError, "b.cores[1] holds NaN"),
+        (lambda: solvers.solve(A * math.inf, B), TTValueError, "A.cores[1] holds NaN or infinite entries"),
+        (lambda: solvers.solve(A.to(torch.float32), B.to(torch.float32)), TTValueError, "below the precision of"),
+        (lambda: solvers.solve(A, B, tol=0), TTValueError, "tol is 0; expected a finite number above 0."),
+        (lambda: solvers.solve(A, B, max_sweeps=0), TTValueError, "max_sweeps is 0; expected an int >= 1."),
+        (lambda: solvers.solve(A, B, max_rank=0), TTValueError, "max_rank holds 0; every rank must be at least 1."),
+        (lambda: solvers.solve(A, B, sites=3), TTValueError, "sites is 3; expected 1 or 2."),
+        (lambda: solvers.solve(A, B, seed=-1), TTValueError, "seed is -1; expected"),
+        (lambda: solvers.solve(A, B, callback=1), TTTypeError, "callback is a int; expected a function"),
+    ],
+)
+def test_refusals(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert message in str(caught.value)
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 60), seeds, st.booleans())
+def test_gmres_and_conjugate_gradients(n, seed, is_complex):
+    dtype = torch.complex128 if is_complex else torch.float64
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(n, n, dtype=dtype, generator=generator) / n**0.5 + 2 * torch.eye(n, dtype=dtype)
+    b = torch.randn(n, dtype=dtype, generator=generator)
+    start = torch.randn(n, dtype=dtype, generator=generator)
+    scaling = 1 / a.diagonal()
+    bound = 1e-9 * float(b.norm())
+    arguments = {"bound": bound, "steps": 500}
+    x, size = gmres(lambda v: a @ v, b, start, precondition=lambda v: scaling * v, **arguments)
+    assert float((a @ x - b).norm()) <= 1.01 * bound + 1e-13
+    assert math.isclose(size, float((a @ x - b).norm()), rel_tol=0.5, abs_tol=bound)
+    h = a.mH @ a
+    scaling = 1 / h.diagonal()
+    x, size, definite = conjugate_gradients(lambda v: h @ v, b, start, precondition=lambda v: scaling * v, **arguments)
+    assert definite
+    assert float((h @ x - b).norm()) <= 1.01 * bound + 1e-12
+    assert not conjugate_gradients(lambda v: -(h @ v), b, start, precondition=lambda v: v, **arguments)[2]
+
+
+def test_draws_have_no_symmetry():
+    a = draw_operator((3, 2), 2, torch.float64, 0)
+    assert relative_error(dense(a).T, dense(a)) > 0.1

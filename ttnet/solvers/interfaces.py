@@ -1,0 +1,257 @@
+"""What a sweep sees of the rest of a train: operators and right-hand sides contracted from one end to a bond.
+
+An interface of an operator has shape (i, a, r): the bond of the train on the left of `<x| A |y>`, that of A, that of
+the train on the right; one of a train has shape (i, p). The way back of a sweep is the way there in the mirror, so only
+interfaces from the left are ever computed. Source: Holtz, Rohwedder & Schneider 2012, "The alternating linear scheme
+for tensor optimization in the tensor train format".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ttnet.numerics.scales import compute_dtype, split_scale, times_power_of_two
+from ttnet.numerics.train_scales import split_scales
+from ttnet.trains.chain import CoreChain
+from ttnet.trains.orthogonal import right_orthogonalise
+
+
+class OperatorCore:
+    """A core of an operator, laid out for products: as a matrix (m b, a n).
+
+    Args:
+        core: Of shape (a, m, n, b).
+
+    Example:
+        >>> OperatorCore(torch.ones(2, 3, 4, 5)).matrix.shape
+        torch.Size([15, 8])
+    """
+
+    __slots__ = ("core", "matrix", "shape")
+
+    def __init__(
+        self,
+        core: Tensor,  # (a, m, n, b)
+    ) -> None:
+        self.core = core
+        a, m, n, b = core.shape
+        self.shape = a, m, n, b
+        self.matrix = core.permute(1, 3, 0, 2).reshape(m * b, a * n)
+
+    def mirrored(self) -> OperatorCore:
+        """Give the core as it is met on the way back.
+
+        Returns:
+            The core with its bonds exchanged.
+
+        Example:
+            >>> OperatorCore(torch.ones(2, 3, 4, 5)).mirrored().shape
+            (5, 3, 4, 2)
+        """
+        return OperatorCore(self.core.transpose(0, 3))
+
+
+def mirrored(
+    cores: Sequence[Tensor],  # each (r, n, r')
+) -> list[Tensor]:
+    """Give the cores of a train whose modes stand in reverse.
+
+    Args:
+        cores: The cores.
+
+    Returns:
+        As many, as views.
+
+    Example:
+        >>> [tuple(core.shape) for core in mirrored([torch.ones(1, 2, 3), torch.ones(3, 4, 1)])]
+        [(1, 4, 3), (3, 2, 1)]
+    """
+    return [core.transpose(0, 2) for core in reversed(cores)]
+
+
+def through_operator(
+    left: Tensor,  # (i, a, r)
+    core: OperatorCore,  # (a, m, n, b)
+    x: Tensor,  # (r, n, s)
+) -> Tensor:  # (i, m, b, s)
+    """Multiply an interface by a core of the operator and by one of the train on its right.
+
+    Args:
+        left: The interface.
+        core: The operator's core.
+        x: The train's core.
+
+    Returns:
+        What is open: the left train's bond and mode, the operator's bond, the right train's bond.
+
+    Example:
+        >>> core = OperatorCore(torch.ones(2, 3, 4, 5))
+        >>> through_operator(torch.ones(7, 2, 6), core, torch.ones(6, 4, 8)).shape
+        torch.Size([7, 3, 5, 8])
+    """
+    i, a, r = left.shape
+    _, m, n, b = core.shape
+    s = x.shape[2]
+    t = left.reshape(i * a, r) @ x.reshape(r, n * s)
+    return (core.matrix @ t.reshape(i, a * n, s)).reshape(i, m, b, s)
+
+
+def advance_operator(
+    left: Tensor,  # (i, a, r)
+    bra: Tensor,  # (i, m, j)
+    core: OperatorCore,  # (a, m, n, b)
+    ket: Tensor,  # (r, n, s)
+) -> Tensor:  # (j, b, s)
+    """Take an interface of `<bra| A |ket>` over one more core.
+
+    Args:
+        left: The interface so far.
+        bra: The core of the train on the left, to be conjugated.
+        core: The operator's core.
+        ket: The core of the train on the right.
+
+    Returns:
+        The interface at the next bond.
+
+    Example:
+        >>> advance_operator(torch.ones(1, 1, 1), torch.ones(1, 3, 2), OperatorCore(torch.ones(1, 3, 3, 4)),
+        ...                  torch.ones(1, 3, 5)).shape
+        torch.Size([2, 4, 5])
+    """
+    t = through_operator(left, core, ket)
+    i, m, b, s = t.shape
+    return (bra.reshape(i * m, -1).mH @ t.reshape(i * m, b * s)).reshape(-1, b, s)
+
+
+def advance_train(
+    left: Tensor,  # (i, p)
+    bra: Tensor,  # (i, n, j)
+    ket: Tensor,  # (p, n, q)
+) -> Tensor:  # (j, q)
+    """Take an interface of `<bra | ket>` over one more core.
+
+    Args:
+        left: The interface so far.
+        bra: The core of the train on the left, to be conjugated.
+        ket: The core of the train on the right.
+
+    Returns:
+        The interface at the next bond.
+
+    Example:
+        >>> advance_train(torch.ones(1, 1), torch.ones(1, 3, 2), torch.ones(1, 3, 5)).shape
+        torch.Size([2, 5])
+    """
+    p, n, q = ket.shape
+    t = left @ ket.reshape(p, n * q)
+    return bra.reshape(-1, bra.shape[2]).mH @ t.reshape(-1, q)
+
+
+def middle_of_train(
+    left: Tensor,  # (i, p)
+    core: Tensor,  # (p, n, q)
+    right: Tensor,  # (j, q)
+) -> Tensor:  # (i, n, j)
+    """Give what a sweep sees of a train at one of its cores.
+
+    Args:
+        left: The interface from the left.
+        core: The train's core.
+        right: The interface from the right.
+
+    Returns:
+        The core in the bases of the sweep.
+
+    Example:
+        >>> middle_of_train(torch.ones(2, 1), torch.ones(1, 3, 4), torch.ones(5, 4)).shape
+        torch.Size([2, 3, 5])
+    """
+    p, n, q = core.shape
+    t = left @ core.reshape(p, n * q)
+    return (t.reshape(-1, q) @ right.mT).reshape(len(left), n, len(right))
+
+
+def middle_of_product(
+    left: Tensor,  # (i, a, r)
+    core: OperatorCore,  # (a, m, n, b)
+    right: Tensor,  # (j, b, s)
+    x: Tensor,  # (r, n, s)
+) -> Tensor:  # (i, m, j)
+    """Give what a sweep sees of `A x` at one core of x: the product with the local matrix.
+
+    Args:
+        left: The interface from the left.
+        core: The operator's core.
+        right: The interface from the right.
+        x: The train's core.
+
+    Returns:
+        The product.
+
+    Example:
+        >>> core = OperatorCore(torch.ones(2, 3, 3, 2))
+        >>> middle_of_product(torch.ones(4, 2, 5), core, torch.ones(6, 2, 7), torch.ones(5, 3, 7)).shape
+        torch.Size([4, 3, 6])
+    """
+    t = through_operator(left, core, x)
+    i, m, b, s = t.shape
+    return (t.reshape(i * m, b * s) @ right.reshape(-1, b * s).mT).reshape(i, m, -1)
+
+
+def prepare_train(x: CoreChain, dtype: torch.dtype) -> tuple[list[Tensor], int]:
+    """Make a train right-orthogonal and of norm one, but for a power of two.
+
+    Args:
+        x: A train of order 1 or more.
+        dtype: The dtype to compute in.
+
+    Returns:
+        The cores, of a norm from 1/2 to 1 (0 for a zero train), and an exponent: x is theirs times 2**exponent.
+
+    Example:
+        >>> import ttnet
+        >>> cores, exponent = prepare_train(ttnet.ones((4,) * 1000), torch.float64)
+        >>> float(cores[0].norm()), exponent
+        (0.5..., 1001)
+    """
+    cores, exponent = right_orthogonalise([core.detach().to(dtype) for core in x.cores])
+    norm = torch.linalg.vector_norm(cores[0])
+    _, own = split_scale(norm[None])
+    cores[0] = times_power_of_two(cores[0], -own)
+    return [core.contiguous() for core in cores], int(exponent) + int(own)
+
+
+def prepare_operator(a: CoreChain, dtype: torch.dtype) -> tuple[list[Tensor], int]:
+    """Scale the cores of an operator so that its tails, and so what sweeps see of it, are of about one size.
+
+    A tail is the operator made of the last cores alone. After this the mean square of its singular values is one.
+
+    Args:
+        a: An operator.
+        dtype: The dtype to compute in.
+
+    Returns:
+        The cores, and an exponent: the operator is theirs times 2**exponent.
+
+    Example:
+        >>> import ttnet
+        >>> cores, exponent = prepare_operator(2.0 * ttnet.eye((3,) * 10), torch.float64)
+        >>> round(max(float(core.max()) for core in cores), 6), exponent
+        (1.0, 1)
+    """
+    cores, exponent = split_scales([core.detach() for core in a.cores], compute_dtype(dtype))
+    total = int(exponent)
+    carried = cores[-1].new_ones(1, 1)
+    for k in range(len(cores) - 1, -1, -1):
+        core = torch.tensordot(cores[k], carried, 1)
+        core = core / core.shape[1] ** 0.5
+        size = float(torch.linalg.vector_norm(core))
+        power = round(math.log2(size)) if size > 0 else 0
+        cores[k] = times_power_of_two(cores[k], -power).to(dtype).contiguous()
+        total += power
+        carried = torch.linalg.qr(times_power_of_two(core, -power).flatten(1).mT, mode="r").R.mT
+    return cores, total

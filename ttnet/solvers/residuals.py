@@ -1,0 +1,186 @@
+"""Residuals as they are: computed from the operator and the answer, not from what a solver saw on its way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ttnet.numerics.scales import times_power_of_two
+from ttnet.trains.arithmetic import norm_and_exponent
+from ttnet.trains.tensor_train import TensorTrain
+
+SYMMETRY = 1e3  # machine epsilons that `A - A.H` may have, relative to A
+ORTHOGONAL = 1e-8  # how much of A.H @ r may be left, relative to A and r, where A counts as singular
+LOOK_RANK = 8  # of the residual that is looked at for that
+
+
+def residual_cores(
+    a: Sequence[Tensor],  # each (a, m, n, b)
+    b: Sequence[Tensor],  # each (p, m, q)
+    x: Sequence[Tensor],  # each (r, n, s)
+    exponent: int,
+) -> list[Tensor]:
+    """Give the cores of `b - 2**exponent * A x`, of ranks that add up.
+
+    Args:
+        a: The operator's cores.
+        b: The right-hand side's cores.
+        x: The cores of the unknown.
+        exponent: Of x.
+
+    Returns:
+        The cores.
+
+    Example:
+        >>> eye, one = torch.eye(2)[None, :, :, None], torch.ones(1, 2, 1)
+        >>> float(residual_cores([eye], [one], [one], 1)[0].sum())
+        -2.0
+    """
+    cores = []
+    last = len(b) - 1
+    for k, (operator, given, unknown) in enumerate(zip(a, b, x, strict=True)):
+        product = torch.tensordot(operator, unknown, ([2], [1])).permute(0, 3, 1, 2, 4)  # (a, r, m, b, s)
+        product = product.flatten(3, 4).flatten(0, 1)
+        if k == last:
+            product = times_power_of_two(product, exponent)
+        if k == 0:
+            product = -product
+        if last == 0:
+            cores.append(given + product)
+        elif k == 0:
+            cores.append(torch.cat([given, product], 2))
+        elif k == last:
+            cores.append(torch.cat([given, product], 0))
+        else:
+            (p, m, q), (r, _, s) = given.shape, product.shape
+            core = product.new_zeros(p + r, m, q + s)
+            core[:p, :, :q] = given
+            core[p:, :, q:] = product
+            cores.append(core)
+    return cores
+
+
+def relative_residual(
+    a: Sequence[Tensor],  # each (a, m, n, b)
+    b: Sequence[Tensor],  # each (p, m, q), of a norm near one
+    x: Sequence[Tensor],  # each (r, n, s)
+    exponent: int = 0,
+) -> float:
+    """Give the norm of `b - 2**exponent * A x`, relative to that of b.
+
+    Args:
+        a: The operator's cores.
+        b: The right-hand side's cores.
+        x: The cores of the unknown.
+        exponent: Of x.
+
+    Returns:
+        The relative residual.
+
+    Example:
+        >>> eye, one = torch.eye(2)[None, :, :, None], torch.ones(1, 2, 1)
+        >>> relative_residual([eye], [one], [one], 1)
+        1.0
+    """
+    return _ratio(residual_cores(a, b, x, exponent), b)
+
+
+def is_hermitian(
+    a: Sequence[Tensor],  # each (a, n, n, b)
+) -> bool:
+    """Say whether an operator is its own conjugate transpose, up to rounding errors.
+
+    Args:
+        a: The operator's cores.
+
+    Returns:
+        Whether it is.
+
+    Example:
+        >>> is_hermitian([torch.eye(2)[None, :, :, None]]), is_hermitian([torch.ones(2, 2).triu()[None, :, :, None]])
+        (True, False)
+    """
+    return antihermitian_part(a) <= SYMMETRY * torch.finfo(a[0].dtype).eps
+
+
+def antihermitian_part(
+    a: Sequence[Tensor],  # each (a, n, n, b)
+) -> float:
+    """Give the norm of `A - A.H`, relative to that of A.
+
+    Args:
+        a: The operator's cores.
+
+    Returns:
+        The relative norm; 0 for a zero operator.
+
+    Example:
+        >>> antihermitian_part([torch.tensor([[0.0, 1.0], [-1.0, 0.0]])[None, :, :, None]])
+        2.0
+    """
+    own = TensorTrain([core.flatten(1, 2) for core in a])
+    adjoint = TensorTrain([core.transpose(1, 2).conj().resolve_conj().flatten(1, 2) for core in a])
+    return _ratio((own - adjoint).cores, own.cores)
+
+
+def is_orthogonal_to_range(
+    a: Sequence[Tensor],  # each (a, n, n, b)
+    b: Sequence[Tensor],  # each (p, n, q)
+    x: Sequence[Tensor],  # each (r, n, s)
+) -> bool:
+    """Say whether the residual of x is orthogonal to the range of A: whether no other x has a smaller one.
+
+    Args:
+        a: The operator's cores.
+        b: The right-hand side's cores.
+        x: The cores of the unknown.
+
+    Returns:
+        Whether it is, up to a small part.
+
+    Example:
+        >>> a = torch.diag(torch.tensor([1.0, 0.0]))[None, :, :, None]
+        >>> is_orthogonal_to_range([a], [torch.ones(1, 2, 1)], [torch.tensor([[[1.0], [0.0]]])])
+        True
+    """
+    residual = TensorTrain(residual_cores(a, b, x, 0))
+    residual = residual.round(max_rank=LOOK_RANK) if residual.ndim > 1 else residual
+    adjoint = [core.transpose(1, 2).conj().resolve_conj() for core in a]
+    return log_share_left(adjoint, residual.cores) <= math.log(ORTHOGONAL)
+
+
+def log_share_left(
+    a: Sequence[Tensor],  # each (a, m, n, b)
+    x: Sequence[Tensor],  # each (r, n, s)
+) -> float:
+    """Give the logarithm of `||A x|| / (||A|| ||x||)`, with the root of the mean square singular value for `||A||`.
+
+    Args:
+        a: The operator's cores.
+        x: The cores of a train.
+
+    Returns:
+        The logarithm; very low for a vector of A's null space.
+
+    Example:
+        >>> share = log_share_left([torch.eye(2)[None, :, :, None]], [torch.ones(1, 2, 1)])
+        >>> abs(share) < 1e-6
+        True
+    """
+    zero = [core.new_zeros(1, core.shape[1], 1) for core in a]
+    left = float(TensorTrain(residual_cores(a, zero, x, 0)).log_norm())
+    size = float(TensorTrain([core.flatten(1, 2) for core in a]).log_norm())
+    size -= sum(math.log(core.shape[2]) for core in a) / 2
+    return left if left == -math.inf else left - size - float(TensorTrain(x).log_norm())
+
+
+def _ratio(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """Give the norm of one train over that of another; 0 if the first is zero."""
+    size, power = norm_and_exponent(a)
+    whole, own = norm_and_exponent(b)
+    if not float(size):
+        return 0.0
+    return float(times_power_of_two((size / whole).double(), power - own))
