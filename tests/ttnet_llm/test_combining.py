@@ -5,10 +5,11 @@ import logging
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
 
 from tests.ttnet_llm import models
-from tests.ttnet_llm.methods import METHODS
+from tests.ttnet_llm.methods import DEPT, METHODS
 from tests.ttnet_llm.models import logits
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm import (
@@ -18,9 +19,11 @@ from ttnet_llm import (
     LortaConfig,
     MeloraConfig,
     MetaTTConfig,
+    TTEtherConfig,
     TTLoraConfig,
 )
 from ttnet_llm.linear import LinearAdapterLayer
+from ttnet_llm.tuner import AdapterModel
 
 LINEAR = [method for method in METHODS if method.adds_up]
 each_linear = pytest.mark.parametrize("method", LINEAR, ids=[method.name for method in LINEAR])
@@ -222,8 +225,21 @@ def test_names_that_torch_keeps_for_itself_are_refused():
     assert set(model.peft_config) == {"default"}
 
 
-def test_reflections_are_not_added_up():
-    model = get_peft_model(models.llama(), EtherConfig())
-    model.add_adapter("other", EtherConfig())
-    with pytest.raises(TTTypeError, match="EtherNetwork cannot be added up; export the adapters with export_lora"):
+@pytest.mark.parametrize("config", [EtherConfig(), TTEtherConfig()], ids=lambda config: config.method)
+def test_turns_are_not_added_up(config):
+    model = get_peft_model(models.llama(), config)
+    model.add_adapter("other", config)
+    with pytest.raises(TTTypeError, match=rf"{config.method} adapters have no sum: .* that are added up are no turn"):
         model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "sum")
+    assert set(model.peft_config) == {"default", "other"}
+
+
+def test_every_method_has_a_sum_or_says_why_not():
+    ours = {name for name, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items() if issubclass(tuner, AdapterModel)}
+    assert {method.config_cls().peft_type for method in METHODS} | {DEPT().peft_type} == ours
+    with_a_sum = {method.config_cls().peft_type for method in LINEAR}  # which the tests above run over
+    without = {EtherConfig, TTEtherConfig, LorettaAdpConfig}  # which the tests above refuse
+    assert with_a_sum | {config().peft_type for config in without} | {DEPT().peft_type} == ours
+    model = get_peft_model(models.bert(), DEPT(), adapter_name="one")
+    with pytest.raises(TTTypeError, match="dept adapters have no sum: each stands for its own prompt"):
+        model.add_weighted_adapter(["one"], [1], "sum")

@@ -243,8 +243,12 @@ def _check(
     if adapter_name in model.peft_config:
         raise TTValueError(f"adapter_name is {adapter_name!r}, which the model has already; choose another name.")
     first: Any = model.peft_config.get(adapters[0])
-    if not isinstance(first, FittedConfig | LinearConfig | None):
-        cast(type[LinearAdapterLayer], model.tuner_layer_cls).network_cls.add_up([], [], [])  # which refuses
+    if first is not None and first.reads_weights:
+        raise TTTypeError(
+            f"{model.method_name} adapters have no sum: each turns what a layer reads or gives out, and turns that are "
+            "added up are no turn. Use one for each row of a batch (adapter_names), or export them with export_lora "
+            "and add the LoRAs up."
+        )
     for adapter in adapters:
         config = model.peft_config.get(adapter)
         if config is None:
