@@ -18,7 +18,8 @@ from torch.func import functional_call
 from ttnet_llm.bank.rows import RowLayout
 from ttnet_llm.linear import LinearAdapterLayer, ParameterLayer
 from ttnet_llm.linear.network import FactorNetwork
-from ttnet_llm.loretta_adp.layer import BottleneckNetwork
+from ttnet_llm.loretta_adp.layer import BottleneckNetwork, change_by_row
+from ttnet_llm.matrices.by_row import add_thin
 from ttnet_llm.tuner import AdapterLayer
 
 Made = tuple[Tensor, ...]  # each of shape (n, ...)
@@ -126,7 +127,7 @@ class LinearForm(Form):
             return x
         down, up = made[2 * self.adds : 2 * self.adds + 2]
         wide = _wide(x, down)
-        return _add_thin(wide, self._dropped(wide, training), down, up, self.scaling).to(x.dtype)
+        return add_thin(wide, self._dropped(wide, training), down, up, self.scaling).to(x.dtype)
 
     def after(self, x: Tensor, result: Tensor, made: Made, training: bool, bias: Tensor | None) -> Tensor:
         """Turn the output, its bias left out, and add the update's contribution."""
@@ -135,11 +136,11 @@ class LinearForm(Form):
             down, up = made[-2:]
             wide = _wide(result, down)
             turned = wide if bias is None else wide - bias.to(wide)
-            result = _add_thin(wide, self._dropped(turned, training), down, up, self.scaling)
+            result = add_thin(wide, self._dropped(turned, training), down, up, self.scaling)
         if self.adds:
             left, right = made[:2]
             wide = _wide(result, left)
-            result = _add_thin(wide, self._dropped(x.to(wide), training), left, right, self.scaling)
+            result = add_thin(wide, self._dropped(x.to(wide), training), left, right, self.scaling)
         return result.to(dtype)
 
 
@@ -155,22 +156,12 @@ class BottleneckForm(Form):
 
     def matrices(self) -> Made:
         """Give the matrices down, their bias, those up, from the last to the first, and their bias."""
-        network = cast(BottleneckNetwork, self.network)
-        return *network.down.chain(), network.down_bias, *network.up.chain(), network.up_bias
+        return cast(BottleneckNetwork, self.network).matrices()
 
     def _adapt(self, h: Tensor, made: Made, training: bool) -> Tensor:
-        downs, down_bias = made[: self.downs], made[self.downs]
-        ups, up_bias = made[self.downs + 1 : -1], made[-1]
-        z = _wide(h, up_bias)
-        ups, up_bias, down_bias = tuple(up.to(z) for up in ups), up_bias.to(z), down_bias.to(z)
-        inner = z
-        for matrix in downs:
-            inner = torch.bmm(inner, matrix.to(z))
-        inner = cast(Any, self.network).activation(inner + down_bias[:, None])
-        inner = self._dropped(inner, training)
-        for matrix in reversed(ups):
-            inner = torch.bmm(inner, matrix.mT)
-        return (z + self.scaling * (inner + up_bias[:, None])).to(h.dtype)
+        z, activation = _wide(h, made[-1]), cast(Any, self.network).activation
+        change = change_by_row(z, made, self.downs, lambda inner: self._dropped(activation(inner), training))
+        return (z + self.scaling * change).to(h.dtype)
 
     def before(self, x: Tensor, made: Made, training: bool) -> Tensor:
         """Adapt the input, where the adapter sits there."""
@@ -179,17 +170,6 @@ class BottleneckForm(Form):
     def after(self, x: Tensor, result: Tensor, made: Made, training: bool, bias: Tensor | None) -> Tensor:
         """Adapt the output, where the adapter sits there."""
         return result if self.on_input else self._adapt(result, made, training)
-
-
-def _add_thin(
-    to: Tensor,  # (n, tokens, out)
-    x: Tensor,  # (n, tokens, in)
-    left: Tensor,  # (n, in, k)
-    right: Tensor,  # (n, k, out)
-    scale: float,
-) -> Tensor:  # (n, tokens, out)
-    """Add `scale * x @ left @ right` by row."""
-    return torch.baddbmm(to, torch.bmm(x, left.to(x)), right.to(x), alpha=scale)
 
 
 def _wide(x: Tensor, matrix: Tensor) -> Tensor:

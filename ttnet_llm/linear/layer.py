@@ -19,16 +19,17 @@ from transformers.pytorch_utils import Conv1D
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn import TTEmbedding, TTLinear
 from ttnet.nn.offload import read_parameter
+from ttnet_llm.linear.by_row import ByRowLayer
 from ttnet_llm.linear.merging import MergeLoss, refusal
 from ttnet_llm.linear.network import Anchored, FactorNetwork
 from ttnet_llm.linear.turns import Turn, update_of_turns
 from ttnet_llm.matrices.thin import along, times_thin
-from ttnet_llm.tuner import AdapterConfig, AdapterLayer
+from ttnet_llm.tuner import AdapterConfig
 from ttnet_llm.tuner.base_weights import why_no_sum, why_not_read
 from ttnet_llm.tuner.names import plain_name
 
 
-class LinearAdapterLayer(AdapterLayer):
+class LinearAdapterLayer(ByRowLayer):
     """A linear layer or embedding with the update `delta_W = scaling * L @ R`, or with turns of its input and output.
 
     Subclass it with the method's name and network, `class X(LinearAdapterLayer, method="x", network=XNetwork)`.
@@ -159,11 +160,6 @@ class LinearAdapterLayer(AdapterLayer):
         """Add one adapter to the layer, on the base layer's device."""
         self.drop_factors()
         super().update_layer(adapter_name, config)
-
-    @property
-    def is_embedding(self) -> bool:
-        """Whether the base layer is an embedding, dense or a train."""
-        return isinstance(self.get_base_layer(), nn.Embedding | TTEmbedding)
 
     @property
     def fan_in(self) -> int:

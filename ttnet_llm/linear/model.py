@@ -19,6 +19,7 @@ from ttnet_llm.linear.sharing import Member, SharedView, head_size, share
 from ttnet_llm.lora.checkpoint import lora_factors
 from ttnet_llm.matrices.thin import leading_factors
 from ttnet_llm.tuner import AdapterConfig, AdapterModel
+from ttnet_llm.tuner.by_adapter import adding
 from ttnet_llm.tuner.names import base_modules, expert_parameters, is_adaptable, place_in_layer, reaches
 
 
@@ -52,7 +53,7 @@ class LinearModel(AdapterModel):
         )
         config = self.peft_config[adapter_name]
         if shares:
-            with init_empty_weights() if low_cpu_mem_usage else nullcontext():
+            with init_empty_weights() if low_cpu_mem_usage else nullcontext(), adding(adapter_name):
                 self._share(adapter_name, config)
         if config.init_weights == "tt_svd":
             self._start_from_weights(adapter_name)

@@ -12,6 +12,7 @@ from ttnet_llm.linear import Group, LinearAdapterLayer, LinearConfig, LinearMode
 from ttnet_llm.matrices.sums import set_to_sum
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import register
+from ttnet_llm.tuner.stacking import forget
 
 
 @dataclass
@@ -153,6 +154,7 @@ def set_task(model: nn.Module, task: int, adapter_name: str = "default") -> None
         check_task(task, None if train.tasks is None else len(train.tasks))
         train.task = task
         layer.drop_factors()
+        forget(layer.networks[adapter_name])
     config = getattr(model, "peft_config", {}).get(adapter_name)
     if config is not None:
         config.task = task  # so that it is saved with the adapter

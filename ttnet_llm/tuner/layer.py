@@ -4,7 +4,8 @@ A method says what its network does before the base layer (`adapt_input`) or aft
 adapters act on which rows of a batch, dtypes, and the bookkeeping that PEFT asks for are settled here, once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,10 @@ from ttnet.errors import TTTypeError, TTValueError
 from ttnet.nn import TTEmbedding, TTLinear
 from ttnet.nn.offload import bring_back
 from ttnet_llm.tuner.base_weights import FLOATS, quantization_backend
+from ttnet_llm.tuner.by_adapter import ByAdapter, adding, being_added
 from ttnet_llm.tuner.config import AdapterConfig
+from ttnet_llm.tuner.mixed import Kept, Matrices, Part, parts_of
+from ttnet_llm.tuner.stacking import ask_together, look_at
 
 BASE = "__base__"  # PEFT's name, in a mixed batch, for a row without an adapter
 
@@ -42,6 +46,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     base_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, Conv1D, TTLinear)
     wraps_module: ClassVar[bool] = True  # rather than one parameter of a module, of which no forward pass is its own
     weight_name: str = "weight"  # what the base layer calls what is updated
+    kept: Kept | None = None  # what is kept of a mixed batch while it goes through the model
     why_no_lora: ClassVar[str] = "is not linear in its input"  # of methods that cannot be exported as LoRA
 
     # What PEFT's untyped mixin brings.
@@ -54,7 +59,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     get_base_layer: Callable[[], nn.Module]
     get_base_weight: Callable[[], Tensor]
     set_base_weight: Callable[[Tensor], None]
-    set_adapter: Callable[..., None]
     _get_embed_scale: Callable[[], Tensor | None]
     _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
 
@@ -70,14 +74,14 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._hold_base_layer(base_layer)
         self.quantization_backend = quantization_backend(self.get_base_layer(), **quantization)
         self.in_features, self.out_features = self._features()
-        setattr(self, f"{self.method}_network", nn.ModuleDict())
-        setattr(self, f"{self.method}_dropout", nn.ModuleDict())
+        setattr(self, f"{self.method}_network", ByAdapter())
+        setattr(self, f"{self.method}_dropout", ByAdapter())
         setattr(self, f"{self.method}_scaling", {})
         self._disable_adapters = False
         self._frozen: set[str] = set()  # active adapters that were frozen when switched off
         self.merged_adapters = []
         self.cast_input_dtype_enabled = True
-        self._active_adapter = adapter_name
+        self._active_adapter: str | list[str] = adapter_name
         self.shares_weight = False  # whether another layer holds the base layer's weight too
         self.update_layer(adapter_name, config)
 
@@ -124,6 +128,50 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """
         return result
 
+    @property
+    def stacks(self) -> bool:
+        """Whether adapters of one structure are computed together where a batch mixes them; by default they are not."""
+        return False
+
+    def network_parts(self, adapter: str) -> dict[str, nn.Module]:
+        """Give the network of one adapter, and what else it asks, by names."""
+        return {"network": self.networks[adapter]}
+
+    def structure(self, adapter: str) -> Hashable:
+        """Say what adapters agree in that can be stacked; `None` where one cannot."""
+        return look_at(self.network_parts(adapter)).structure if self.stacks else None
+
+    def stack(self, adapters: list[str]) -> Matrices:
+        """Give what adapters of one structure multiply by, in evaluation.
+
+        Args:
+            adapters: Their names.
+
+        Returns:
+            The matrices, each with the adapters in front.
+        """
+        raise NotImplementedError
+
+    def ask_together(self, adapters: list[str], ask: Callable[[Any], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Ask the networks of adapters of one structure for their matrices, all at once."""
+        return ask_together([self.network_parts(adapter) for adapter in adapters], ask)
+
+    def scales(self, adapters: list[str], like: Tensor) -> Tensor:  # (adapters, 1, 1)
+        """Give the factors on adapters' contributions."""
+        return like.new_tensor([self.scalings[adapter] for adapter in adapters])[:, None, None]
+
+    def adapt_input_by_row(self, matrices: Matrices, x: Tensor) -> Tensor:  # x: (n, *tokens, in_features)
+        """Return the base layer's input as changed by an adapter for each row; by default unchanged."""
+        return x
+
+    def adapt_output_by_row(self, matrices: Matrices, x: Tensor, result: Tensor) -> Tensor:
+        """Return the base layer's output as changed by an adapter for each row; by default unchanged.
+
+        `x`, of shape `(n, *tokens, in_features)`, is what `adapt_input_by_row` was given; `result` has shape
+        `(n, *tokens, out_features)`.
+        """
+        return result
+
     def update_layer(self, adapter_name: str, config: AdapterConfig) -> None:
         """Add one adapter to the layer, on the base layer's device.
 
@@ -143,7 +191,26 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.dropouts[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.scalings[adapter_name] = config.update_scale
         self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        with adding(adapter_name):
+            self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Set the active adapters, and let them learn and no others.
+
+        While an adapter is added, all others go on as they are.
+
+        Args:
+            adapter_names: Their names, or one.
+            inference_mode: Whether they are not to learn either.
+        """
+        name = being_added()
+        if name is None:
+            super().set_adapter(adapter_names, inference_mode=inference_mode)
+            return
+        active = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        if name in self.networks:
+            self.networks[name].requires_grad_(name in active and not inference_mode)
+        self._active_adapter = active
 
     def check_adapter_name(self, adapter_name: str) -> None:
         """Refuse a name under which an adapter would not be saved whole.
@@ -251,18 +318,30 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return result
 
     def _forward_mixed(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
-        rows = {
-            adapter: [row for row, name in enumerate(adapter_names) if name == adapter]
-            for adapter in dict.fromkeys(adapter_names)
-            if adapter in self.networks
-        }
-        base_input = x
-        for adapter, index in rows.items():
-            base_input = _with_rows(base_input, index, self.adapt_input(adapter, base_input[index]))
+        parts, base_input = self._parts(adapter_names), x
+        for part in parts:
+            base_input = part.change(base_input, partial(self._adapt_input_of, part))
         result = self._base_result(base_input, *args, **kwargs)
-        for adapter, index in rows.items():
-            result = _with_rows(result, index, self.adapt_output(adapter, x[index], result[index]))
+        for part in parts:
+            result = part.change(result, partial(self._adapt_output_of, part, part.take(x)))
         return result
+
+    def _parts(self, adapter_names: list[str]) -> list[Part]:
+        def make() -> list[Part]:
+            names = [name if name in self.networks else "" for name in adapter_names]
+            return parts_of(names, self.structure, self.stack)
+
+        return make() if self.kept is None else self.kept.get(self, adapter_names, make)
+
+    def _adapt_input_of(self, part: Part, x: Tensor) -> Tensor:
+        if part.matrices is None:
+            return self.adapt_input(part.adapter, x)
+        return self.adapt_input_by_row(part.matrices, x)
+
+    def _adapt_output_of(self, part: Part, x: Tensor, result: Tensor) -> Tensor:
+        if part.matrices is None:
+            return self.adapt_output(part.adapter, x, result)
+        return self.adapt_output_by_row(part.matrices, x, result)
 
     def _base_result(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result = self.base_layer(x, *args, **kwargs)
@@ -294,12 +373,3 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def extra_repr(self) -> str:
         """Name the quantisation of the base layer, if there is one."""
         return quantization_extra_repr(self)
-
-
-def _with_rows(x: Tensor, rows: list[int], values: Tensor) -> Tensor:
-    """Return a copy of `x` in which the given rows of the batch have new values."""
-    if values is x:
-        return x
-    x = x.clone()
-    x[rows] = values.to(x.dtype)
-    return x

@@ -13,14 +13,16 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs
 from peft.utils.error import NoMatchingPeftModuleError
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.tuner.base_weights import computes_with_weight
+from ttnet_llm.tuner.by_adapter import adding
 from ttnet_llm.tuner.bypassed import watch
 from ttnet_llm.tuner.classes import settle_classes
 from ttnet_llm.tuner.config import AdapterConfig
 from ttnet_llm.tuner.layer import BASE, AdapterLayer
+from ttnet_llm.tuner.mixed import Kept
 from ttnet_llm.tuner.names import expert_parameters, is_target, plain_name
 from ttnet_llm.tuner.straight_through import pass_gradients
 from ttnet_llm.tuner.targets import INPUTS, STATE_SPACE, all_linear, default_targets, is_linear
@@ -50,6 +52,11 @@ class AdapterModel(BaseTuner):
         Raises:
             NoMatchingPeftModuleError: If no module of the model is targeted.
         """
+        with adding(adapter_name):
+            self._inject(model, adapter_name, *args, **kwargs)
+
+    def _inject(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put an adapter into the model, by walks that pass by all others."""
         settle_classes(model, self.peft_config[adapter_name])
         asked = copy.copy(self.peft_config[adapter_name])  # the defaults are about to be filled in
         try:
@@ -210,7 +217,9 @@ class AdapterModel(BaseTuner):
             return
         if self.training:
             raise TTValueError("Cannot pass `adapter_names` when the model is in training mode; call `eval()` first.")
-        layers = [m for m in self.modules() if isinstance(m, AdapterLayer)]
+        with adding():  # passing by all adapters
+            modules = list(self.modules())
+        layers = [m for m in modules if isinstance(m, AdapterLayer)]
         if not all(layer.wraps_module for layer in layers):
             raise TTValueError(
                 "adapter_names is given, but an adapter is on experts, which see the tokens of all rows together; give "
@@ -226,14 +235,26 @@ class AdapterModel(BaseTuner):
         pass_names = partial(_pass_adapter_names, names=adapter_names, repeats=_repeats(self.model, kwargs))
         handles = [
             module.register_forward_pre_hook(pass_names, with_kwargs=True)
-            for module in self.modules()
+            for module in modules
             if isinstance(module, AdapterLayer | AuxiliaryTrainingWrapper)
         ]
+        kept = Kept()
+        for layer in layers:
+            layer.kept = kept
         try:
             yield
         finally:
+            for layer in layers:
+                layer.kept = None
             for handle in handles:
                 handle.remove()
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: AdapterConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        with adding(adapter_name):  # whose keys alone are asked for
+            return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
