@@ -12,7 +12,7 @@ SMOLLM2 := .models/smollm2
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help venv demo demo-lm test test-slow test-lowest test-newest coverage conformance lint bench peers docs clean
+.PHONY: help venv demo demo-lm test test-slow test-lowest test-newest coverage conformance lint bench peers docs release-check clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -80,6 +80,9 @@ $(PEERS)/.installed: benchmarks/peers.txt
 	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-cache-dir -r $<
 	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
+
+release-check: ## what must hold before a release: versions, wheel, README, examples, in fresh environments
+	$(PYTHON) tests/release.py
 
 docs: venv ## build the documentation into site/
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -38,7 +38,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 WHOLE, LEARNT, RANDOM, CHOICE = "whole", "learnt masks", "random masks", "learnt masks, not folded"
 SHARE = 1 / 3
-BATCH, LENGTH, REPEATS = 8, 64, 20
+BATCH, LENGTH, REPEATS = 8, 64, 40
 
 
 class Study:
@@ -216,7 +216,7 @@ error of 0.013 by the draw of those.
 
 The sizes are those of seed 0 and the base model alone. Kept for the backward pass is what a forward pass of {BATCH}
 texts of {LENGTH} tokens leaves in memory where all layers are trained. Times are of the same forward pass without
-gradients, by one thread on a machine that did other work as well, one model after the other in turns: medians of
+gradients, by one thread on a machine that did nothing else, one model after the other in turns: medians of
 {REPEATS}, and from the first to the third quartile, of the times and of their ratios in the same turn.
 
 {markdown_table(head, rows)}

@@ -31,10 +31,10 @@ from demo.settings import (
     ROWS,
 )
 from ttnet.errors import TTValueError
+from ttnet.near import near
 from ttnet_llm.command_line.console import one_sentence_errors
 from ttnet_llm.files import write_text
 from ttnet_llm.folders import atomic_folder
-from ttnet_llm.near import near
 from ttnet_llm.training import FinetuneResult, FinetuneSettings, finetune, load_finetuned, predict
 from ttnet_llm.training.data import load_files
 from ttnet_llm.training.kinds import find_kind

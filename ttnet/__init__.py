@@ -3,12 +3,24 @@
 The public names are those of `__init__.pyi`; each is imported when it is first used.
 """
 
+from typing import Any
+
 import lazy_loader
 
 from ttnet.moved import keep_old_names
+from ttnet.near import near
 from ttnet.starting import is_command
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_import, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return _import(name)
+    except AttributeError:
+        advice = near(name, __all__).strip()
+        raise AttributeError(f"ttnet has no {name!r}{'; ' if advice else ''}{advice}") from None
+
 
 keep_old_names(
     {

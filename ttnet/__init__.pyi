@@ -16,6 +16,7 @@ from .plotting import plot_compression, plot_ranks, plot_singular_values
 from .trains import pytree
 from .trains.construct import arange, eye, meshgrid, ones, random, zeros
 from .trains.evaluation import evaluate
+from .trains.fidelity import allclose
 from .trains.joining import cat, diag, kron, outer, pad, stack
 from .trains.orthogonal import entropies, orthogonalise, singular_values
 from .trains.permuting import permute
@@ -41,6 +42,7 @@ __all__ = [
     "TTTypeError",
     "TTValueError",
     "TensorTrain",
+    "allclose",
     "apply",
     "arange",
     "cat",

@@ -9,10 +9,10 @@ def version() -> str:
     """Give the installed version.
 
     Returns:
-        Such as `"0.1.0"`.
+        Such as `"0.2.0"`.
 
     Example:
-        >>> version()
-        '0.1.0'
+        >>> version().count(".")
+        2
     """
     return metadata.version(NAME)

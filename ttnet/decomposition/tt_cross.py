@@ -7,12 +7,14 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ttnet.decomposition.black_box import BlackBox, BudgetSpentError, log_norm
 from ttnet.decomposition.cross_result import CrossProgress, CrossResult, CrossStatus
 from ttnet.decomposition.cross_sweep import Fibres, half_sweep, mirrored
+from ttnet.decomposition.grids import as_grids, at_points
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.numerics.scales import max_exponent, times_power_of_two
 from ttnet.numerics.train_scales import join_scale, split_scales
@@ -30,7 +32,7 @@ NEW_PIVOTS = 2  # how many samples become pivots after each half sweep, at least
 
 def tt_cross(
     f: Callable[[Tensor], Any],
-    shape: Sequence[int],
+    shape: Sequence[int] | Sequence[Tensor | npt.NDArray[Any]],
     *,
     eps: float | None = 1e-6,
     max_rank: int | Sequence[int] | None = None,
@@ -55,10 +57,11 @@ def tt_cross(
     good submatrix".
 
     Args:
-        f: The function. It is given an int64 tensor of indices of shape (batch, d) and returns a tensor or numpy array
-            of shape (batch,), floating, complex, integer or bool; the last two are taken as float64. Its errors
-            propagate unchanged. No gradients flow through it.
-        shape: The mode sizes, each at least 1.
+        f: The function. It is given an int64 tensor of indices of shape (batch, d), or points where there are grids,
+            and returns a tensor or numpy array of shape (batch,), floating, complex, integer or bool; the last two are
+            taken as float64. Its errors propagate unchanged. No gradients flow through it.
+        shape: The mode sizes, each at least 1; or a grid of points for each mode, a floating vector of them, whose
+            points `f` is given in the place of indices, as a tensor of shape (batch, d).
         eps: The relative Frobenius error to aim at, at least 0; up to half of it goes to rounding. A bound below the
             precision of the values, some `8 * sqrt(d)` machine epsilons, counts as that.
         max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
@@ -87,7 +90,11 @@ def tt_cross(
         >>> result = tt_cross(lambda i: grid[i].sum(1).sin(), (32,) * 20, eps=1e-8)
         >>> result.converged, set(result.value.ranks), result.evaluations < 1e-20 * 32**20
         (True, {1, 2}, True)
+        >>> tt_cross(lambda x: x.sum(1).sin(), [grid] * 20, eps=1e-8).converged  # the same, by the grids' points
+        True
     """
+    if (grids := as_grids(shape)) is not None:
+        f, shape = at_points(f, grids), [len(grid) for grid in grids]
     if callback is not None and not callable(callback):
         raise TTTypeError(f"callback is a {type(callback).__name__}; expected a function of a CrossProgress, or None.")
     shape, bound, samples, device = _check_arguments(
@@ -113,7 +120,7 @@ def tt_cross(
 
 def _check_arguments(
     f: object,
-    shape: Sequence[int],
+    shape: Any,
     eps: float | None,
     max_rank: int | Sequence[int] | None,
     seed: object,

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.numerics.scales import compute_dtype, max_exponent, real_dtype
+from ttnet.numerics.scales import compute_dtype, max_exponent
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.trains.drawing import draw_chain
+from ttnet.trains.habits import Count, TensorHabits
 
 _REALS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _DTYPES = frozenset((*_REALS, torch.complex128, torch.complex64, torch.complex32))
@@ -116,7 +117,7 @@ def shorten(values: Sequence[object]) -> str:
     return f"({head}, ..., {tail})"
 
 
-class CoreChain:
+class CoreChain(TensorHabits):
     """An immutable chain of cores of shape `(r, *modes, r')`; the base of `TensorTrain` and `TTMatrix`.
 
     Args:
@@ -135,7 +136,6 @@ class CoreChain:
     """
 
     __slots__ = ("_cores",)
-    __array_ufunc__: ClassVar[None] = None  # so that `numpy_scalar * train` asks the train, not every entry of it
     _core_shape: ClassVar[tuple[str, ...]]  # the names of a core's axes
 
     def __init__(self, cores: Iterable[Tensor]) -> None:
@@ -227,9 +227,9 @@ class CoreChain:
         return sum(core.numel() for core in self._cores)
 
     @property
-    def numel(self) -> int:
-        """The number of entries of the dense tensor, as a Python int of any size."""
-        return math.prod([math.prod(core.shape[1:-1]) for core in self._cores])
+    def numel(self) -> Count:
+        """The number of entries of the dense tensor, an int of any size, which may be called as torch's method is."""
+        return Count(math.prod([math.prod(core.shape[1:-1]) for core in self._cores]))
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Convert all cores to another dtype or device.
@@ -243,14 +243,22 @@ class CoreChain:
             powers of two move between the cores.
 
         Raises:
-            TTTypeError: If the dtype is neither floating nor complex.
+            TTTypeError: If the dtype is neither floating nor complex, or real where the value is complex.
 
         Example:
             >>> import ttnet
             >>> ttnet.ones((2, 3)).to(torch.complex64).dtype
             torch.complex64
         """
-        dtype = check_dtype(torch.empty(0, dtype=real_dtype(self.dtype)).to(*args, **kwargs).dtype)
+        asked = {torch.empty(0, dtype=own).to(*args, **kwargs).dtype for own in (torch.int8, torch.int16)}
+        # Where each of the two keeps its own, none is asked for.
+        dtype = check_dtype(asked.pop()) if len(asked) == 1 else self.dtype
+        if self.dtype.is_complex and not dtype.is_complex:
+            # Products of the cores' real parts are not the real parts of their products.
+            raise TTTypeError(
+                f"dtype is {dtype}, but the train is complex; expected a complex dtype. The real parts of its entries "
+                "are given by ttnet.apply(torch.real, train)."
+            )
         cores: Sequence[Tensor] = self._cores
         reach = math.log2(torch.finfo(dtype).max) - 8
         if reach < math.log2(torch.finfo(self.dtype).max) - 8:

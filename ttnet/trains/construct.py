@@ -27,6 +27,7 @@ def random(
     device: torch.device | str | None = None,
     seed: int | None = None,
     generator: torch.Generator | None = None,
+    ranks: int | Sequence[int] | None = None,
 ) -> TensorTrain:
     """Draw a train whose dense entries have mean 0 and variance 1, whatever its order and ranks.
 
@@ -40,6 +41,7 @@ def random(
         device: The device; None for torch's default.
         seed: A seed of its own, for a result that does not depend on what was drawn before.
         generator: A generator on the same device, instead of a seed. Without either, torch's global one draws.
+        ranks: Another name of `rank`, which goes before it.
 
     Returns:
         The train.
@@ -56,17 +58,18 @@ def random(
     """
     shape = check_shape(shape, "shape")
     dtype = check_dtype(dtype)
-    inner = check_ranks(rank, max(0, len(shape) - 1), "rank")
+    given = ("rank", rank) if ranks is None else ("ranks", ranks)
+    inner = check_ranks(given[1], max(0, len(shape) - 1), given[0])
     if seed is not None and generator is not None:
         raise TTValueError("seed and generator are both given; give one of them, or neither.")
     if seed is not None:
         where = torch.empty(0, device=device).device
         # On the meta device there is nothing to draw.
         generator = None if where.type == "meta" else torch.Generator(where).manual_seed(seed)
-    ranks = [1, *inner, 1] if shape else [1, 1]
+    bonds = [1, *inner, 1] if shape else [1, 1]
     cores = []
     for k, sizes in enumerate([[size] for size in shape] or [[]]):
-        left, right = ranks[k], ranks[k + 1]
+        left, right = bonds[k], bonds[k + 1]
         core = torch.randn((left, *sizes, right), dtype=dtype, device=device, generator=generator)
         cores.append(core * (left * right) ** -0.25)
     return TensorTrain(cores)

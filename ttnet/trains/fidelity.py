@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ttnet.errors import TTShapeError
+from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.numerics.scales import split_scale, times_power_of_two
 from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
@@ -45,3 +45,49 @@ def relative_error(
     difference = times_power_of_two(tt.to(double).full(), -exponent) - scaled
     error, norm = (float(torch.linalg.vector_norm(value)) for value in (difference, scaled))
     return error / norm if norm else (torch.inf if error else 0.0)
+
+
+def allclose(
+    a: Tensor | TensorTrain | TTMatrix,  # (n_1, ..., n_d)
+    b: TensorTrain | TTMatrix,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 0.0,
+) -> bool:
+    """Tell whether two values agree as a whole, `||a - b|| <= atol + rtol * ||b||` in the Frobenius norm.
+
+    Args:
+        a: A train or TT-matrix, or a dense tensor.
+        b: A train or TT-matrix of the same shape.
+        rtol: What part of the norm of `b` they may differ by, at least 0.
+        atol: What they may differ by besides, at least 0.
+
+    Returns:
+        Whether they do. Entries alone are not compared: a few may differ by more than others.
+
+    Raises:
+        TTTypeError: If a value is of another type, or one is a train and the other a TT-matrix.
+        TTShapeError: If the shapes differ.
+        TTValueError: If a bound is negative or NaN.
+
+    Example:
+        >>> import ttnet
+        >>> x = ttnet.random((4, 5, 6), 2, dtype=torch.float64, seed=0)
+        >>> ttnet.allclose((x + x).round(1e-10), 2 * x), ttnet.allclose(x, 1.01 * x)
+        (True, False)
+    """
+    for name, bound in (("rtol", rtol), ("atol", atol)):
+        if not bound >= 0:
+            raise TTValueError(f"{name} is {bound}; expected a number of at least 0.")
+    kind = type(b)
+    if not isinstance(b, TensorTrain | TTMatrix) or not isinstance(a, Tensor | kind):
+        raise TTTypeError(
+            f"a is a {type(a).__name__} and b is a {kind.__name__}; expected two trains or two TT-matrices, or a dense "
+            "tensor for a."
+        )
+    if tuple(a.shape) != b.shape:
+        raise TTShapeError(f"a has shape {tuple(a.shape)} and b {b.shape}; expected the same shape.")
+    double = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float64)
+    a, b = a.detach().to(double), b.detach().to(double)
+    error = float(torch.linalg.vector_norm(a - b.full()) if isinstance(a, Tensor) else (a - b).norm())
+    return error <= atol + rtol * float(b.norm())

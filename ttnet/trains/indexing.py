@@ -87,7 +87,10 @@ def _expand(key: Any, order: int) -> list[int | slice | None]:
                 continue
         except TypeError:
             pass
-        raise TTTypeError(f"index {item!r} is a {type(item).__name__}; expected ints, slices, `...` or None.")
+        raise TTTypeError(
+            f"index {item!r} is a {type(item).__name__}; expected ints, slices, `...` or None. Single "
+            "entries of many places are given by ttnet.evaluate(train, indices)."
+        )
     used = sum(item is not None and item is not Ellipsis for item in items)
     if used > order:
         raise TTIndexError(f"{used} indices are too many for a train of order {order}.")

@@ -21,8 +21,8 @@ from ttnet.trains.tensor_train import TensorTrain
 
 def round(
     tt: TensorTrain,
-    *,
     eps: float | None = None,
+    *,
     max_rank: int | Sequence[int] | None = None,
     method: str = "auto",
 ) -> TensorTrain:

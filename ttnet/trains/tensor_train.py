@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.numerics.scales import compute_dtype
-from ttnet.numerics.train_scales import join_scale, split_scales
+from ttnet.errors import TTTypeError
 from ttnet.trains import arithmetic, indexing, reductions
-from ttnet.trains.chain import CoreChain, check_scalar, shorten
 from ttnet.trains.dims import check_dim
+from ttnet.trains.entrywise import TrainArithmetic
+from ttnet.trains.habits import OF_TRAINS
 
 
-class TensorTrain(CoreChain):
+class TensorTrain(TrainArithmetic):
     """A tensor as a product of cores, `x[i_1, ..., i_d] = G_1[:, i_1, :] @ ... @ G_d[:, i_d, :]`.
 
     Values are immutable: every operation gives a new train. Addition and multiplication let the ranks grow; `round`
@@ -44,6 +42,7 @@ class TensorTrain(CoreChain):
 
     __slots__ = ()
     _core_shape: ClassVar[tuple[str, ...]] = ("r", "n", "r'")
+    _instead = OF_TRAINS
 
     def _is_core_shape(self, shape: Sequence[int]) -> bool:
         return len(shape) == 3 or (len(shape) == 2 and len(self._cores) == 1)
@@ -62,6 +61,13 @@ class TensorTrain(CoreChain):
     def ranks(self) -> tuple[int, ...]:
         """The ranks of all bonds, the outer ones included: order + 1 ints that begin and end with 1."""
         return (1, *(core.shape[-1] for core in self._cores)) if self.ndim else (1,)
+
+    @property
+    def T(self) -> TensorTrain:
+        """The train with its modes in the opposite order, as numpy's `.T`; exact, of the same ranks."""
+        if not self.ndim:
+            return self
+        return TensorTrain([core.permute(2, 1, 0) for core in reversed(self._cores)])
 
     def full(self) -> Tensor:
         """Contract to the dense tensor.
@@ -153,7 +159,7 @@ class TensorTrain(CoreChain):
         return arithmetic.log_norm(self._cores)
 
     def round(
-        self, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None, method: str = "auto"
+        self, eps: float | None = None, *, max_rank: int | Sequence[int] | None = None, method: str = "auto"
     ) -> TensorTrain:
         """Reduce the ranks to what an error bound needs; see `ttnet.round`.
 
@@ -368,70 +374,16 @@ class TensorTrain(CoreChain):
 
         return reshaping.reshape(self, shape, eps=eps, max_rank=max_rank)
 
-    def _check_alike(self, other: TensorTrain) -> None:
-        if not isinstance(other, TensorTrain):
-            raise TTTypeError(f"other is a {type(other).__name__}; expected a TensorTrain.")
-        if self.shape != other.shape:
-            raise TTShapeError(
-                f"the trains have shapes {shorten(self.shape)} and {shorten(other.shape)}; expected the same shape."
-            )
-        if self.device != other.device:
-            raise TTValueError(f"the trains are on {self.device} and {other.device}; move them to one device.")
-
-    def _scaled(self, scalar: complex | Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> TensorTrain:
-        """Multiply or divide by a scalar of any size, which may promote the dtype."""
-        if isinstance(scalar, Tensor) and scalar.device != self.device and scalar.device.type != "cpu":
-            raise TTValueError(f"the train is on {self.device} and the scalar on {scalar.device}; move one of them.")
-        try:
-            scalar = float(scalar) if isinstance(scalar, int) else scalar  # torch takes no more than 64 bits
-        except OverflowError as error:
-            raise TTValueError("the scalar is an int beyond the range of float64; expected a smaller one.") from error
-        return TensorTrain(arithmetic.scale(self._cores, scalar, operation))
-
-    def __add__(self, other: object) -> TensorTrain:
-        if not isinstance(other, TensorTrain):
-            return NotImplemented
-        self._check_alike(other)
-        return TensorTrain(arithmetic.add(self._cores, other._cores))
-
-    def __radd__(self, other: object) -> TensorTrain:
-        # What `sum(trains)` begins with.
-        return self if isinstance(other, int) and other == 0 else NotImplemented
-
-    def __sub__(self, other: object) -> TensorTrain:
-        return self + -other if isinstance(other, TensorTrain) else NotImplemented
-
-    def __neg__(self) -> TensorTrain:
-        return TensorTrain([*self._cores[:-1], -self._cores[-1]])
-
-    def __pos__(self) -> TensorTrain:
-        return self
-
-    def __mul__(self, other: object) -> TensorTrain:
-        if isinstance(other, TensorTrain):
-            self._check_alike(other)
-            dtype = torch.promote_types(self.dtype, other.dtype)
-            (a, exponent_a), (b, exponent_b) = (split_scales(x._cores, compute_dtype(dtype)) for x in (self, other))
-            return TensorTrain(join_scale(arithmetic.hadamard(a, b), exponent_a + exponent_b, dtype))
-        scalar = check_scalar(other)
-        return NotImplemented if scalar is None else self._scaled(scalar, torch.mul)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: object) -> TensorTrain:
-        scalar = check_scalar(other)
-        if scalar is None:
-            return NotImplemented
-        if not isinstance(scalar, Tensor) and scalar == 0:
-            # Infinite cores are no train of infinite entries: products of theirs cancel to NaN.
-            raise TTValueError("a train cannot be divided by 0; expected another number.")
-        return self._scaled(scalar, torch.div)
-
     def __getitem__(self, key: Any) -> TensorTrain | Tensor:
         train = TensorTrain(indexing.index(self._cores, key))
         return train if train.ndim else train.full()
 
+    def __iter__(self) -> Iterator[TensorTrain | Tensor]:
+        """Go through the slices of the first mode, as arrays do; the cores are `cores`."""
+        return (self[k] for k in range(len(self)))
+
     def __len__(self) -> int:
+        """Give the size of the first mode, as arrays do; `ndim` is the number of modes."""
         if not self.ndim:
             raise TTTypeError("a train of order 0 has no length.")
         return self.shape[0]

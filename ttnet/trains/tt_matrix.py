@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.modes import choose_paired_modes
 from ttnet.numerics.dense import as_dense
 from ttnet.numerics.memory import check_product
 from ttnet.numerics.scales import compute_dtype, split_excess, split_row_excess, times_power_of_two
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.trains import arithmetic, reductions
 from ttnet.trains.chain import CoreChain, check_plain, check_scalar, check_shape, shorten
+from ttnet.trains.habits import OF_MATRICES
 from ttnet.trains.tensor_train import TensorTrain
 
 
@@ -47,13 +49,14 @@ class TTMatrix(CoreChain):
 
     __slots__ = ()
     _core_shape: ClassVar[tuple[str, ...]] = ("r", "m", "n", "r'")
+    _instead = OF_MATRICES
 
     @classmethod
     def from_dense(
         cls,
         w: Tensor | npt.NDArray[Any],  # (M, N)
-        row_shape: Sequence[int],
-        col_shape: Sequence[int],
+        row_shape: Sequence[int] | None = None,
+        col_shape: Sequence[int] | None = None,
         *,
         eps: float | None = None,
         max_rank: int | Sequence[int] | None = None,
@@ -63,7 +66,8 @@ class TTMatrix(CoreChain):
 
         Args:
             w: The matrix, of any dtype that `ttnet.tt_svd` takes.
-            row_shape: Mode sizes whose product is M.
+            row_shape: Mode sizes whose product is M; None, for both, takes those that `ttnet.modes.choose_paired_modes`
+                finds for the rank `max_rank`, or 8 where that is no int.
             col_shape: As many mode sizes, whose product is N.
             eps: Bound on the relative Frobenius error; see `ttnet.tt_svd`.
             max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
@@ -80,14 +84,24 @@ class TTMatrix(CoreChain):
         Example:
             >>> TTMatrix.from_dense(torch.eye(12), (3, 4), (3, 4)).ranks
             (1, 1, 1)
+            >>> TTMatrix.from_dense(torch.eye(64), max_rank=1)
+            TTMatrix([2x2]-1-[2x2]-1-[2x2]-1-[2x2]-1-[2x2]-1-[2x2], float32)
         """
+        from ttnet.decomposition.in_memory import dense_cores  # here, since that room also builds trains
+
+        if row_shape is None and col_shape is None:
+            w = as_dense(w, "w")
+            if w.ndim != 2:
+                raise TTShapeError(f"w has shape {tuple(w.shape)}; expected a matrix.")
+            rank = max_rank if isinstance(max_rank, int) and max_rank > 0 else 8
+            row_shape, col_shape = choose_paired_modes(*w.shape, rank=rank)
+        elif row_shape is None or col_shape is None:
+            raise TTShapeError("of row_shape and col_shape one is None; give both, or neither.")
         rows, cols = check_shape(row_shape, "row_shape"), check_shape(col_shape, "col_shape")
         if not rows or len(rows) != len(cols):
             raise TTShapeError(
                 f"row_shape has {len(rows)} modes and col_shape has {len(cols)}; expected as many, and at least 1."
             )
-        from ttnet.decomposition.in_memory import dense_cores  # here, since that room also builds trains
-
         w = as_dense(w, "w")
         if tuple(w.shape) != (math.prod(rows), math.prod(cols)):
             raise TTShapeError(
@@ -291,7 +305,7 @@ class TTMatrix(CoreChain):
         return TensorTrain(reductions.reduce(diagonal.cores, range(diagonal.ndim))).full()
 
     def round(
-        self, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None, method: str = "auto"
+        self, eps: float | None = None, *, max_rank: int | Sequence[int] | None = None, method: str = "auto"
     ) -> TTMatrix:
         """Reduce the ranks to what an error bound needs; see `ttnet.round`.
 
@@ -412,6 +426,8 @@ class TTMatrix(CoreChain):
         return y.reshape(*columns.shape[1:], self.shape[0]).movedim(-1, -2)
 
     def __add__(self, other: object) -> TTMatrix:
+        if check_scalar(other) is not None:
+            self._refuse("+")
         if not isinstance(other, TTMatrix):
             return NotImplemented
         self._check_alike(other)
@@ -419,10 +435,15 @@ class TTMatrix(CoreChain):
 
     def __radd__(self, other: object) -> TTMatrix:
         # What `sum(operators)` begins with.
-        return self if isinstance(other, int) and other == 0 else NotImplemented
+        return self if isinstance(other, int) and other == 0 else self.__add__(other)
 
     def __sub__(self, other: object) -> TTMatrix:
-        return self + -other if isinstance(other, TTMatrix) else NotImplemented
+        if not isinstance(other, TTMatrix) and check_scalar(other) is None:
+            return NotImplemented
+        return self + -other  # type: ignore[operator]
+
+    def __rsub__(self, other: object) -> TTMatrix:
+        return (-self).__add__(other)
 
     def __neg__(self) -> TTMatrix:
         return self._like(-self.to_train())
@@ -440,5 +461,7 @@ class TTMatrix(CoreChain):
     __rmul__ = __mul__
 
     def __truediv__(self, other: object) -> TTMatrix:
+        if isinstance(other, TTMatrix):
+            self._refuse("/")
         scalar = check_scalar(other)
         return NotImplemented if scalar is None else self._like(self.to_train() / scalar)

@@ -15,6 +15,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError, TTValueError
+from ttnet.near import near
 from ttnet_llm.bank.layer import BankLayer
 from ttnet_llm.bank.mix import Current, Mix, read_names
 from ttnet_llm.bank.pattern import Pattern
@@ -22,7 +23,6 @@ from ttnet_llm.bank.rows import RowLayout
 from ttnet_llm.bank.saving import Index, check_place, open_parts, read_index, write_bank
 from ttnet_llm.bank.storage import Storage
 from ttnet_llm.lora.checkpoint import write_adapter
-from ttnet_llm.near import near
 from ttnet_llm.tuner import AdapterConfig
 
 _WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # tasks whose adapters bring a head

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ttnet.errors import TTValueError, import_extra
-from ttnet_llm.near import near
+from ttnet.near import near
 from ttnet_llm.search import nomad_process
 from ttnet_llm.search.space import Point, Space
 

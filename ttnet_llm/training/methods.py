@@ -11,6 +11,7 @@ from peft import HiraConfig, LoraConfig, PeftConfig, TaskType
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from ttnet.errors import TTValueError
+from ttnet.near import near
 from ttnet_llm import (
     DeptConfig,
     EtherConfig,
@@ -24,7 +25,6 @@ from ttnet_llm import (
     TTEtherConfig,
     TTLoraConfig,
 )
-from ttnet_llm.near import near
 from ttnet_llm.tuner import AdapterConfig
 
 

@@ -7,8 +7,8 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from ttnet.errors import TTValueError
+from ttnet.near import near
 from ttnet_llm.budget import ParameterBudget
-from ttnet_llm.near import near
 from ttnet_llm.training.methods import find_method
 from ttnet_llm.training.metrics import KNOWN
 

@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from ttnet.errors import TTFileError, TTValueError
-from ttnet_llm.near import near
+from ttnet.near import near
 from ttnet_llm.training.settings import FinetuneSettings
 
 SETTINGS = "settings.yaml"  # in the folder of a run

@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import get_last_checkpoint
 
 from ttnet.errors import TTValueError
-from ttnet_llm.near import near
+from ttnet.near import near
 from ttnet_llm.training.metrics import SMALLER_IS_BETTER
 from ttnet_llm.training.settings import FinetuneSettings
 

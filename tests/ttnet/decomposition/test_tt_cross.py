@@ -302,3 +302,31 @@ def test_a_narrow_peak():
     result = ttnet.tt_cross(f, (16,) * 5, eps=1e-4)
     assert result.converged
     assert relative_error(result.value.full(), tensor_of(f, (16,) * 5)) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_grids_are_points_of_real_variables(kind):
+    grids = [kind([0.0, 0.5, 2.0]), kind([1.0, 3.0]), kind([-1.0, 0.25, 0.5, 4.0])]
+    found = ttnet.tt_cross(lambda x: x[:, 0] * x[:, 1] + x[:, 2].exp(), grids, eps=1e-10).value
+    x, y, z = torch.meshgrid(*[torch.as_tensor(grid) for grid in grids], indexing="ij")
+    torch.testing.assert_close(found.full(), x * y + z.exp())
+    large = [torch.linspace(0, 1, 50, dtype=torch.float64)] * 8
+    result = ttnet.tt_cross(lambda x: 1 / (1 + x.sum(1)), large, eps=1e-8)
+    at = torch.randint(50, (100, 8))
+    torch.testing.assert_close(ttnet.evaluate(result.value, at), 1 / (1 + large[0][at].sum(1)), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ([torch.ones(3), 4], r"shape\[1\] is a grid of shape \(\) and torch.int64; expected a vector of floating"),
+        ([torch.ones(3, 2)], r"shape\[0\] is a grid of shape \(3, 2\)"),
+        ([torch.arange(3)], r"shape\[0\] is a grid of shape \(3,\) and torch.int64"),
+        ([torch.ones(3), torch.ones(0)], r"shape\[1\] is a grid of shape \(0,\)"),
+    ],
+)
+def test_grids_that_are_none_are_refused(shape, words):
+    with pytest.raises(ttnet.TTTypeError, match=words):
+        ttnet.tt_cross(lambda x: x.sum(1), shape)
+    with pytest.raises(ttnet.TTTypeError, match="f is a int"):
+        ttnet.tt_cross(1, [torch.ones(3)])

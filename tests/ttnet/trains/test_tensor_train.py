@@ -111,13 +111,9 @@ def test_signs_and_sum():
 @pytest.mark.parametrize(
     "operation",
     [
-        lambda x: x + 1,
-        lambda x: 1 + x,
-        lambda x: x - 1,
-        lambda x: x * torch.ones(2),
-        lambda x: x / x,
-        lambda x: 1 / x,
         lambda x: x @ x,
+        lambda x: x + "1",
+        lambda x: x // 2,
     ],
 )
 def test_meaningless_operations_are_type_errors(operation):

@@ -25,7 +25,8 @@ class AlgebraTests(TrainCase):
         assert all(core.dtype == x.dtype and core.device == x.device for core in x.cores)
         assert x.num_parameters == sum(core.numel() for core in x.cores)
         assert x.numel == math.prod(x.shape)
-        assert type(x.numel) is int
+        assert isinstance(x.numel, int)
+        assert type(x.numel()) is int
 
     def test_repr_is_one_short_line(self):
         x = self.create()

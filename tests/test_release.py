@@ -1,0 +1,39 @@
+"""What `make release-check` asks of the files, asked of these and of some that disagree."""
+
+import re
+import shutil
+
+import pytest
+
+from tests.release import ROOT, code_of, told_everywhere
+
+FILES = ("pyproject.toml", "CHANGELOG.md", "CITATION.cff", "README.md")
+
+
+def test_this_version_is_told_everywhere():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", told_everywhere())
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "words"),
+    [
+        ("CHANGELOG.md", r"^## \S+", "the newest section of CHANGELOG.md says 9.9.9"),
+        ("CITATION.cff", r"^version: \S+", "CITATION.cff says 9.9.9"),
+        ("README.md", r"ttnet_torch-[\d.]+-py3", r"names the wheel of 9\.9\.9"),
+    ],
+)
+def test_files_that_disagree_are_named(file, pattern, words, tmp_path):
+    for name in FILES:
+        shutil.copy(ROOT / name, tmp_path / name)
+    text = (tmp_path / file).read_text()
+    found = re.search(pattern, text, re.MULTILINE)[0]
+    other = re.sub(r"\d+\.\d+\.\d+", "9.9.9", found)
+    (tmp_path / file).write_text(text.replace(found, other, 1))
+    with pytest.raises(SystemExit, match=words):
+        told_everywhere(tmp_path)
+
+
+def test_the_code_of_a_page_is_one_program():
+    code = code_of(ROOT / "README.md")
+    assert "ttnet.tt_svd" in code
+    compile(code, "README.md", "exec")

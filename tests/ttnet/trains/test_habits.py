@@ -1,0 +1,254 @@
+"""What people try on a train as on a tensor or an array: what is exact is right, the rest names a call."""
+
+import operator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ttnet
+from ttnet import TTMatrix
+from ttnet.errors import TTError, TTShapeError, TTTypeError, TTValueError
+from ttnet.trains.habits import OF_MATRICES, OF_TRAINS
+
+DTYPES = [torch.float64, torch.float32, torch.complex128]
+
+
+@st.composite
+def trains(draw, least=0):
+    shape = draw(st.lists(st.integers(1, 4), min_size=least, max_size=4))
+    return ttnet.random(
+        tuple(shape), draw(st.integers(1, 3)), dtype=draw(st.sampled_from(DTYPES)), seed=draw(st.integers(0, 99))
+    )
+
+
+def close(found, expected):
+    bound = 1e-4 if torch.finfo(found.dtype).bits == 32 or found.dtype == torch.complex64 else 1e-10
+    torch.testing.assert_close(
+        found, expected.to(found.dtype), rtol=bound, atol=bound * (1 + float(expected.abs().max()))
+    )
+
+
+@given(trains(), st.sampled_from([2, -1.5, np.float64(0.25), torch.tensor(3.0)]))
+def test_numbers_are_added_to_every_entry(x, number):
+    full = x.full()
+    for found, expected in [
+        (x + number, full + number),
+        (number + x, full + number),
+        (x - number, full - float(number)),
+        (number - x, number - full),
+    ]:
+        assert found.dtype == expected.dtype
+        close(found.full(), expected)
+
+
+@given(trains(), st.integers(0, 3))
+def test_whole_powers_are_exact(x, power):
+    close((x**power).full(), x.full() ** power)
+
+
+@given(trains(), st.integers(0, 1))
+def test_variance_and_deviation(x, correction):
+    if x.numel <= correction:
+        with pytest.raises(TTValueError, match="correction is 1; expected 0 to 0 for so many entries"):
+            x.var(correction=correction)
+        return
+    close(x.var(correction=correction), x.full().var(correction=correction))
+    close(x.std(correction=correction), x.full().std(correction=correction))
+
+
+def test_deviations_at_any_size():
+    x = 1e-200 * (5 + ttnet.random((2,) * 1100, 2, dtype=torch.float64, seed=0))  # of 2**1100 entries
+    double = x * 2
+    assert float(double.std() / x.std()) == pytest.approx(2)
+    assert float((1e6 + ttnet.arange((4, 5), dtype=torch.float64)).std()) == pytest.approx(np.arange(20).std(ddof=1))
+    for wrong in (1.0, True, None):
+        with pytest.raises(TTTypeError, match=r"correction is .*; expected an int"):
+            x.std(correction=wrong)
+
+
+def test_gradients_flow_through_deviations():
+    cores = [core.requires_grad_() for core in ttnet.random((2, 3), 2, dtype=torch.float64, seed=0).cores]
+    assert torch.autograd.gradcheck(lambda *cores: ttnet.TensorTrain(cores).var(), cores)
+
+
+@given(trains())
+def test_arrays_and_other_habits(x):
+    full = x.full()
+    for array in (np.asarray(x), np.array(x), x.numpy(), x.__array__()):
+        assert array.shape == x.shape
+        assert np.array_equal(array, full.numpy())
+    assert np.asarray(x, dtype=np.complex64).dtype == np.complex64
+    close(x.T.full(), full.permute(tuple(reversed(range(full.ndim)))))
+    assert x.numel() == x.numel == full.numel()
+    assert torch.equal(x.cpu().full(), full)
+    if x.dtype.is_complex:
+        with pytest.raises(TTTypeError, match=r"dtype is torch\.float32, but the train is complex.*torch\.real"):
+            x.float()
+        return
+    assert torch.equal(x.double().full(), x.to(torch.float64).full())
+    for name in ("float", "half", "bfloat16"):
+        assert getattr(x, name)().dtype == getattr(torch, {"float": "float32", "half": "float16"}.get(name, name))
+
+
+def test_large_arrays_are_not_read_entry_by_entry():
+    x = ttnet.random((64,) * 4, 3, seed=0)
+    assert np.asarray(x).shape == (64,) * 4
+    for make in (torch.tensor, torch.as_tensor, torch.asarray, torch.from_dlpack):
+        assert torch.equal(make(x), x.full())
+    for make in (torch.tensor, torch.as_tensor):
+        assert torch.equal(make(x, dtype=torch.float64), x.full().double())
+    assert np.array_equal(np.from_dlpack(x), x.full().numpy())
+    for make in (np.asarray, torch.tensor):
+        with pytest.raises(TTError, match="entries"):  # the guard of `full`
+            make(ttnet.ones((64,) * 20))
+    with pytest.raises(TTTypeError, match=r"numpy has no torch\.bfloat16"):
+        x.bfloat16().numpy()
+    with pytest.raises(TTValueError, match="no array that could be shared"):
+        np.array(x, copy=False)
+
+
+X = ttnet.random((2, 3), 2, dtype=torch.float64, seed=0)
+W = TTMatrix.from_dense(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)), (2, 3), (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (lambda: 1 / X, r"no '/' of this kind; take ttnet\.apply\(torch\.div"),
+        (lambda: X / X, r"ttnet\.apply\(torch\.div"),
+        (lambda: X**-1, "for powers below 0 or between whole numbers"),
+        (lambda: X**0.5, "for powers below 0"),
+        (lambda: 2**X, "for powers below 0"),
+        (lambda: abs(X), r"take ttnet\.apply\(torch\.abs, train\)"),
+        (lambda: X < X, r"\(a - b\)\.norm\(\)"),
+        (lambda: X >= 1, r"\(a - b\)\.norm\(\)"),
+        (lambda: X == X, r"ttnet\.allclose\(a, b\)"),
+        (lambda: X != X, r"ttnet\.allclose\(a, b\)"),
+        (lambda: 1.0 in X, "not asked with `in`"),
+        (lambda: X * torch.ones(2, 3), r"other is dense, of shape \(2, 3\).*ttnet\.tt_svd\(other\)"),
+        (lambda: np.ones((2, 3)) + X, "other is dense"),
+        (lambda: torch.ones(2, 3) - X, "other is dense"),
+        (lambda: X / np.ones(3), "other is dense"),
+        (lambda: X[[0, 1]], r"ttnet\.evaluate\(train, indices\)"),
+        (lambda: W + 1, r"c \* ttnet\.eye\(matrix\.row_shape\)"),
+        (lambda: 1 - W, r"ttnet\.eye"),
+        (lambda: W - 1, r"ttnet\.eye"),
+        (lambda: W**2, "matrix @ matrix"),
+        (lambda: 1 / W, r"ttnet\.solvers\.inverse\(matrix\)"),
+        (lambda: W / W, r"ttnet\.solvers\.inverse\(matrix\)"),
+        (lambda: abs(W), r"to_train\(\)"),
+        (lambda: W == W, r"ttnet\.allclose"),
+    ],
+)
+def test_operators_that_are_not_exact_name_the_call(operation, words):
+    with pytest.raises(TTTypeError, match=words):
+        operation()
+
+
+def test_powers_that_would_fill_the_memory_are_refused():
+    with pytest.raises(TTValueError, match=r"ranks up to 2 to 2\*\*40"):
+        X**40
+
+
+@pytest.mark.parametrize(("value", "table"), [(X, OF_TRAINS), (W, OF_MATRICES)])
+def test_attributes_that_are_missing_name_the_call(value, table):
+    for name, call in table.items():
+        if name.isidentifier() and name != "contiguous":
+            assert not hasattr(value, name), name
+            with pytest.raises(AttributeError) as caught:
+                getattr(value, name)
+            assert str(caught.value) == f"a {type(value).__name__} has no {name!r}; take {call}."
+    with pytest.raises(AttributeError, match="has no 'shap'; did you mean 'shape'"):
+        value.shap  # noqa: B018
+    with pytest.raises(AttributeError, match=r"has no 'qqqqq'$"):
+        value.qqqqq  # noqa: B018
+
+
+def test_slices_of_the_first_mode_are_gone_through():
+    x = ttnet.random((3, 4, 5), 2, dtype=torch.float64, seed=0)
+    assert len(x) == len(list(x)) == 3
+    for part, expected in zip(x, x.full(), strict=True):
+        torch.testing.assert_close(part.full(), expected)
+    with pytest.raises(TTTypeError, match="order 0 has no length"):
+        list(ttnet.ones(()))
+    with pytest.raises(TypeError, match="not iterable"):
+        list(W)
+    conjugate = (X * 1j).conj()
+    torch.testing.assert_close(torch.tensor(conjugate), conjugate.full().resolve_conj())
+    assert np.array_equal(np.asarray(conjugate), conjugate.full().resolve_conj().numpy())
+    needing = ttnet.TensorTrain([core.clone().requires_grad_() for core in X.cores])
+    assert not torch.as_tensor(needing).requires_grad
+    assert torch.tensor(W).shape == (6, 6)
+
+
+def test_values_stay_keys_and_answer_to_what_is_no_train():
+    assert {X: 1}[X] == 1
+    assert (X == None) is False  # noqa: E711
+    assert X != "train"
+
+
+def test_matrices_choose_their_modes():
+    w = torch.randn(12, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for options in ({}, {"max_rank": 2}, {"eps": 1e-3}):
+        found = TTMatrix.from_dense(w, **options)
+        assert found.shape == (12, 8)
+        expected = ttnet.modes.choose_paired_modes(12, 8, rank=options.get("max_rank", 8))
+        assert (found.row_shape, found.col_shape) == expected
+    assert torch.allclose(TTMatrix.from_dense(w).full(), w)
+    with pytest.raises(TTShapeError, match="one is None; give both, or neither"):
+        TTMatrix.from_dense(w, (3, 4))
+    with pytest.raises(TTShapeError, match="expected a matrix"):
+        TTMatrix.from_dense(torch.ones(2, 2, 2))
+
+
+def test_names_by_habit():
+    assert ttnet.random((4, 5), ranks=2, seed=0).ranks == ttnet.random((4, 5), 2, seed=0).ranks
+    with pytest.raises(TTError, match="ranks"):
+        ttnet.random((4, 5), ranks=0)
+    assert X.round(0.5).ranks == X.round(eps=0.5).ranks == ttnet.round(X, 0.5).ranks
+    assert W.round(0.5).ranks == W.round(eps=0.5).ranks
+    with pytest.raises(AttributeError, match="ttnet has no 'tt_svdd'; did you mean 'tt_svd'"):
+        ttnet.tt_svdd  # noqa: B018
+    with pytest.raises(AttributeError, match=r"ttnet has no 'qqqqq'$"):
+        ttnet.qqqqq  # noqa: B018
+    assert {"tt_svd", "allclose", "TensorTrain"} <= set(dir(ttnet))
+
+
+@given(trains(), st.floats(1e-9, 1e-2), st.booleans())
+def test_closeness_is_that_of_norms(x, distance, matrix):
+    full = x.full()
+    norm = float(torch.linalg.vector_norm(full.to(torch.promote_types(x.dtype, torch.float64))))
+    a, b = (x * (1 + distance), x) if not (matrix and x.ndim) else (_matrix(x * (1 + distance)), _matrix(x))
+    error = float(torch.linalg.vector_norm((a.full() - b.full()).to(torch.complex128)))
+    for rtol, atol in [(1e-3, 0.0), (0.0, 1e-3), (1e-4, 1e-4)]:
+        bound = rtol * norm + atol
+        if abs(error - bound) > 1e-6 * (norm + bound):
+            assert ttnet.allclose(a, b, rtol=rtol, atol=atol) == (error <= bound)
+            if not isinstance(b, TTMatrix):
+                assert ttnet.allclose(a.full(), b, rtol=rtol, atol=atol) == (error <= bound)
+
+
+def _matrix(x):
+    return TTMatrix.from_train(x, x.shape, (1,) * x.ndim)
+
+
+@pytest.mark.parametrize(
+    ("operation", "error", "words"),
+    [
+        (lambda: ttnet.allclose(X, W), TTTypeError, "a is a TensorTrain and b is a TTMatrix"),
+        (lambda: ttnet.allclose(X, 1), TTTypeError, "b is a int"),
+        (lambda: ttnet.allclose(X, X.T), TTShapeError, r"a has shape \(2, 3\) and b \(3, 2\)"),
+        (lambda: ttnet.allclose(X, X, rtol=-1), TTValueError, "rtol is -1; expected a number of at least 0"),
+        (lambda: ttnet.allclose(X, X, atol=float("nan")), TTValueError, "atol is nan"),
+    ],
+)
+def test_what_cannot_be_compared(operation, error, words):
+    with pytest.raises(error, match=words):
+        operation()
+
+
+def test_operators_module_sees_the_same():
+    assert ttnet.allclose(operator.add(X, 2), X + 2)

@@ -1,0 +1,185 @@
+"""Trains in formulas: sums, differences, products, powers and deviations of entries, exact, by their cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.numerics.scales import compute_dtype
+from ttnet.numerics.train_scales import join_scale, split_scales
+from ttnet.trains import arithmetic, reductions
+from ttnet.trains.chain import CoreChain, check_scalar, shorten
+
+_MAX_POWER_RANK = 10_000  # cores of a hundred million numbers for each entry of a mode
+
+
+class TrainArithmetic(CoreChain):
+    """The part of `TensorTrain` that works entry by entry.
+
+    Example:
+        >>> import ttnet
+        >>> x = ttnet.ones((2, 2))
+        >>> (1 - 3 * x + x**2).full()
+        tensor([[-1., -1.],
+                [-1., -1.]])
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            """The mode sizes."""
+
+    def var(self, *, correction: int = 1) -> Tensor:
+        """Compute the variance of all entries, `||x - mean||**2 / (numel - correction)`, without forming them.
+
+        Args:
+            correction: What is taken off the number of entries, at least 0 and less than that.
+
+        Returns:
+            A real tensor of shape (); gradients flow to the cores.
+
+        Raises:
+            TTTypeError: If `correction` is not an int.
+            TTValueError: If it is out of range.
+
+        Example:
+            >>> import torch, ttnet
+            >>> ttnet.tt_svd(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).var(correction=0)
+            tensor(1.2500)
+        """
+        return self.std(correction=correction).square()
+
+    def std(self, *, correction: int = 1) -> Tensor:
+        """Compute the standard deviation of all entries, the root of `var`.
+
+        Args:
+            correction: As for `var`.
+
+        Returns:
+            A real tensor of shape (); gradients flow to the cores.
+
+        Raises:
+            TTTypeError: If `correction` is not an int.
+            TTValueError: If it is out of range.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.arange((2, 2)).std(correction=0) ** 2
+            tensor(1.2500)
+        """
+        if isinstance(correction, bool) or not isinstance(correction, int):
+            raise TTTypeError(f"correction is {correction!r}; expected an int.")
+        if not 0 <= correction < self.numel:
+            raise TTValueError(f"correction is {correction}; expected 0 to {self.numel - 1} for so many entries.")
+        [mean] = reductions.reduce(self._cores, range(len(self.shape)), mean=True)
+        centred = self - mean.reshape(())
+        # A share of each core, since the number of entries may exceed every float.
+        share = [core / core.shape[1] ** 0.5 if core.ndim == 3 else core for core in centred._cores]
+        return arithmetic.norm(share) * float(Fraction(self.numel, self.numel - correction)) ** 0.5
+
+    def _check_alike(self, other: CoreChain) -> None:
+        if not isinstance(other, TrainArithmetic):
+            raise TTTypeError(f"other is a {type(other).__name__}; expected a TensorTrain.")
+        if self.shape != other.shape:
+            raise TTShapeError(
+                f"the trains have shapes {shorten(self.shape)} and {shorten(other.shape)}; expected the same shape."
+            )
+        if self.device != other.device:
+            raise TTValueError(f"the trains are on {self.device} and {other.device}; move them to one device.")
+
+    def _scaled(self, scalar: complex | Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> Self:
+        """Multiply or divide by a scalar of any size, which may promote the dtype."""
+        if isinstance(scalar, Tensor) and scalar.device != self.device and scalar.device.type != "cpu":
+            raise TTValueError(f"the train is on {self.device} and the scalar on {scalar.device}; move one of them.")
+        try:
+            scalar = float(scalar) if isinstance(scalar, int) else scalar  # torch takes no more than 64 bits
+        except OverflowError as error:
+            raise TTValueError("the scalar is an int beyond the range of float64; expected a smaller one.") from error
+        return type(self)(arithmetic.scale(self._cores, scalar, operation))
+
+    def _constant(self, value: complex | Tensor) -> Self:
+        """Give the train of rank 1 of this shape whose entries all are one number."""
+        sizes = [core.shape[1:-1] for core in self._cores]
+        ones = [torch.ones((1, *size, 1), dtype=self.dtype, device=self.device) for size in sizes]
+        return type(self)(ones) * value
+
+    def _scalar(self, other: object) -> complex | Tensor | None:
+        """Give what may stand beside a train in a formula as a number, and refuse what is dense."""
+        scalar = check_scalar(other)
+        if scalar is None and isinstance(other, Tensor | np.ndarray):
+            raise TTTypeError(
+                f"other is dense, of shape {tuple(other.shape)}; expected a train or a number: take "
+                "ttnet.tt_svd(other)."
+            )
+        return scalar
+
+    def __add__(self, other: object) -> Self:
+        if not isinstance(other, TrainArithmetic):
+            scalar = self._scalar(other)
+            return NotImplemented if scalar is None else self + self._constant(scalar)
+        self._check_alike(other)
+        return type(self)(arithmetic.add(self._cores, other._cores))
+
+    def __radd__(self, other: object) -> Self:
+        # What `sum(trains)` begins with.
+        return self if isinstance(other, int) and other == 0 else self.__add__(other)
+
+    def __sub__(self, other: object) -> Self:
+        if not isinstance(other, TrainArithmetic):
+            scalar = self._scalar(other)
+            return NotImplemented if scalar is None else self + -scalar
+        return self + -other
+
+    def __rsub__(self, other: object) -> Self:
+        return (-self).__add__(other)
+
+    def __neg__(self) -> Self:
+        return type(self)([*self._cores[:-1], -self._cores[-1]])
+
+    def __pos__(self) -> Self:
+        return self
+
+    def __mul__(self, other: object) -> Self:
+        if isinstance(other, TrainArithmetic):
+            self._check_alike(other)
+            dtype = torch.promote_types(self.dtype, other.dtype)
+            (a, exponent_a), (b, exponent_b) = (split_scales(x._cores, compute_dtype(dtype)) for x in (self, other))
+            return type(self)(join_scale(arithmetic.hadamard(a, b), exponent_a + exponent_b, dtype))
+        scalar = self._scalar(other)
+        return NotImplemented if scalar is None else self._scaled(scalar, torch.mul)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: object) -> Self:
+        if isinstance(other, TrainArithmetic):
+            self._refuse("/")
+        scalar = self._scalar(other)
+        if scalar is None:
+            return NotImplemented
+        if not isinstance(scalar, Tensor) and scalar == 0:
+            # Infinite cores are no train of infinite entries: products of theirs cancel to NaN.
+            raise TTValueError("a train cannot be divided by 0; expected another number.")
+        return self._scaled(scalar, torch.div)
+
+    def __pow__(self, power: object) -> Self:
+        """Multiply the entries with themselves; the ranks multiply, too."""
+        if isinstance(power, bool) or not isinstance(power, int) or power < 0:
+            self._refuse("**")
+        if max(self.ranks) ** power > _MAX_POWER_RANK:
+            raise TTValueError(
+                f"power is {power}, which would take ranks up to {max(self.ranks)} to {max(self.ranks)}**{power}; take "
+                "ttnet.apply(lambda x: x**power, train), or round between products."
+            )
+        product = self._constant(1) if power == 0 else self
+        for _ in range(power - 1):
+            product = product * self
+        return product

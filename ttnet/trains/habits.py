@@ -1,0 +1,208 @@
+"""What people try on a train as on a tensor or an array: done where it is exact, else they are told by what it is done.
+
+Two tables hold the calls that do what trains and TT-matrices do not; an attribute or operator that is missing is looked
+up there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet.near import near
+
+_FUNCTIONS = (
+    "abs ceil clamp cos cosh erf exp expm1 floor imag log log10 log1p log2 maximum minimum real reciprocal relu rsqrt "
+    "sigmoid sign sin sinh sqrt tan tanh"
+)
+OF_BOTH = {
+    "astype": "to(dtype)",
+    "copy": "clone()",
+    "item": "full().item()",
+    "rank": "ranks",
+    "size": "shape",
+    "tolist": "full().tolist()",
+    "type": "to(dtype)",
+}
+OF_TRAINS = (
+    OF_BOTH
+    | {name: f"ttnet.apply(torch.{name}, train)" for name in _FUNCTIONS.split()}
+    | {name: f"ttnet.solvers.optimize(train, '{name[-3:]}')" for name in ("max", "min", "amax", "amin")}
+    | {name: f"ttnet.solvers.optimize(train, '{name[-3:]}')" for name in ("argmax", "argmin")}
+    | {
+        "contiguous": "the train itself: its cores are what is stored",
+        "dim": "ndim",
+        "flatten": "reshape((-1,))",
+        "prod": "ttnet.apply(torch.log, train), summed",
+        "squeeze": "train[:, 0], with the index 0 for a mode of size 1",
+        "svd": "ttnet.singular_values(train)",
+        "t": "T",
+        "unsqueeze": "train[None]",
+        "view": "reshape(shape)",
+        "/": "ttnet.apply(torch.div, a, b) for quotients, entry by entry",
+        "**": "ttnet.apply(lambda x: x**power, train) for powers below 0 or between whole numbers",
+        "<": "(a - b).norm() or ttnet.solvers.optimize(a - b, 'max') to compare by",
+    }
+)
+OF_MATRICES = OF_BOTH | {
+    "det": "ttnet.solvers.eigsh(matrix, k=...)",
+    "eigh": "ttnet.solvers.eigsh(matrix, k=...)",
+    "inv": "ttnet.solvers.inverse(matrix)",
+    "inverse": "ttnet.solvers.inverse(matrix)",
+    "reshape": "to_train().reshape(shape)",
+    "solve": "ttnet.solvers.solve(matrix, b)",
+    "sum": "to_train().sum()",
+    "mean": "to_train().mean()",
+    "abs": "to_train(), of which ttnet.apply takes any function",
+    "+": "matrix + c * ttnet.eye(matrix.row_shape) for the diagonal, or to_train() + c for every entry",
+    "/": "ttnet.solvers.inverse(matrix), or to_train() for quotients entry by entry",
+    "**": "matrix @ matrix for powers of the operator, matrix * matrix for those of its entries",
+    "<": "(a - b).norm() to compare by",
+}
+
+
+class Count(int):
+    """A number that may be called as torch's `numel()` is, and gives itself.
+
+    Example:
+        >>> Count(6) + 1, Count(6)()
+        (7, 6)
+    """
+
+    __slots__ = ()
+
+    def __call__(self) -> int:
+        """Give the number."""
+        return int(self)
+
+
+class TensorHabits:
+    """What trains and TT-matrices share of it.
+
+    Example:
+        >>> import ttnet
+        >>> ttnet.ones((2, 3)).numpy().shape
+        (2, 3)
+        >>> ttnet.ones((2, 3)).argmax
+        Traceback (most recent call last):
+            ...
+        AttributeError: a TensorTrain has no 'argmax'; take ttnet.solvers.optimize(train, 'max').
+    """
+
+    __slots__ = ()
+    __array_ufunc__: ClassVar[None] = None  # so that `numpy_scalar * train` asks the train, not every entry of it
+    __hash__ = object.__hash__  # by identity, as values are not compared
+    _instead: ClassVar[Mapping[str, str]]
+
+    if TYPE_CHECKING:
+
+        @property
+        def device(self) -> torch.device:
+            """The device of the cores."""
+
+        def full(self) -> Tensor:
+            """Contract to the dense tensor."""
+
+        def to(self, *args: Any, **kwargs: Any) -> Self:
+            """Convert all cores."""
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """Contract to the dense array, as `full().numpy()`; no gradients flow through it.
+
+        Returns:
+            A numpy array of shape `shape`.
+
+        Raises:
+            TTTypeError: If numpy has no such dtype, as bfloat16.
+            TTValueError: If it has more entries than this machine's memory holds.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((2, 2)).numpy()
+            array([[1., 1.],
+                   [1., 1.]], dtype=float32)
+        """
+        full = self.full().detach().cpu().resolve_conj()
+        if full.dtype in (torch.bfloat16, torch.complex32):
+            raise TTTypeError(f"numpy has no {full.dtype}; convert it first, with .float() or .to(torch.complex64).")
+        return full.numpy()
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        if copy is False:
+            raise TTValueError("a train has no array that could be shared; leave copy out.")
+        return np.asarray(self.numpy(), dtype=dtype)
+
+    # What torch.tensor and torch.as_tensor ask for first; without it they would read entry by entry.
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.full().detach().resolve_conj().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return torch.empty(0, device=self.device).__dlpack_device__()
+
+    def float(self) -> Self:
+        """Convert to float32, as `to(torch.float32)`."""
+        return self.to(torch.float32)
+
+    def double(self) -> Self:
+        """Convert to float64, as `to(torch.float64)`."""
+        return self.to(torch.float64)
+
+    def half(self) -> Self:
+        """Convert to float16, as `to(torch.float16)`."""
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> Self:
+        """Convert to bfloat16, as `to(torch.bfloat16)`."""
+        return self.to(torch.bfloat16)
+
+    def cpu(self) -> Self:
+        """Bring the cores to the CPU, as `to("cpu")`."""
+        return self.to("cpu")
+
+    def cuda(self) -> Self:
+        """Bring the cores to the GPU, as `to("cuda")`."""
+        return self.to("cuda")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        kind = type(self).__name__
+        if name.startswith("_"):  # what Python and torch look for on their own
+            raise AttributeError(f"a {kind} has no {name!r}", name=name, obj=self)
+        advice = f"take {self._instead[name]}." if name in self._instead else near(name, dir(type(self)))
+        raise AttributeError(f"a {kind} has no {name!r}{'; ' if advice else ''}{advice.strip()}")
+
+    def __contains__(self, value: object) -> NoReturn:
+        raise TTTypeError("what entries a train has is not asked with `in`; take train.full() if it is small.")
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TensorHabits):
+            raise TTTypeError(
+                "trains are not compared with == or !=, as their cores differ where their entries do not; take "
+                "ttnet.allclose(a, b), or `is` for the same object."
+            )
+        return NotImplemented
+
+    def _refuse(self, operator: str) -> NoReturn:
+        raise TTTypeError(f"a {type(self).__name__} has no {operator!r} of this kind; take {self._instead[operator]}.")
+
+    def __rtruediv__(self, other: object) -> NoReturn:
+        self._refuse("/")
+
+    def __pow__(self, power: object) -> Any:
+        self._refuse("**")
+
+    def __rpow__(self, base: object) -> NoReturn:
+        self._refuse("**")
+
+    def __lt__(self, other: object) -> NoReturn:
+        self._refuse("<")
+
+    __le__ = __gt__ = __ge__ = __lt__
+
+    def __abs__(self) -> NoReturn:
+        raise TTTypeError(f"a {type(self).__name__} has no absolute values of its own; take {self._instead['abs']}.")
