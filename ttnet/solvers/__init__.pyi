@@ -1,4 +1,5 @@
 from .amen import solve
+from .dmrg import EigenResult, eigsh
 from .result import SolverProgress, SolverResult, SolverStatus
 
-__all__ = ["SolverProgress", "SolverResult", "SolverStatus", "solve"]
+__all__ = ["EigenResult", "SolverProgress", "SolverResult", "SolverStatus", "eigsh", "solve"]

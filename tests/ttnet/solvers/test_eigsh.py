@@ -1,0 +1,239 @@
+"""Eigenpairs against dense ones, known ones, and all that can be wrong with them."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ttnet
+from tests.ttnet.solvers.systems import draw_operator, vector
+from tests.ttnet.strategies import dense, draw_train, dtypes, relative_error, same, seeds
+from ttnet import TTMatrix, TTShapeError, TTTypeError, TTValueError, operators, solvers
+from ttnet.solvers import SolverStatus, dmrg
+from ttnet.solvers.residuals import eigen_residual
+from ttnet.solvers.ritz import lowest_pairs
+
+shapes = st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple)
+
+
+def hermitian(shape, rank, dtype, seed) -> TTMatrix:
+    a = draw_operator(shape, rank, dtype, seed)
+    return (a + a.H) / float(a.norm()) * math.sqrt(math.prod(shape))
+
+
+def residuals_of(a, result):
+    """The norms of A v - value v, of dense tensors in double precision."""
+    matrix = dense(a)
+    found = []
+    for value, v in zip(result.values.tolist(), result.vectors, strict=True):
+        v = vector(v).to(matrix.dtype)
+        assert math.isclose(float(v.norm()), 1, rel_tol=1e-5)
+        found.append(float((matrix @ v - value * v).norm()))
+    return found
+
+
+@settings(deadline=None)
+@given(
+    st.data(), shapes, st.integers(1, 3), dtypes, seeds, st.sampled_from([1, 2, None]), st.sampled_from(["SA", "LA"])
+)
+def test_against_dense_eigenpairs(data, shape, rank, dtype, seed, sites, which):
+    a = hermitian(shape, rank, dtype, seed)
+    k = data.draw(st.integers(1, min(3, math.prod(shape))))
+    tol = 1e-6 if torch.finfo(dtype).eps < 1e-10 else 1e-3
+    result = solvers.eigsh(a, k, which, tol, sites=sites)
+    assert result.converged
+    expected = torch.linalg.eigvalsh(dense(a))
+    expected = expected[:k] if which == "SA" else expected.flip(0)[:k]
+    scale = float(dense(a).norm()) / math.sqrt(math.prod(shape))
+    assert result.values.shape == result.residuals.shape == (k,)
+    assert float((result.values - expected).abs().max()) <= 2 * tol * max(scale, float(expected.abs().max()))
+    for found, value, told in zip(residuals_of(a, result), expected.tolist(), result.residuals.tolist(), strict=True):
+        assert found <= 1.5 * tol * max(scale, abs(value))
+        assert math.isclose(found / max(scale, abs(value)), told, rel_tol=0.1, abs_tol=100 * torch.finfo(dtype).eps)
+    assert all(v.dtype == dtype for v in result.vectors)
+    overlaps = (
+        torch.stack([vector(v) for v in result.vectors]).conj() @ torch.stack([vector(v) for v in result.vectors]).T
+    )
+    assert relative_error(overlaps.abs(), torch.eye(k, dtype=torch.float64)) < 10 * tol
+
+
+@pytest.mark.parametrize("sites", [1, 2])
+@pytest.mark.parametrize("dense_size", [0, 1000])
+def test_local_problems_may_be_solved_in_any_way(monkeypatch, sites, dense_size):
+    monkeypatch.setattr(dmrg, "DENSE_SIZE", dense_size)
+    for dtype in (torch.float64, torch.complex128):
+        a = hermitian((3, 4, 3, 4), 2, dtype, 1)
+        result = solvers.eigsh(a, 2, sites=sites)
+        assert torch.allclose(result.values, torch.linalg.eigvalsh(dense(a))[:2], atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 5, 9, 40])
+def test_a_critical_chain_of_free_fermions(n):
+    """Pfeuty 1970: the open critical Ising chain has modes of energy `4 sin(k / 2)`, k = (2 j + 1) pi / (2 n + 1)."""
+    result = solvers.eigsh(operators.ising(n), k=2)
+    ground = 1 - 1 / math.sin(math.pi / (2 * (2 * n + 1)))
+    gap = 4 * math.sin(math.pi / (2 * (2 * n + 1)))
+    assert math.isclose(float(result.values[0]), ground, rel_tol=1e-10)
+    assert math.isclose(float(result.values[1]), ground + gap, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("boundary", ["dirichlet", "periodic"])
+def test_the_laplacian_on_large_modes(boundary):
+    """Here one core is solved for at a time. The lowest three but one are degenerate."""
+    n = 14
+    a = operators.laplace((n,) * 3, boundary=boundary)
+    single = torch.linalg.eigvalsh(dense(operators.laplace((n,), boundary=boundary)))
+    expected = (single[:, None, None] + single[:, None] + single).flatten().sort().values
+    result = solvers.eigsh(a, k=4)
+    assert torch.allclose(result.values, expected[:4], atol=1e-9)
+    assert math.isclose(float(solvers.eigsh(a, 1, "LA").values), float(expected[-1]), rel_tol=1e-9)
+
+
+def test_oscillators():
+    a = operators.oscillators(4, 9, coupling=0.1)
+    modes = [math.sqrt(1 + 0.2 * math.cos(j * math.pi / 5)) for j in range(1, 5)]
+    result = solvers.eigsh(a, k=2, tol=1e-6)
+    assert math.isclose(float(result.values[0]), sum(modes) / 2, rel_tol=1e-8)
+    assert math.isclose(float(result.values[1] - result.values[0]), min(modes), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-290, 1e290])
+def test_scales(scale):
+    a = operators.heisenberg(6)
+    plain, scaled = solvers.eigsh(a), solvers.eigsh(a * scale)
+    assert math.isclose(float(scaled.values), float(plain.values) * scale, rel_tol=1e-9)
+
+
+def test_a_zero_operator_and_one_row():
+    result = solvers.eigsh(operators.heisenberg(3) * 0.0, k=2)
+    assert result.converged
+    assert result.values.tolist() == [0, 0]
+    result = solvers.eigsh(ttnet.eye((1, 1), dtype=torch.float64) * 3.0)
+    assert result.values.tolist() == [3]
+
+
+def test_the_same_call_gives_the_same_answer():
+    a = operators.heisenberg(8)
+    before = torch.random.get_rng_state()
+    assert same(solvers.eigsh(a).vectors[0], solvers.eigsh(a).vectors[0])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_gradients_of_values():
+    """Hellmann and Feynman: the derivative of an eigenvalue, against finite differences."""
+    a = hermitian((3, 2), 2, torch.float64, 3)
+    cores = [core.clone().requires_grad_() for core in a.cores]
+
+    def values(*cores):
+        given = TTMatrix(cores)
+        return solvers.eigsh((given + given.H) * 0.5, k=2, tol=1e-12).values
+
+    assert torch.autograd.gradcheck(values, cores, eps=1e-5, atol=1e-5)
+
+
+def test_modes_of_size_one_leave_room_for_vectors():
+    a = hermitian((1, 1, 3, 1, 2, 1), 2, torch.float64, 0)
+    result = solvers.eigsh(a, k=5, max_rank=[1, 1, 3, 3, 1])
+    assert torch.allclose(result.values, torch.linalg.eigvalsh(dense(a))[:5])
+    assert result.vectors[0].shape == (1, 1, 3, 1, 2, 1)
+    assert result.history[-1].ranks[0] == result.history[-1].ranks[-1] == 1
+    assert len(result.history[-1].ranks) == 7
+    assert float(solvers.eigsh(a, x0=result.vectors[0]).values) == pytest.approx(float(result.values[0]))
+
+
+class TestStatus:
+    a = operators.heisenberg(12)
+
+    def test_max_rank(self):
+        result = solvers.eigsh(self.a, max_rank=4)
+        assert result.status is SolverStatus.MAX_RANK
+        assert max(result.vectors[0].ranks) <= 4
+        assert result.residual > 1e-6
+        expected = torch.linalg.eigvalsh(dense(self.a))[0]
+        assert expected < result.values[0] < expected + 0.05
+
+    def test_max_sweeps_callback_and_interruption(self):
+        result = solvers.eigsh(self.a, max_sweeps=1)
+        assert result.status is SolverStatus.MAX_SWEEPS
+        assert math.isclose(result.residual * abs(float(result.values)), residuals_of(self.a, result)[0], rel_tol=1e-6)
+        seen = []
+        assert solvers.eigsh(self.a, max_sweeps=2, callback=seen.append).history == tuple(seen)
+        assert [p.sweep for p in seen] == [1, 2]
+        result = solvers.eigsh(self.a, callback=lambda p: p.sweep == 2)
+        assert result.status is SolverStatus.STOPPED
+        assert math.isclose(result.residual * abs(float(result.values)), residuals_of(self.a, result)[0], rel_tol=1e-6)
+
+        def interrupt(progress):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt) as caught:
+            solvers.eigsh(self.a, callback=interrupt)
+        assert caught.value.result.status is SolverStatus.INTERRUPTED
+
+    def test_a_good_start_saves_sweeps(self):
+        cold = solvers.eigsh(self.a)
+        warm = solvers.eigsh(self.a, x0=cold.vectors[0])
+        assert warm.sweeps < cold.sweeps
+        assert math.isclose(float(warm.values), float(cold.values), rel_tol=1e-9)
+
+    def test_it_explains_itself(self):
+        lines = str(solvers.eigsh(self.a, k=2)).splitlines()
+        assert lines[0].startswith("CONVERGED: ")
+        assert lines[1].startswith("eigenvalues: -5.14209")
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=5).map(tuple), st.integers(1, 3), dtypes, seeds)
+def test_residuals_for_large_ranks_are_those_for_small_ones(shape, rank, dtype, seed):
+    a = hermitian(shape, rank, dtype, seed)
+    v = draw_train(shape, [rank] * (len(shape) - 1), dtype, seed)
+    cores = [*v.cores[:-1], v.cores[-1] / float(v.norm())]
+    found = []
+    for largest in (0, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ttnet.solvers.residuals.EXACT_RANK", largest)
+            found.append(eigen_residual(a.cores, cores, 0.3))
+    assert math.isclose(*found, rel_tol=1e-2, abs_tol=100 * math.sqrt(torch.finfo(dtype).eps))
+
+
+@given(st.integers(1, 4), st.integers(8, 60), seeds, st.booleans())
+def test_lanczos(k, n, seed, is_complex):
+    dtype = torch.complex128 if is_complex else torch.float64
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(n, n, dtype=dtype, generator=generator)
+    a = (a + a.mH) / 2
+    start = torch.randn(k, n, dtype=dtype, generator=generator)
+    values, vectors = lowest_pairs(lambda x: x @ a.mT, start, bound=1e-9, gain=0.0, steps=1000)
+    assert torch.allclose(values, torch.linalg.eigvalsh(a)[:k], atol=1e-7)
+    assert float((a @ vectors.mT - vectors.mT * values).norm()) < 1e-7
+    assert relative_error(vectors.conj() @ vectors.mT, torch.eye(k, dtype=dtype)) < 1e-10
+
+
+H = operators.heisenberg(4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: solvers.eigsh(ttnet.ones((2,))), TTTypeError, "A is a TensorTrain; expected a TTMatrix."),
+        (lambda: solvers.eigsh(TTMatrix([torch.ones(1, 2, 3, 1)])), TTShapeError, "A has row modes (2,) and column"),
+        (lambda: solvers.eigsh(operators.shift((4, 4))), TTValueError, "A is not Hermitian: the norm of A - A.H is"),
+        (lambda: solvers.eigsh(H * math.nan), TTValueError, "holds NaN or infinite entries"),
+        (lambda: solvers.eigsh(H, 0), TTValueError, "k is 0; expected an int >= 1."),
+        (lambda: solvers.eigsh(H, 17), TTValueError, "k is 17; expected at most 16, the number of rows of A."),
+        (lambda: solvers.eigsh(H, 5, max_rank=1), TTValueError, "there is room for 4 vectors at most"),
+        (
+            lambda: solvers.eigsh(H, which="LM"),
+            TTValueError,
+            "which is 'LM'; expected 'SA' (lowest) or 'LA' (highest).",
+        ),
+        (lambda: solvers.eigsh(H, sites=3), TTValueError, "sites is 3; expected 1, 2 or None."),
+        (lambda: solvers.eigsh(H, tol=1e-20), TTValueError, "tol is 1e-20, below the precision of float64"),
+        (lambda: solvers.eigsh(H, x0=ttnet.ones((2,))), TTShapeError, "x0 has shape (2,) but A has modes"),
+    ],
+)
+def test_refusals(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert message in str(caught.value)

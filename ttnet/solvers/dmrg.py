@@ -1,0 +1,437 @@
+"""Extreme eigenpairs of Hermitian operators: two-site DMRG with subspace expansion, for several vectors at once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ttnet.errors import TTValueError
+from ttnet.numerics.linalg import truncated_svd
+from ttnet.numerics.scales import times_power_of_two
+from ttnet.solvers.arguments import (
+    check_bounds,
+    check_callback,
+    check_count,
+    check_fit,
+    check_operator,
+    check_seed,
+    check_tol,
+    check_train,
+    solver_dtype,
+)
+from ttnet.solvers.interfaces import (
+    OperatorCore,
+    advance_operator,
+    mirrored,
+    prepare_operator,
+    prepare_train,
+    through_operator,
+)
+from ttnet.solvers.local_system import LocalSystem
+from ttnet.solvers.residuals import SYMMETRY, antihermitian_part, eigen_residual
+from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
+from ttnet.solvers.ritz import lowest_pairs
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
+
+DENSE_SIZE = 60  # up to here a local matrix is diagonalised whole
+LARGEST_PAIR = 100  # the largest product of two modes that are solved for together, unless told otherwise
+EXPANSION = 2  # how many directions a basis takes in at each step
+LOCAL_STEPS = 24  # of the iteration for a local problem
+PATIENCE = 6  # how many sweeps may pass before the residual must be lower by a quarter
+
+
+@dataclass(frozen=True, repr=False)
+class EigenResult(SolverResult[tuple[TensorTrain, ...]]):
+    """Eigenpairs, and how good they are.
+
+    Attributes:
+        value: The eigenvectors, of norm one and orthogonal to each other up to the residual.
+        values: The eigenvalues, a real tensor of shape (k,): ascending for "SA", descending for "LA".
+        residuals: `||A v - value v||` of each pair, relative to the larger of `|value|` and A's root mean square
+            singular value. The error of an eigenvalue is of the order of the square of this, over the relative gap to
+            the others.
+
+    Example:
+        >>> from ttnet import operators, solvers
+        >>> result = solvers.eigsh(operators.heisenberg(4), k=1)
+        >>> result.values, result.vectors
+        (tensor([-1.6160], dtype=torch.float64), (TensorTrain([2]-2-[2]-4-[2]-2-[2], float64),))
+    """
+
+    values: Tensor
+    residuals: Tensor
+
+    @property
+    def vectors(self) -> tuple[TensorTrain, ...]:
+        """The eigenvectors, one train for each eigenvalue."""
+        return self.value
+
+    def __str__(self) -> str:
+        first, *rest = super().__str__().split("\n")
+        return "\n".join([first, f"eigenvalues: {', '.join(f'{value:.12g}' for value in self.values.tolist())}", *rest])
+
+
+def eigsh(
+    A: TTMatrix,
+    k: int = 1,
+    which: str = "SA",
+    tol: float = 1e-6,
+    *,
+    max_sweeps: int = 50,
+    max_rank: int | Sequence[int] | None = None,
+    x0: TensorTrain | None = None,
+    sites: int | None = None,
+    seed: int = 0,
+    callback: Callable[[SolverProgress], object] | None = None,
+) -> EigenResult:
+    """Find the lowest or highest eigenpairs of a Hermitian TT-matrix.
+
+    Sweeps go over the bonds, there and back in turn, and solve the eigenproblem of two cores at a time (DMRG); the k
+    vectors share all cores but one (block format). Bases are expanded by a few directions of `A v`, so that sweeps do
+    not settle in a poor space. Sources: Schollwöck 2011, "The density-matrix renormalization group in the age of matrix
+    product states", section 6; Dolgov et al. 2014, "Computation of extreme eigenvalues in higher dimensions using block
+    tensor train format"; Hubig et al. 2015, "Strictly single-site DMRG algorithm with subspace expansion".
+
+    Args:
+        A: The operator.
+        k: How many eigenpairs, at least 1.
+        which: "SA" for the lowest (smallest algebraic), "LA" for the highest eigenvalues.
+        tol: The residual `||A v - value v||` to reach, relative as `EigenResult.residuals` says, at least 4 machine
+            epsilons. Errors of the eigenvalues go with its square.
+        max_sweeps: The largest number of sweeps over all bonds, in either direction; at least 1.
+        max_rank: Bound on the ranks that all vectors share, an int or one int per inner bond.
+        x0: A train whose bases to begin with; None for random ones.
+        sites: How many cores to solve for at a time, 1 or 2; None for 2 unless modes are large.
+        seed: The seed of all random choices.
+        callback: Called with a `SolverProgress` after each sweep, whose `residual` is the relative change of the
+            eigenvalues until the true one is computed; if it returns True, the search stops.
+
+    Returns:
+        The result, with `values`, `vectors` and `residuals`. `values` carry gradients to A's cores (Hellmann and
+        Feynman), right where an eigenvalue is simple. An exception on the way carries the best result so far in its
+        attribute `result`.
+
+    Raises:
+        TTTypeError: If an argument is of the wrong type.
+        TTShapeError: If A is not square, or the modes of x0 are not those of A.
+        TTValueError: If A is not Hermitian, an argument is out of range, `tol` is below the precision of the dtype,
+            `max_rank` leaves no room for k vectors, or a core has entries that are NaN or infinite.
+
+    Example:
+        >>> from ttnet import operators, solvers
+        >>> result = solvers.eigsh(operators.ising(12), k=2)
+        >>> result.converged, result.values
+        (True, tensor([-14.9260, -14.6748], dtype=torch.float64))
+    """
+    check_operator(A, "A")
+    dtype = solver_dtype(A) if x0 is None else solver_dtype(A, check_train(x0, "x0"))
+    if x0 is not None:
+        check_fit(A, x0, "x0")
+    bound = check_tol(tol, dtype)
+    if which not in ("SA", "LA"):
+        raise TTValueError(f"which is {which!r}; expected 'SA' (lowest) or 'LA' (highest).")
+    count = check_count(k, "k")
+    if count > A.shape[0]:
+        raise TTValueError(f"k is {count}; expected at most {A.shape[0]}, the number of rows of A.")
+    sweeps = check_count(max_sweeps, "max_sweeps")
+    max_ranks = check_bounds(max_rank, len(A.cores))
+    if sites is not None and check_count(sites, "sites") > 2:
+        raise TTValueError(f"sites is {sites}; expected 1, 2 or None.")
+    generator = check_seed(seed)
+    check_callback(callback)
+    with torch.no_grad():
+        search = _Search(A, x0, dtype, bound, count, which, max_ranks, sites, generator)
+        result = search.run(sweeps, callback)
+    if torch.is_grad_enabled() and any(core.requires_grad for core in A.cores):
+        quotients = [v.dot(A @ v).real for v in result.vectors]
+        result = replace(result, values=torch.stack(quotients))
+    return result
+
+
+class _Search:
+    """One search: the operator near scale one, the block of vectors, and what the sweeps have shown so far."""
+
+    def __init__(
+        self,
+        a: TTMatrix,
+        x0: TensorTrain | None,
+        dtype: torch.dtype,
+        tol: float,
+        count: int,
+        which: str,
+        max_ranks: list[int | None],
+        sites: int | None,
+        generator: torch.Generator,
+    ) -> None:
+        self._whole_shape = a.col_shape
+        cores, self._exponent = prepare_operator(a, dtype)
+        precision = torch.finfo(dtype).eps
+        if (part := antihermitian_part(cores)) > SYMMETRY * precision:
+            raise TTValueError(
+                f"A is not Hermitian: the norm of A - A.H is {part:.1e} of that of A; expected at most "
+                f"{SYMMETRY * precision:.1e}. Give (A + A.H) / 2 if the difference is an error of rounding."
+            )
+        self._dtype, self._precision = dtype, precision
+        self._sign = 1.0 if which == "SA" else -1.0
+        # Modes of size one would leave no room for vectors beside each other.
+        self._a, bounds = _squeezed([cores[0] * self._sign, *cores[1:]], max_ranks)
+        self._tol, self._count, self._max_ranks = tol, count, bounds
+        shape, order = [core.shape[1] for core in self._a], len(self._a)
+        pairs = [m * n for m, n in itertools.pairwise(shape)]
+        self._sites = min(order, sites or (2 if max(pairs, default=0) <= LARGEST_PAIR else 1))
+        full = _full_ranks(shape)
+        most = [min(rank, bound or rank) for rank, bound in zip(full, [None, *bounds, None], strict=True)]
+        room = min(
+            most[k] * math.prod(shape[k : k + self._sites]) * most[k + self._sites]
+            for k in range(order - self._sites + 1)
+        )
+        if room < count:
+            raise TTValueError(
+                f"k is {count}, but there is room for {room} vectors at most beside each other; raise max_rank or "
+                "sites, or lower k."
+            )
+        if x0 is None:
+            ranks = [min(rank, max(4, 2 * count)) for rank in most]
+            sizes = [(ranks[k], n, ranks[k + 1]) for k, n in enumerate(shape)]
+            draws = [torch.randn(size, dtype=dtype, generator=generator).to(a.device) for size in sizes]
+            x0 = TensorTrain(draws)
+        else:
+            x0 = TensorTrain(_squeezed(prepare_train(x0, dtype)[0], max_ranks)[0])
+            x0 = x0.round(max_rank=most[1:-1]) if any(bounds) else x0
+        x = prepare_train(x0, dtype)[0]
+        # The block has one vector to begin with; the first local problem finds the others.
+        self._block = _Block(self._a, x, count, bounds, self._sites, generator)
+        self._cut = tol
+        self._best: tuple[Tensor, list[list[Tensor]], Tensor] | None = None
+        self._history: list[SolverProgress] = []
+
+    def run(self, max_sweeps: int, callback: Callable[[SolverProgress], object] | None) -> EigenResult:
+        """Sweep until residuals are small enough or there is no hope for it."""
+        with handing_back(lambda: self._result(SolverStatus.INTERRUPTED) if self._history else None):
+            status = self._sweeps(max_sweeps, callback)
+        return self._result(status)
+
+    def _sweeps(self, max_sweeps: int, callback: Callable[[SolverProgress], object] | None) -> SolverStatus:
+        before: Tensor | None = None
+        residuals: list[float] = []
+        changes: list[float] = []
+        for sweep in range(1, max_sweeps + 1):
+            self._values = self._block.sweep(cut=self._cut)
+            self._block.turn()
+            self._best = None
+            scale = max(1.0, float(self._values.abs().max()))
+            change = float((self._values - before).abs().max()) / scale if before is not None else math.inf
+            before = self._values
+            residual = change
+            # Errors of values go with the square of the residual: a sweep that changes them by less has little to gain.
+            settled = change <= max(self._tol**2, 4 * self._precision) or len(self._a) <= self._sites
+            changes.append(change)
+            # Ranks that are cut to max_rank may keep them from settling.
+            settled = settled or (len(changes) > PATIENCE and min(changes[-3:]) > 0.3 * min(changes[:-3]))
+            if settled or sweep == max_sweeps:
+                residual = self._look()
+                residuals.append(residual)
+            whole = _unsqueezed(self._block.vectors()[0], self._whole_shape)
+            ranks = (1, *(core.shape[2] for core in whole))
+            self._history.append(SolverProgress(sweep, ranks, residual=residual, change=change))
+            stopped = callback is not None and bool(callback(self._history[-1]))
+            if settled and residual <= self._tol:
+                return SolverStatus.CONVERGED
+            if stopped:
+                return SolverStatus.STOPPED
+            if settled:
+                inner = self._block.ranks[1:-1]
+                if any(rank == most for rank, most in zip(inner, self._max_ranks, strict=True)):
+                    return SolverStatus.MAX_RANK
+                if len(residuals) > PATIENCE and min(residuals[-PATIENCE:]) > 0.75 * min(residuals[:-PATIENCE]):
+                    return SolverStatus.STALLED
+                self._cut = max(self._cut * min(0.5, 0.5 * self._tol / residual), self._precision)
+        return SolverStatus.MAX_SWEEPS
+
+    def _look(self) -> float:
+        """Take the vectors apart, and compute their residuals."""
+        vectors = self._block.vectors()
+        found = [eigen_residual(self._a, v, float(value)) for v, value in zip(vectors, self._values, strict=True)]
+        scales = self._values.abs().clamp_min(1.0).cpu()
+        residuals = torch.tensor(found, dtype=scales.dtype) / scales
+        self._best = self._values, vectors, residuals
+        return float(residuals.max())
+
+    def _result(self, status: SolverStatus) -> EigenResult:
+        if self._best is None:
+            self._look()
+        assert self._best is not None
+        values, vectors, residuals = self._best
+        trains = tuple(TensorTrain(_unsqueezed(cores, self._whole_shape)) for cores in vectors)
+        return EigenResult(
+            value=tuple(train if train.ndim < 2 else train.round(eps=self._precision) for train in trains),
+            status=status,
+            residual=float(residuals.max()),
+            sweeps=len(self._history),
+            history=tuple(self._history),
+            values=times_power_of_two(self._sign * values, self._exponent),
+            residuals=residuals,
+        )
+
+
+def _squeezed(
+    cores: Sequence[Tensor],  # each (r, n, r') or (a, n, n, b)
+    max_ranks: Sequence[int | None],
+) -> tuple[list[Tensor], list[int | None]]:
+    """Take modes of size one into their neighbours, one core being left at least; give bounds for what bonds remain."""
+    found = [cores[0]]
+    bounds: list[int | None] = []
+    narrow: list[int] = []  # what the bonds beside modes of size one bear
+    for core, most in zip(cores[1:], max_ranks, strict=True):
+        narrow += [] if most is None else [most]
+        if 1 not in (core.shape[1], found[-1].shape[1]):
+            found.append(core)
+            bounds.append(min(narrow, default=None))
+            narrow = []
+            continue
+        both = torch.tensordot(found[-1], core, 1)  # (r, n, n', r') or (a, m, n, m', n', b)
+        found[-1] = both.flatten(1, 2) if both.ndim == 4 else both.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return found, bounds
+
+
+def _unsqueezed(
+    cores: Sequence[Tensor],  # each (r, n, r')
+    shape: Sequence[int],
+) -> list[Tensor]:
+    """Put modes of size one back."""
+    rest = iter(cores)
+    found: list[Tensor] = []
+    for k, size in enumerate(shape):
+        if size > 1 or (k == 0 and max(shape) == 1):
+            found.append(next(rest))
+            continue
+        rank = found[-1].shape[2] if found else 1
+        found.append(torch.eye(rank, dtype=cores[0].dtype, device=cores[0].device)[:, None])
+    return found
+
+
+def _full_ranks(shape: Sequence[int]) -> list[int]:
+    """Give the largest ranks that tensors of a shape have, the outer ones included."""
+    heads, tails = [1], [1]
+    for size in shape:
+        heads.append(min(heads[-1] * size, 2**40))
+    for size in reversed(shape):
+        tails.append(min(tails[-1] * size, 2**40))
+    return [min(head, tail) for head, tail in zip(heads, reversed(tails), strict=True)]
+
+
+class _Block:
+    """k vectors that share all cores but the one where the sweep is, and the operator's interfaces."""
+
+    def __init__(
+        self,
+        a: Sequence[Tensor],  # each (a, n, n, b)
+        x: Sequence[Tensor],  # each (r, n, s)
+        count: int,
+        max_ranks: Sequence[int | None],
+        sites: int,
+        generator: torch.Generator,
+    ) -> None:
+        self._there = [OperatorCore(core) for core in a]
+        self._back = [core.mirrored() for core in reversed(self._there)]
+        self._pairs: dict[tuple[bool, int], OperatorCore] = {}
+        self._x, self._count, self._sites, self._generator = list(x), count, sites, generator
+        self._max_ranks = list(max_ranks)
+        self._scale = 1.0  # of the eigenvalues, or of A if that is larger
+        self._centre = self._x[0][..., None]  # (r, n, s, vectors), in the place of the core where the sweep begins
+        self._is_mirrored = False
+        one = a[0].new_ones(1, 1, 1)
+        self._left, self._right = [one] * len(a), [one] * len(a)
+        backwards = mirrored(self._x)
+        for k in range(len(a) - 1):
+            core = backwards[k]
+            self._right[-2 - k] = advance_operator(self._right[-1 - k], core, self._back[k], core)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks that all vectors share."""
+        ranks = (1, *(core.shape[2] for core in self._x[:-1]), 1)
+        return ranks[::-1] if self._is_mirrored else ranks
+
+    def turn(self) -> None:
+        """Look at everything from the other end."""
+        self._is_mirrored = not self._is_mirrored
+        self._there, self._back = self._back, self._there
+        self._x = mirrored(self._x)
+        self._centre = self._centre.transpose(0, 2)
+        self._max_ranks.reverse()
+        self._left, self._right = self._right[::-1], self._left[::-1]
+
+    def vectors(self) -> list[list[Tensor]]:
+        """Give the cores of each vector: the centre is at the first core."""
+        found = [[self._centre[..., j], *self._x[1:]] for j in range(self._centre.shape[3])]
+        return [mirrored(cores) if self._is_mirrored else cores for cores in found]
+
+    def sweep(self, *, cut: float) -> Tensor:
+        """Go over all bonds once; give the eigenvalues (k,) of the last local problem."""
+        order, values = len(self._x), torch.empty(0)
+        for k in range(order - self._sites + 1):
+            core, v = self._local(k)
+            last = k + self._sites - 1
+            system = LocalSystem(self._left[k], core, self._right[last], hermitian=True)
+            values, vectors = self._solve(system, v, cut * self._scale / (2 * math.sqrt(order)))
+            self._scale = max(1.0, float(values.abs().max()))
+            if last > k or k < order - 1:
+                self._split(k, vectors, cut)
+            else:
+                self._centre = vectors
+        return values
+
+    def _local(self, k: int) -> tuple[OperatorCore, Tensor]:
+        """Give the operator's core of a step, and the vectors there, (r, n, s, vectors)."""
+        if self._sites == 1:
+            return self._there[k], self._centre
+        r, n, _, count = self._centre.shape
+        following = self._x[k + 1]
+        both = torch.einsum("anbv,bmc->anmcv", self._centre, following)
+        key = self._is_mirrored, k
+        if key not in self._pairs:
+            pair = torch.tensordot(self._there[k].core, self._there[k + 1].core, 1)  # (a, m, n, m', n', b)
+            self._pairs[key] = OperatorCore(pair.transpose(2, 3).flatten(3, 4).flatten(1, 2))
+        return self._pairs[key], both.reshape(r, n * following.shape[1], -1, count)
+
+    def _solve(self, system: LocalSystem, v: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+        """Give the lowest eigenvalues of a local problem, and their vectors (r, n, s, k)."""
+        k = min(self._count, system.size)
+        if system.size <= max(DENSE_SIZE, 4 * k):
+            values, vectors = torch.linalg.eigh(system.matrix())
+            return values[:k], vectors[:, :k].reshape(*system.shape, k)
+        start = v.reshape(system.size, -1).mT
+        if len(start) < k:
+            missing = torch.randn(k - len(start), system.size, dtype=v.dtype, generator=self._generator)
+            start = torch.cat([start, missing.to(v.device)])
+        values, rows = lowest_pairs(system.apply_to_rows, start, bound=bound, gain=0.1, steps=LOCAL_STEPS)
+        return values, rows.mT.reshape(*system.shape, k)
+
+    def _split(self, k: int, vectors: Tensor, cut: float) -> None:
+        """Cut ranks down, expand the basis by a few directions of `A v`, and go one core on."""
+        left, n = self._centre.shape[:2]
+        s, count = vectors.shape[2:]
+        matrix = vectors.reshape(left * n, -1)  # (r n, n' s vectors)
+        most = self._max_ranks[k]
+        u, w, _ = truncated_svd(matrix, cut * count**0.5, most)
+        core = u.reshape(left, n, -1)
+        room = u.shape[0] if most is None else most
+        extra = max(0, min(EXPANSION, room - u.shape[1], u.shape[0] - u.shape[1]))
+        if extra:
+            seen = through_operator(self._left[k], self._there[k], core).reshape(len(u), -1)  # (r n, b s)
+            mix = torch.randn(seen.shape[1], extra, dtype=u.dtype, generator=self._generator).to(u.device)
+            basis, factor = torch.linalg.qr(torch.cat([u, seen @ mix], 1))
+            core, w = basis.reshape(left, n, -1), factor[:, : u.shape[1]] @ w
+        self._x[k] = core
+        self._left[k + 1] = advance_operator(self._left[k], core, self._there[k], core)
+        w = w.reshape(core.shape[2], -1, s, count)  # (r', n' or 1, s, vectors)
+        if self._sites == 1:
+            w = torch.einsum("abv,bnc->ancv", w[:, 0], self._x[k + 1])
+        self._centre = w
