@@ -233,7 +233,8 @@ class AdapterBank:
 
         Args:
             names: One name, for all rows of every batch; or a list with a name for each row, `None` for rows that the
-                base model is for. Batches may have a multiple of as many rows, as beams and returned sequences make.
+                base model is for. Batches may have each of these rows several times, as beams and returned sequences
+                make it.
 
         Raises:
             TTTypeError: If it is something else.
@@ -271,7 +272,13 @@ class AdapterBank:
             rows = {name: self._row(name) for name in dict.fromkeys(chosen) if name is not None}
             if not rows:
                 return None
-            return Mix.of(chosen, rows, self._pattern.layout, self._pattern.forms.values(), self.keep_bytes)
+            return Mix.of(
+                names if isinstance(names, str) else chosen,
+                rows,
+                self._pattern.layout,
+                self._pattern.forms.values(),
+                self.keep_bytes,
+            )
 
     def _row(self, name: str) -> Tensor:  # (parameters,)
         number = self._number(name)

@@ -23,6 +23,7 @@ from ttnet_llm.matrices.by_row import add_thin
 from ttnet_llm.tuner import AdapterLayer
 
 Made = tuple[Tensor, ...]  # each of shape (n, ...)
+_SMALL = 6  # how much longer small products take for a number that they write than those that form the matrices
 _PATTERN = threading.Lock()  # as the pattern's tensors are others while it is asked
 
 
@@ -50,9 +51,9 @@ class Form(nn.Module):
         """Ask the network for its matrices."""
         raise NotImplementedError
 
-    def forward(self) -> Made:
-        """Do the same, as `functional_call` calls it."""
-        return self.matrices()
+    def forward(self, *x: Tensor) -> Any:
+        """Do the same, or multiply tokens `(tokens, in)` core by core, as `functional_call` calls it."""
+        return cast(Any, self.network).multiply(*x) if x else self.matrices()
 
     def make(
         self,
@@ -68,10 +69,48 @@ class Form(nn.Module):
         Returns:
             The matrices, each of shape `(u, ...)`.
         """
+        made: Made = self._ask(rows, layout)
+        return made
+
+    def _ask(self, rows: Tensor, layout: RowLayout, *x: Tensor) -> Any:
         tensors = {name: layout.take(rows, key) for name, key in self.keys.items()}
         with _PATTERN:
-            made: Made = torch.vmap(lambda given: functional_call(self, given, ()))(tensors)
-        return made
+            return torch.vmap(lambda given, *x: functional_call(self, given, x))(tensors, *x)
+
+    def takes_cores(self, tokens: int) -> bool:
+        """Say whether so many tokens of a row are multiplied core by core where no matrices are kept.
+
+        They are where far fewer numbers are written, and read again, on that way than by forming the matrices.
+
+        Args:
+            tokens: How many there are in a row.
+
+        Returns:
+            Whether they are; never where there is no such way.
+        """
+        return False
+
+    def multiply(
+        self,
+        rows: Tensor,  # (n, size)
+        layout: RowLayout,
+        x: Tensor,  # (n, tokens, in)
+        training: bool,
+    ) -> Tensor:  # (n, tokens, out)
+        """Multiply the tokens of each row with its adapter, core by core.
+
+        Args:
+            rows: The adapters, `(n, size)`.
+            layout: Where their tensors stand.
+            x: The tokens, `(n, tokens, in)`.
+            training: Whether to drop some of them.
+
+        Returns:
+            What the adapters add, `(n, tokens, out)`.
+        """
+        x = _wide(x, rows)
+        update: Tensor = self._ask(rows.to(x.dtype), layout, self._dropped(x, training))
+        return self.scaling * update
 
     def without(
         self,
@@ -113,6 +152,11 @@ class LinearForm(Form):
         self.adds = bool(network.factors()[0].shape[1])
         self.turns_input, self.turns_output = network.before() is not None, network.after() is not None
         self.ends = tuple(range(1, 2 * (self.adds + self.turns_input + self.turns_output), 2))
+
+    def takes_cores(self, tokens: int) -> bool:
+        """Say whether so many tokens of a row are multiplied core by core where no matrices are kept."""
+        moves = cast(FactorNetwork, self.network).moves
+        return moves is not None and _SMALL * tokens * moves[1] < moves[0]
 
     def matrices(self) -> Made:
         """Give L and R, and D and E of either turn, as far as there are such."""

@@ -40,7 +40,11 @@ class BankLayer(nn.Module):
         if mix is None:
             return self.base_layer(input, *args, **kwargs)
         (form,) = self._form
-        rows, made = mix.split(input, self.name), mix.made(form)
+        rows = mix.split(input, self.name)
+        if mix.takes_cores(form, rows.shape[1]):
+            plain: Tensor = self.base_layer(input, *args, **kwargs)
+            return (plain + mix.update(form, rows, self.training).reshape(plain.shape)).to(plain.dtype)
+        made = mix.made(form)
         changed = form.before(rows, made, self.training).reshape(input.shape)
         result: Tensor = self.base_layer(changed, *args, **kwargs)
         by_rows = result.reshape(*rows.shape[:2], result.shape[-1])

@@ -26,12 +26,19 @@ class Mix:
         named: Which rows have one, `(n,)`; `None` for all.
         layout: Where an adapter's tensors stand in its row.
         keep_bytes: How much memory made matrices may take until the mix ends; more of them are made again every time.
+        for_all: Whether the one row stands for all of any batch.
     """
 
     def __init__(
-        self, sources: list[Tensor], index: Tensor, named: Tensor | None, layout: RowLayout, keep_bytes: int
+        self,
+        sources: list[Tensor],
+        index: Tensor,
+        named: Tensor | None,
+        layout: RowLayout,
+        keep_bytes: int,
+        for_all: bool = False,
     ) -> None:
-        self.index, self.named, self.layout = index, named, layout
+        self.index, self.named, self.layout, self._for_all = index, named, layout, for_all
         self.learns = any(source.requires_grad for source in sources)
         # What learns is read anew for each forward pass, so that each sees the last step; the rest is a copy.
         self._sources = sources if self.learns else [torch.stack(sources)]
@@ -39,11 +46,12 @@ class Mix:
         self._kept: dict[Form, Made] = {}
         self._one_each = index.tolist() == list(range(len(sources)))
         self._shapes: tuple[int, frozenset[int]] | None = None  # the batch's rows, and its tokens
+        self._repeats = {1}  # how often batches have repeated the rows that are named
 
     @classmethod
     def of(
         cls,
-        names: list[str | None],
+        names: str | list[str | None],
         rows: dict[str, Tensor],
         layout: RowLayout,
         forms: Iterable[Form],
@@ -52,7 +60,7 @@ class Mix:
         """Mix adapters, and make what there is room for.
 
         Args:
-            names: For every row of the batch its adapter's name, `None` for none.
+            names: For every row of the batch its adapter's name, `None` for none; or one name for all.
             rows: These adapters, at least one, each of shape `(size,)`.
             layout: Where an adapter's tensors stand in its row.
             forms: The modules' forms.
@@ -61,6 +69,7 @@ class Mix:
         Returns:
             The mix.
         """
+        for_all, names = isinstance(names, str), [names] if isinstance(names, str) else names
         places, device = {name: place for place, name in enumerate(rows)}, next(iter(rows.values())).device
         index = torch.tensor([0 if name is None else places[name] for name in names], device=device)
         named = None
@@ -68,7 +77,7 @@ class Mix:
             named = torch.tensor([name is not None for name in names], device=device)
         # What is made here may be used where gradients are wanted, whatever is in force now.
         with torch.inference_mode(False), torch.no_grad():
-            mix = cls(list(rows.values()), index, named, layout, keep_bytes)
+            mix = cls(list(rows.values()), index, named, layout, keep_bytes, for_all)
             mix.prepare(forms)
         return mix
 
@@ -93,9 +102,37 @@ class Mix:
         kept = self._kept.get(form)
         return self._make(form) if kept is None else kept
 
+    def takes_cores(self, form: Form, tokens: int) -> bool:
+        """Say whether a module's update of so many tokens a row is computed core by core."""
+        return form not in self._kept and form.takes_cores(tokens)
+
+    @torch.compiler.disable
+    def update(
+        self,
+        form: Form,
+        x: Tensor,  # (n, tokens, in)
+        training: bool,
+    ) -> Tensor:  # (n, tokens, out)
+        """Compute a module's update core by core.
+
+        Args:
+            form: The module's form.
+            x: What it reads, by row.
+            training: Whether to drop some of it.
+
+        Returns:
+            What the adapters add, by row.
+        """
+        rows = self._rows()
+        found = form.multiply(rows if self._one_each else rows[self.index], self.layout, x, training)
+        return found if self.named is None else torch.where(self.named[:, None, None], found, 0)
+
+    def _rows(self) -> Tensor:  # (adapters, size)
+        return torch.stack(self._sources) if self.learns else self._sources[0]
+
     @torch.compiler.disable
     def _make(self, form: Form) -> Made:
-        rows = torch.stack(self._sources) if self.learns else self._sources[0]
+        rows = self._rows()
         made = form.make(rows, self.layout)
         if not self._one_each:
             made = tuple(matrix[self.index] for matrix in made)
@@ -107,8 +144,27 @@ class Mix:
         Args:
             inputs: Its arguments.
         """
-        shapes = [each.shape for each in inputs if isinstance(each, Tensor) and each.ndim > 1]
-        self._shapes = (shapes[0][0], frozenset(math.prod(shape[:2]) for shape in shapes)) if shapes else None
+        tensors = [each for each in inputs if isinstance(each, Tensor) and each.ndim > 1]
+        self._shapes = None
+        if tensors:
+            self._shapes = len(tensors[0]), frozenset(math.prod(each.shape[:2]) for each in tensors)
+            self._check_repeats([each for each in tensors if len(each) == len(tensors[0])])
+
+    def _check_repeats(self, tensors: list[Tensor]) -> None:
+        """Refuse a batch with more rows than names, unless each row stands there several times.
+
+        That is how `generate` begins with beams and returned sequences, which then go different ways.
+        """
+        rows, n = len(tensors[0]), len(self.index)
+        if self._for_all or rows % n or (repeats := rows // n) in self._repeats:
+            return
+        if any(bool((each.unflatten(0, (n, repeats)) != each[::repeats, None]).any()) for each in tensors):
+            raise TTValueError(
+                f"The batch has {rows} rows, and {n} adapters were named; expected one name, or None, for each row. "
+                "Fewer are taken where every row stands there several times, as generate repeats rows for beams and "
+                "returned sequences."
+            )
+        self._repeats.add(repeats)
 
     def split(self, x: Tensor, name: str) -> Tensor:  # (rows or a multiple, *tokens, d) -> (n, tokens, d)
         """Sort what a module reads by the batch's rows: beams and returned sequences of one stand next to each other.
@@ -124,7 +180,7 @@ class Mix:
             TTValueError: If it has no part for each row.
         """
         n = len(self.index)
-        if n > 1 and not self._has_rows(x, n):
+        if not self._for_all and not self._has_rows(x, n):
             given = "" if self._shapes is None else f", where the model was given {self._shapes[0]} rows"
             raise TTValueError(
                 f"The module {name!r} reads a tensor of shape {tuple(x.shape)}{given}, and {n} adapters were named; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.bank.forms import Form, form_of
@@ -19,6 +21,7 @@ from ttnet_llm.bank.rows import RowLayout
 from ttnet_llm.linear import LinearAdapterLayer
 from ttnet_llm.linear.sharing import Member, SharedView, head_size, share
 from ttnet_llm.lora.checkpoint import PREFIX, read_config, read_weights
+from ttnet_llm.loretta_adp import LorettaAdpConfig
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer, AdapterModel
 
 _NAME = "pattern"  # of the one adapter
@@ -189,6 +192,13 @@ class Pattern:
                     f"{name} of {what} is {theirs!r}, and the bank's is {ours!r}; a bank keeps adapters of one "
                     "configuration: make another for this one."
                 )
+        ours, theirs = self.config.base_model_name_or_path, config.base_model_name_or_path
+        if ours and theirs and Path(ours).name.lower() != Path(theirs).name.lower():
+            warnings.warn(
+                f"{what} was trained on {theirs!r}, and the bank's model is {ours!r}: on another model an adapter of "
+                "the same shapes is as good as noise. Check which it is, or take the name off the adapter's config.",
+                stacklevel=4,
+            )
 
 
 def tensors_of(model: PeftModel, adapter: str) -> dict[str, Tensor]:
@@ -233,6 +243,11 @@ def _refuse(model: nn.Module, config: AdapterConfig) -> None:
                 f"{name} is {value!r}; a bank keeps what goes around the layers of a model, and no heads, norms or "
                 "biases of their own: leave it out."
             )
+    if isinstance(config, LorettaAdpConfig) and any(True for _ in ACT2FN[config.non_linearity].parameters()):
+        raise TTTypeError(
+            f"non_linearity is {config.non_linearity!r}, which learns; a bank's adapters have one in common: choose "
+            "another, such as 'relu'."
+        )
     if config.target_parameters:
         raise TTTypeError(
             f"target_parameters is {config.target_parameters!r}; a bank adapts linear layers, not bare parameters: "

@@ -64,8 +64,13 @@ class FactorNetwork(nn.Module):
         """Up to so many tokens `multiply` is cheaper than the factors are."""
         return 0
 
+    @property
+    def moves(self) -> tuple[int, int] | None:
+        """Numbers written on the way by forming the factors, and by `multiply` for each token; `None` without it."""
+        return None
+
     def multiply(self, x: Tensor) -> Tensor:
-        """Multiply tokens without forming the factors; only asked for where `few_tokens` is not 0.
+        """Multiply tokens without forming the factors; only asked for where `few_tokens` is not 0, or by `moves`.
 
         Args:
             x: The tokens, `(tokens, in_features)`.

@@ -303,6 +303,56 @@ class AlignedMatrix(TrainMatrix):
             state = torch.mm(state.reshape(-1, len(core)), core.flatten(1))
         return state.reshape(tokens, self.layout.cols).to(x.dtype)
 
+    def multiply_by_transpose(
+        self,
+        x: Tensor,  # (tokens, cols)
+    ) -> Tensor:  # (tokens, rows)
+        """Multiply tokens by the transposed matrix core by core, without forming its factors.
+
+        Args:
+            x: The tokens, of shape `(tokens, cols)`.
+
+        Returns:
+            `x @ (left @ right).T`, of shape `(tokens, rows)`. Source: as of `multiply`, from the other end.
+
+        Example:
+            >>> matrix = AlignedMatrix(AlignedLayout.choose(768, 8, rank=5, modes="auto"))
+            >>> matrix.reset_parameters(1.0)
+            >>> x = torch.ones(2, 8)
+            >>> left, right = matrix.factors()
+            >>> torch.allclose(matrix.multiply_by_transpose(x), x @ (left @ right).T, atol=1e-3)
+            True
+        """
+        left_cores, right_cores = self._cut_cores()
+        tokens, state, done = len(x), x.to(left_cores[0].dtype), 1
+        for core in reversed(right_cores):  # (tokens, modes to come, n r) becomes (tokens, modes to come, r')
+            state = torch.mm(state.reshape(-1, core.shape[1] * core.shape[2]), core.flatten(1).mT)
+        for core in reversed(left_cores):  # (tokens, r, modes so far) becomes (tokens, r', n modes so far)
+            matrix = core.flatten(0, 1)
+            state = torch.bmm(matrix.expand(tokens, -1, -1), state.reshape(tokens, core.shape[2], done))
+            done *= core.shape[1]
+        return state.reshape(tokens, self.layout.rows).to(x.dtype)
+
+    @property
+    def moves(self) -> tuple[int, int] | None:
+        """Numbers that are written on the way, in forming the factors, and core by core for each token.
+
+        The factors count, and what goes in and comes out does not; `None` where the cut lies inside a core, so that
+        there is no way core by core.
+        """
+        if self._split_columns > 1 or self._right_plan is None:
+            return None
+        layout, k = self.layout, self._split + 1
+        forming = each = 0
+        sides = layout.core_shapes[:k], [shape[::-1] for shape in reversed(layout.core_shapes[k:])]
+        for size, side in zip((layout.rows, layout.cols), sides, strict=True):
+            done = 1
+            for place, (_, mode, after) in enumerate(side):
+                done *= mode
+                forming += done * after if place else 0  # a single core is the factor as it is
+                each += size // done * after
+        return forming, each - layout.cut_rank  # the state at the cut is counted from both of its sides
+
     def chain(self) -> list[Tensor]:
         """Give the thin matrices whose product is this one; see `factors`."""
         return list(self.factors())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ttnet_llm.linear import FactorNetwork, LinearAdapterLayer, LinearConfig, LinearModel, ParameterLayer
+from ttnet_llm.matrices.aligned import AlignedMatrix
 from ttnet_llm.matrices.config import FittedConfig
 from ttnet_llm.matrices.expert import ExpertTrain
 from ttnet_llm.matrices.thin import thin_svd, thinnest_product
@@ -75,6 +76,18 @@ class LorettaRepNetwork(FactorNetwork):
         """Return `L` of shape `(in_features, t)` and `R` of shape `(t, out_features)`, t at most r."""
         b = self.B.chain() if isinstance(self.B, ExpertTrain) else [factor.T for factor in reversed(self.B.chain())]
         return thinnest_product([*self.A.chain(), *b])
+
+    @property
+    def moves(self) -> tuple[int, int] | None:
+        """Numbers written on the way by forming the factors, and core by core for each token."""
+        if not isinstance(self.A, AlignedMatrix) or not isinstance(self.B, AlignedMatrix):
+            return None
+        a, b = self.A.moves, self.B.moves
+        return None if a is None or b is None else (a[0] + b[0], a[1] + b[1] + self.A.layout.cols)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Contract tokens with the cores of A, and then with those of B from its other end."""
+        return cast(AlignedMatrix, self.B).multiply_by_transpose(cast(AlignedMatrix, self.A).multiply(x))
 
     def expert_factors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return A and B's parts on either side of the experts' core, multiplied together at the thinnest bonds."""

@@ -92,6 +92,11 @@ class TTLoraNetwork(FactorNetwork):
         """Up to so many tokens the train is contracted core by core."""
         return self.delta.few_tokens
 
+    @property
+    def moves(self) -> tuple[int, int] | None:
+        """Numbers written on the way by forming the factors, and core by core for each token."""
+        return self.delta.moves
+
     def multiply(self, x: Tensor) -> Tensor:
         """Contract tokens with the train core by core."""
         return self.delta.multiply(x)

@@ -19,8 +19,9 @@ from tests.ttnet_llm import models
 from tests.ttnet_llm.bank.shared import NAMES, alone, bank_of, by_method, peft_model
 from tests.ttnet_llm.methods import Method
 from ttnet.errors import TTValueError
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, LotrConfig
+from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, LotrConfig, TTLoraConfig
 from ttnet_llm.bank import AdapterBank
+from ttnet_llm.bank.forms import LinearForm
 from ttnet_llm.bank.layer import BankLayer
 
 
@@ -88,6 +89,57 @@ def test_any_mix_of_any_rows(names: list[str | None], tokens: int, keeps: bool) 
             model.set_adapter(name)
             expected = model(x[row])
         torch.testing.assert_close(first[row], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", [LorettaRepConfig(r=3, tt_rank=2), TTLoraConfig(tt_rank=2)], ids=["rep", "tt_lora"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@given(names=st.lists(st.sampled_from([*NAMES, None]), min_size=1, max_size=5), tokens=st.integers(1, 3))
+def test_core_by_core_is_what_factors_give(config: Any, dropout: float, names: list[str | None], tokens: int) -> None:
+    torch.manual_seed(0)
+    config = copy.deepcopy(config)
+    config.target_modules, config.init_weights, config.dropout = {"0", "2"}, False, dropout
+    base = nn.Sequential(nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 12)).double()
+    bank = AdapterBank(base, config, dtype=torch.float64, keep_bytes=0)
+    for name in NAMES:
+        bank.add(name)
+    x = torch.randn(len(names), tokens, 24, dtype=torch.float64)
+    found = []
+    for takes_cores in (False, True):
+        with pytest.MonkeyPatch.context() as patch, bank.use(names):
+            patch.setattr(LinearForm, "takes_cores", lambda form, tokens: takes_cores)  # noqa: B023
+            if takes_cores:
+                patch.setattr(LinearForm, "after", None)  # nor asked for
+            torch.manual_seed(1)
+            found.append(base(x))
+    if not any(names):
+        return
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+def test_few_tokens_go_core_by_core_where_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, ways = nn.Sequential(nn.Linear(768, 768)), []
+    for way in ("make", "multiply"):
+        real = getattr(LinearForm, way)
+        monkeypatch.setattr(LinearForm, way, lambda *args, real=real, way=way: ways.append(way) or real(*args))
+    bank = AdapterBank(base, LorettaRepConfig(target_modules=["0"], init_weights=False), keep_bytes=0)
+    bank.add("ann")
+    bank.add("bob")
+    assert next(iter(bank._pattern.forms.values())).network.moves == (10880, 648)
+    with bank.use(["ann", "bob"]):
+        ways.clear()
+        for tokens in (1, 2, 3):  # 6 * 2 * 648 < 10880 < 6 * 3 * 648
+            base(torch.randn(2, tokens, 768))
+    assert ways == ["multiply", "multiply", "make"]
+    bank.keep_bytes = 2**20
+    with bank.use(["ann", "bob"]):
+        ways.clear()
+        base(torch.randn(2, 1, 768))
+    assert ways == []
+    parameters = bank.trainable(["ann", "bob"])  # of which nothing is kept
+    with bank.use(["ann", "bob"]):
+        base(torch.randn(2, 1, 768)).square().sum().backward()
+    assert ways == ["multiply"]
+    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in parameters)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
@@ -263,31 +315,54 @@ def test_classifiers_adapters_are_exported_without_a_head(tmp_path: Path) -> Non
         torch.testing.assert_close(loaded(input_ids=ids).logits, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_threads_use_their_own_adapters() -> None:
+def test_ten_threads_add_remove_and_use_at_once() -> None:
     base = models.llama()
     config = LorettaRepConfig(r=4, init_weights=False)
     model = peft_model(base, config)
     bank = bank_of(model, base, config)
-    ids = torch.randint(1, 60, (1, 5))
-    expected = {name: alone(model, name, input_ids=ids) for name in NAMES}
+    ids = torch.randint(1, 60, (2, 5))
+    expected = {name: alone(model, name, input_ids=ids) for name in (*NAMES, None)}
     wrong: list[str] = []
+    began = threading.Barrier(10)
 
-    def serve(name: str) -> None:
-        for turn in range(8):
-            bank.add(f"{name} {turn}", bank.tensors(name))
-            with torch.no_grad(), bank.use(name):
-                found = bank.model(input_ids=ids).logits
-            if not torch.allclose(found, expected[name], atol=2e-5, rtol=1e-4):
-                wrong.append(name)
-            bank.remove(f"{name} {turn}")
+    def check(what: str, found: torch.Tensor, names: list[str | None]) -> None:
+        for row, name in enumerate(names):
+            if not torch.allclose(found[row], expected[name][row], atol=2e-5, rtol=1e-4):
+                wrong.append(f"{what}: {name}")
 
-    threads = [threading.Thread(target=serve, args=(name,)) for name in NAMES]
+    def serve(number: int) -> None:
+        own, other = NAMES[number % 3], NAMES[(number + 1) % 3]
+        began.wait()
+        try:
+            for turn in range(6):
+                added = f"{own} of {number}, {turn}"
+                bank.add(added, bank.tensors(own))
+                with torch.no_grad(), bank.use([added, other]):
+                    first = bank.model(input_ids=ids).logits
+                    if turn % 2:
+                        bank.remove(added)  # while it is in use
+                    again = bank.model(input_ids=ids).logits
+                check("first", first, [own, other])
+                check("again", again, [own, other])
+                if not turn % 2:
+                    bank.rename(added, f"{added}, renamed")
+                    with torch.no_grad(), bank.use([None, f"{added}, renamed"]):
+                        check("renamed", bank.model(input_ids=ids).logits, [None, own])
+                    bank.remove(f"{added}, renamed")
+                check("none", bank.model(input_ids=ids).logits.detach(), [None, None])
+        except Exception as error:  # of a thread, which nobody would see
+            wrong.append(repr(error))
+
+    threads = [threading.Thread(target=serve, args=(number,)) for number in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not wrong
     assert bank.names == list(NAMES)
+    for name in NAMES:  # whose rows others were never written over
+        with torch.no_grad(), bank.use(name):
+            check("after", bank.model(input_ids=ids).logits, [name, name])
 
 
 @pytest.mark.slow

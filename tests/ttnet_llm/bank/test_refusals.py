@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.ttnet_llm import models
 from tests.ttnet_llm.bank.shared import peft_model
 from tests.ttnet_llm.methods import METHODS
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet_llm import LorettaRepConfig, LotrConfig, MeloraConfig, NeuronLoraConfig
+from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, LotrConfig, MeloraConfig, NeuronLoraConfig
 from ttnet_llm.bank import AdapterBank
 from ttnet_llm.bank.layer import BankLayer
 
@@ -50,6 +51,49 @@ def test_modules_whose_input_has_no_row_for_each_of_the_batch_are_refused(way: s
         else:
             with pytest.raises(TTValueError, match=r"The module 'inner' reads a tensor of shape .* leave it out"):
                 bank.model(x)
+
+
+@pytest.mark.parametrize("names", [["ann", "bob"], ["ann"], ["ann", None]])
+def test_more_rows_than_names_are_refused_unless_they_are_the_same(names: list[str | None]) -> None:
+    bank = AdapterBank(models.llama(), LorettaRepConfig(r=2, init_weights=False))
+    bank.add("ann")
+    bank.add("bob")
+    ids = torch.randint(1, 60, (4, 5))
+    with bank.use(names), pytest.raises(TTValueError, match=rf"has 4 rows, and {len(names)} adapters were named; exp"):
+        bank.model(input_ids=ids)
+    repeated, mask = ids[: len(names)].repeat_interleave(2, 0), torch.ones(2 * len(names), 5)
+    with torch.no_grad():
+        with bank.use(names):
+            found = bank.model(input_ids=repeated, attention_mask=mask).logits
+        with bank.use([name for name in names for _ in range(2)]):
+            torch.testing.assert_close(bank.model(input_ids=repeated, attention_mask=mask).logits, found)
+    other = mask.clone()
+    other[0, 0] = 0  # the same text behind another mask is another row
+    with bank.use(names), pytest.raises(TTValueError, match="as generate repeats rows for beams"):
+        bank.model(input_ids=repeated, attention_mask=other)
+    with bank.use("ann"):
+        bank.model(input_ids=ids)
+    with bank.use(["ann", "bob", None]), pytest.raises(TTValueError, match="reads a tensor of shape"):
+        bank.model(input_ids=ids)
+
+
+def test_an_adapter_of_another_model_is_told(tmp_path: Path) -> None:
+    base, config = models.llama(), LorettaRepConfig(r=2, init_weights=False)
+    config.base_model_name_or_path = "org/one"
+    model = get_peft_model(models.llama(), copy.deepcopy(config))
+    model.peft_config["default"].base_model_name_or_path = "org/one"
+    model.save_pretrained(str(tmp_path))
+    bank = AdapterBank(base, config)
+    bank.add("ann", tmp_path)
+    for name in ("/models/One", None, ""):
+        model.peft_config["default"].base_model_name_or_path = name
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            bank.add(f"of {name}", model)
+    model.peft_config["default"].base_model_name_or_path = "org/other"
+    with pytest.warns(UserWarning, match="the adapter 'bob' was trained on 'org/other', and the bank's model is 'org/"):
+        bank.add("bob", model)
+    assert "bob" in bank
 
 
 @pytest.mark.parametrize("method", ["metatt", "lorta", "lotr", "tt_ether"])
@@ -92,6 +136,7 @@ def test_mistakes_get_a_sentence(tmp_path: Path) -> None:
         (LorettaRepConfig(train_norms=True), "train_norms is True; a bank keeps what goes around the layers"),
         (LorettaRepConfig(modules_to_save=["lm_head"]), r"modules_to_save is \['lm_head'\]; a bank keeps"),
         (LorettaRepConfig(bias="all"), "bias is 'all'; a bank keeps"),
+        (LorettaAdpConfig(non_linearity="prelu"), "non_linearity is 'prelu', which learns; a bank's adapters have one"),
         (NeuronLoraConfig(), "Adapters of neuron_lora keep 'picked' besides what they train"),
         (
             MeloraConfig(target_modules=["embed_tokens"]),

@@ -134,6 +134,41 @@ def test_multiplying_core_by_core_is_the_dense_product(rows: int, cols: int, ran
     torch.testing.assert_close(torch.autograd.grad((y * weights).sum(), inputs), expected)
 
 
+@given(rows=SIZES, cols=SIZES, rank=RANKS, tokens=st.integers(0, 5))
+def test_multiplying_by_the_transpose_is_the_dense_product(rows: int, cols: int, rank: int, tokens: int) -> None:
+    matrix = make(rows, cols, rank).double()
+    x = torch.randn(tokens, cols, dtype=torch.float64)
+    torch.testing.assert_close(matrix.multiply_by_transpose(x), x @ dense(matrix).T)
+
+
+@given(rows=SIZES, cols=SIZES, rank=RANKS, layout=st.sampled_from(["auto", "cut"]))
+def test_what_is_written_on_the_way_is_counted(rows: int, cols: int, rank: int, layout: str) -> None:
+    """Against the shapes of what each way makes, product by product."""
+    modes = "auto" if layout == "auto" else [[rows], [cols]]
+    matrix = AlignedMatrix(AlignedLayout.choose(rows, cols, rank=rank, modes=modes))
+    shapes, split = matrix.layout.core_shapes, matrix.layout.split_core + 1
+    if matrix.layout.split_columns > 1 or not shapes[split:]:
+        assert matrix.moves is None
+        return
+    forming, states = 0, 0
+    factor = torch.empty(shapes[0], device="meta")
+    for shape in shapes[1:split]:
+        factor = torch.tensordot(factor, torch.empty(shape, device="meta"), dims=1)
+        forming += factor.numel()
+    factor = torch.empty(shapes[-1], device="meta")
+    for shape in shapes[split:-1][::-1]:
+        factor = torch.tensordot(torch.empty(shape, device="meta"), factor, dims=1)
+        forming += factor.numel()
+    state = torch.empty(1, *[shape[1] for shape in shapes[:split]], device="meta")  # (r, modes to come)
+    for shape in shapes[:split]:
+        state = torch.tensordot(torch.empty(shape, device="meta"), state, dims=([0, 1], [0, 1]))
+        states += state.numel()
+    for shape in shapes[split:-1]:  # the last gives what comes out
+        state = torch.tensordot(state, torch.empty(shape, device="meta"), dims=([-1], [0]))
+        states += state.numel()
+    assert matrix.moves == (forming, states)
+
+
 @pytest.mark.parametrize(("size", "modes"), PAPER_MODES.items())
 def test_multiplying_by_published_modes(size: tuple[int, int], modes: tuple[int, ...]) -> None:
     matrix = make(*size, 3, "paper").double()  # some of these are cut inside a core
