@@ -20,6 +20,7 @@ class SolverStatus(enum.Enum):
     """
 
     CONVERGED = "The residual, computed anew from the value, is at most tol."
+    REACHED = "The end of the time was reached, with an estimate of the error of at most tol."
     MAX_RANK = (
         "Ranks have reached max_rank, and the residual does not come down any further; raise max_rank or tol, or take "
         "the value if the residual is good enough."
@@ -89,7 +90,7 @@ class SolverResult(Generic[Value]):
     @property
     def converged(self) -> bool:
         """Whether the residual reached tol."""
-        return self.status is SolverStatus.CONVERGED
+        return self.status in (SolverStatus.CONVERGED, SolverStatus.REACHED)
 
     def __repr__(self) -> str:
         return (

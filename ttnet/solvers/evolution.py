@@ -1,0 +1,334 @@
+"""Linear evolution in time, dx/dt = A x: TDVP on trains of fixed or adapted ranks, and implicit steps by `solve`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttnet.errors import TTTypeError, TTValueError
+from ttnet.numerics.scales import split_scale, times_power_of_two
+from ttnet.numerics.train_scales import join_scale
+from ttnet.numerics.truncation import check_method
+from ttnet.operators.sums import is_finite_number
+from ttnet.solvers.amen import solve
+from ttnet.solvers.arguments import (
+    check_bounds,
+    check_callback,
+    check_count,
+    check_fit,
+    check_operator,
+    check_seed,
+    check_tol,
+    check_train,
+    solver_dtype,
+)
+from ttnet.solvers.interfaces import prepare_operator, prepare_train
+from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
+from ttnet.solvers.tdvp_sweep import TdvpState
+from ttnet.trains.construct import eye, ones
+from ttnet.trains.joining import outer
+from ttnet.trains.tensor_train import TensorTrain
+from ttnet.trains.tt_matrix import TTMatrix
+
+METHODS = ("tdvp", "tdvp2", "implicit")
+STAGES = 6  # of the implicit steps, which are of order 11
+CUT = 0.02  # of the error that a step may make, for each bond that is cut
+
+
+def evolve(
+    A: TTMatrix,
+    x0: TensorTrain,
+    t: float,
+    method: str = "tdvp2",
+    tol: float = 1e-6,
+    *,
+    max_sweeps: int = 10_000,
+    max_rank: int | Sequence[int] | None = None,
+    seed: int = 0,
+    callback: Callable[[SolverProgress], object] | None = None,
+) -> SolverResult[TensorTrain]:
+    """Evolve a train by `dx/dt = A x`: give `exp(t A) x0`.
+
+    For quantum dynamics let A be `-1j * H`, for imaginary time `-H`, for diffusion minus a Laplacian. Steps are as long
+    as `tol` lets them be: each is compared with two of half its length. Sources: Haegeman et al. 2016, "Unifying time
+    evolution and optimization with matrix product states"; Hairer & Wanner 1996, "Solving ordinary differential
+    equations II", section IV.5; Dolgov 2019, "A tensor decomposition algorithm for large ODEs with conservation laws".
+
+    Args:
+        A: The operator.
+        x0: The train at time 0.
+        t: The time to reach, of either sign.
+        method: "tdvp2", two cores at a time, whose ranks follow; "tdvp", which keeps the ranks of `x0`, and norm and
+            energy where A is skew-Hermitian, and whose error of projection onto these ranks no step can mend; or
+            "implicit", collocation at Radau points with the times of a step as one more mode, for stiff A.
+        tol: The error at time t, relative to x there, that the steps may add up to; at least 4 machine epsilons.
+        max_sweeps: The largest number of steps, those that are taken back included; at least 1.
+        max_rank: Bound on the ranks, for "tdvp2" and "implicit".
+        seed: The seed of random choices of `solve`.
+        callback: Called with a `SolverProgress` after each step, whose `sweep` counts steps, whose `change` is the
+            share of the time that has passed and whose `residual` is the error so far; True stops the evolution.
+
+    Returns:
+        The result: its `value` is the train at time t, its `residual` the estimate of the error, the differences
+        between long and short steps added up. An exception on the way carries the train of the time reached so far in
+        its attribute `result`.
+
+    Raises:
+        TTTypeError: If an argument is of the wrong type.
+        TTShapeError: If A is not square, or the modes of x0 are not those of A.
+        TTValueError: If an argument is out of range, there is no such method, or a core has entries that are NaN or
+            infinite.
+
+    Example:
+        >>> import ttnet
+        >>> from ttnet import operators, solvers
+        >>> up = ttnet.TensorTrain([torch.tensor([[[1.0], [0.0]]], dtype=torch.float64)] * 6)
+        >>> result = solvers.evolve(-1j * operators.ising(6), up, 0.5)
+        >>> result.converged, round(float(result.value.norm()), 6)
+        (True, 1.0)
+    """
+    check_operator(A, "A")
+    check_fit(A, check_train(x0, "x0"), "x0")
+    check_method(method, METHODS)
+    dtype = solver_dtype(A, x0)
+    bound = check_tol(tol, dtype)
+    if isinstance(t, bool) or not isinstance(t, int | float):
+        raise TTTypeError(f"t is a {type(t).__name__}; expected a real number: let A be -1j * H for quantum dynamics.")
+    if not is_finite_number(t):
+        raise TTValueError(f"t is {t}; expected a finite number.")
+    steps = check_count(max_sweeps, "max_sweeps")
+    max_ranks = check_bounds(max_rank, x0.ndim)
+    check_seed(seed)
+    check_callback(callback)
+    with torch.no_grad():
+        cores, exponent = prepare_train(x0, dtype)
+        size = float(torch.linalg.vector_norm(cores[0]))
+        target = torch.promote_types(A.dtype, x0.dtype)
+        if not t or not size:
+            value = TensorTrain(join_scale(cores, exponent, target))
+            return SolverResult(value, SolverStatus.REACHED, 0.0, 0, ())
+        operator, power = prepare_operator(A, dtype)
+        operator[0] = times_power_of_two(operator[0], power)
+        cores[0] = cores[0] / size
+        stepper: _Stepper
+        if method == "implicit":
+            stepper = _Implicit(TTMatrix(operator), TensorTrain(cores), max_rank, seed)
+        else:
+            stepper = _Tdvp(TdvpState(operator, cores, max_ranks, 1 if method == "tdvp" else 2))
+        return _March(stepper, float(t), bound, exponent, size, target).run(steps, callback)
+
+
+class _Stepper(Protocol):
+    """Something that makes steps in time, and stays as it is."""
+
+    order: int
+
+    @property
+    def train(self) -> TensorTrain: ...
+
+    def after(self, time: float, tol: float) -> _Stepper: ...
+
+    def normalised(self) -> tuple[_Stepper, float]: ...
+
+
+class _Tdvp:
+    """Steps by sweeps there and back."""
+
+    order = 2
+
+    def __init__(self, state: TdvpState) -> None:
+        self._state = state
+
+    @property
+    def train(self) -> TensorTrain:
+        return TensorTrain(self._state.cores)
+
+    def after(self, time: float, tol: float) -> _Tdvp:
+        state = self._state.copy()
+        state.step(time, tol=tol, cut=CUT * tol)
+        return _Tdvp(state)
+
+    def normalised(self) -> tuple[_Tdvp, float]:
+        state = self._state.copy()
+        size = float(torch.linalg.vector_norm(state.cores[0]))
+        state.scale(1 / size if size else 1.0)
+        return _Tdvp(state), size
+
+
+class _Implicit:
+    """Steps of collocation at Radau points: `(I - time A x R) y = x x 1`, whose last time is the step's end."""
+
+    order = 2 * STAGES - 1
+
+    def __init__(self, a: TTMatrix, x: TensorTrain, max_rank: int | Sequence[int] | None, seed: int) -> None:
+        self._a, self._x, self._max_rank, self._seed = a, x, max_rank, seed
+
+    @property
+    def train(self) -> TensorTrain:
+        return self._x
+
+    def after(self, time: float, tol: float) -> _Implicit:
+        stages = torch.from_numpy(radau_matrix(STAGES)).to(self._a.dtype).to(self._a.device)
+        modes = self._a.col_shape
+        both = TTMatrix([*self._a.cores, stages[None, :, :, None]]) * -time
+        both = both + eye((*modes, STAGES), dtype=self._a.dtype, device=self._a.device)
+        rhs = outer(self._x, ones((STAGES,), dtype=self._a.dtype, device=self._a.device))
+        precise = max(CUT * tol, 10 * torch.finfo(self._a.dtype).eps)
+        most = self._max_rank
+        bounds = [*most, STAGES] if isinstance(most, Sequence) else most
+        found = solve(both, rhs, precise, max_rank=bounds, x0=rhs, seed=self._seed)
+        end = found.value[(slice(None),) * len(modes) + (-1,)]
+        assert isinstance(end, TensorTrain)
+        end = end.round(eps=precise, max_rank=most) if end.ndim > 1 else end
+        return _Implicit(self._a, end, most, self._seed)
+
+    def normalised(self) -> tuple[_Implicit, float]:
+        size = float(self._x.norm())
+        x = self._x / size if size else self._x
+        return _Implicit(self._a, x, self._max_rank, self._seed), size
+
+
+def radau_matrix(stages: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Give the matrix of the collocation method of Radau IIA: integrals of Lagrange's polynomials up to each point.
+
+    Source: Hairer & Wanner 1996, "Solving ordinary differential equations II", section IV.5.
+
+    Args:
+        stages: How many points, the last of which is 1; at least 1.
+
+    Returns:
+        The matrix, of shape (stages, stages).
+
+    Example:
+        >>> radau_matrix(2).round(4)
+        array([[ 0.4167, -0.0833],
+               [ 0.75  ,  0.25  ]])
+    """
+    # The points are the zeros of P_s - P_(s-1) on [-1, 1], of which 1 is one.
+    series = np.zeros(stages + 1)
+    series[-1], series[-2] = 1.0, -1.0
+    points = np.sort(np.polynomial.legendre.legroots(series).real)
+    points[-1] = 1.0
+    # In Legendre's basis both the values at the points and their integrals from -1 are well conditioned.
+    values = np.polynomial.legendre.legvander(points, stages - 1)
+    integrals = np.stack(
+        [
+            np.polynomial.legendre.legval(points, np.polynomial.legendre.legint(np.eye(stages)[j], lbnd=-1))
+            for j in range(stages)
+        ],
+        axis=1,
+    )
+    return np.linalg.solve(values.T, integrals.T).T / 2
+
+
+class _Point(NamedTuple):
+    """How far the evolution has come."""
+
+    stepper: _Stepper
+    passed: float  # the share of the time
+    exponent: int
+    size: float
+    error: float
+
+
+class _March:
+    """Steps from 0 to the end of the time, each compared with two halves."""
+
+    def __init__(
+        self, stepper: _Stepper, time: float, tol: float, exponent: int, size: float, dtype: torch.dtype
+    ) -> None:
+        self._time, self._tol, self._dtype = time, tol, dtype
+        self._now = _Point(stepper, 0.0, exponent, size, 0.0)
+        self._history: list[SolverProgress] = []
+
+    def run(self, max_steps: int, callback: Callable[[SolverProgress], object] | None) -> SolverResult[TensorTrain]:
+        with handing_back(lambda: self._result(SolverStatus.INTERRUPTED)):
+            status = self._steps(max_steps, callback)
+        return self._result(status)
+
+    def _steps(self, max_steps: int, callback: Callable[[SolverProgress], object] | None) -> SolverStatus:
+        share = 1.0
+        long: _Stepper | None = None  # a step of that share from here, if it is known already
+        for step in range(1, max_steps + 1):
+            now = self._now
+            share = min(share, 1 - now.passed)
+            allowed = self._tol * share
+            long = long or now.stepper.after(share * self._time, allowed)
+            half = now.stepper.after(share * self._time / 2, allowed / 2)
+            short = half.after(share * self._time / 2, allowed / 2)
+            unit, grown = short.normalised()
+            difference = float((long.train - short.train).norm())
+            error = difference / (2**now.stepper.order - 1) / grown if grown else 0.0
+            if error > allowed and share > 1e-9:
+                # A step of half the length is known; if that is still far too long, begin anew.
+                factor = (0.5 * allowed / error) ** (1 / now.stepper.order)
+                long, share = (half, share / 2) if factor > 0.25 else (None, share * max(factor, 0.01))
+                self._record(step, now)
+            else:
+                _, power = split_scale(torch.tensor([now.size * grown], dtype=torch.float64))
+                size = math.ldexp(now.size * grown, -int(power)) if grown else 0.0
+                passed = now.passed + share
+                passed = 1.0 if passed > 1 - 1e-12 else passed
+                self._now = _Point(unit, passed, now.exponent + int(power), size, now.error + error)
+                self._record(step, self._now)
+                growth = 0.9 * (allowed / error) ** (1 / (now.stepper.order + 1)) if error else 4.0
+                long, share = None, share * min(4.0, max(0.5, growth))
+            stopped = callback is not None and bool(callback(self._history[-1]))
+            if self._now.passed >= 1:
+                return SolverStatus.REACHED
+            if stopped:
+                return SolverStatus.STOPPED
+        return SolverStatus.MAX_SWEEPS
+
+    def _record(self, step: int, point: _Point) -> None:
+        ranks = point.stepper.train.ranks
+        self._history.append(SolverProgress(step, ranks, residual=point.error, change=point.passed))
+
+    def _result(self, status: SolverStatus) -> SolverResult[TensorTrain]:
+        now = self._now
+        cores: list[Tensor] = list(now.stepper.train.cores)
+        cores[0] = cores[0] * now.size
+        value = TensorTrain(join_scale(cores, now.exponent, self._dtype))
+        return SolverResult(value, status, now.error, len(self._history), tuple(self._history))
+
+
+def expm_apply(
+    A: TTMatrix,
+    x: TensorTrain,
+    t: float = 1.0,
+    tol: float = 1e-6,
+    *,
+    max_rank: int | Sequence[int] | None = None,
+    seed: int = 0,
+) -> SolverResult[TensorTrain]:
+    """Apply the exponential of an operator to a train, `exp(t A) x`: `evolve` by implicit steps of high order.
+
+    Args:
+        A: The operator.
+        x: The train.
+        t: A real factor, of either sign.
+        tol: The relative error, as far as steps of two lengths can tell; at least 4 machine epsilons.
+        max_rank: Bound on the ranks, an int or one int per inner bond.
+        seed: The seed of random choices.
+
+    Returns:
+        The result, as `evolve` gives it.
+
+    Raises:
+        TTTypeError: If an argument is of the wrong type.
+        TTShapeError: If A is not square, or the modes of x are not those of A.
+        TTValueError: If an argument is out of range, or a core has entries that are NaN or infinite.
+
+    Example:
+        >>> import ttnet
+        >>> from ttnet import solvers
+        >>> x = ttnet.ones((2, 3), dtype=torch.float64)
+        >>> round(float(solvers.expm_apply(ttnet.eye((2, 3), dtype=torch.float64), x).value.sum()), 6)
+        16.309691
+    """
+    return evolve(A, x, t, "implicit", tol, max_rank=max_rank, seed=seed)
