@@ -1,26 +1,32 @@
-"""The subcommands of `ttnet`: decompose, round, info, plot, reconstruct.
+"""The subcommands of `ttnet`: decompose, round, info, plot, reconstruct; solve and eig are in `solver_commands`.
 
 What a command works with, torch first of all, is imported when it runs, so that `--help` need not wait for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ttnet.command_parts import (
+    Eps,
+    Force,
+    MaxRank,
+    TrainFile,
+    TrainOutput,
+    check_output,
+    one_sentence,
+    parse_ranks,
+    passes_bar,
+    progress_steps,
+    read_npy,
+    report,
+)
 from ttnet.distribution import version
-from ttnet.errors import TTError, TTFileError, TTValueError, spell_count
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    from rich.progress import TaskID
-
-    from ttnet.decomposition import PassProgress
-    from ttnet.trains import TensorTrain, TTMatrix
+from ttnet.errors import TTValueError
+from ttnet.solver_commands import eig, solve
 
 app = typer.Typer(
     help="Tensor trains from and to numpy files.",
@@ -43,15 +49,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
-Eps = Annotated[float | None, typer.Option(help="Bound on the relative Frobenius error.")]
-MaxRank = Annotated[
-    str | None, typer.Option(metavar="INT[,INT...]", help="Bound on the ranks: one for all, or one per inner bond.")
-]
-TrainOutput = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The safetensors file to write.")]
-TrainFile = Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file that ttnet wrote.")]
 
 
 @app.command(help="Decompose a numpy array into a tensor train, and report its ranks, compression and error.")
@@ -86,31 +83,31 @@ def decompose(
     Example:
         ttnet decompose x.npy --eps 1e-3 -o x.safetensors
     """
-    with _one_sentence():
+    with one_sentence():
         from ttnet.decomposition import tt_svd
         from ttnet.numerics.dense import as_dense
         from ttnet.trains.fidelity import relative_error
 
-        ranks = _parse_ranks(max_rank)
-        _check_output(output, force)
+        ranks = parse_ranks(max_rank)
+        check_output(output, force)
         if memory is not None or checkpoint is not None:
-            array = _read_npy(file, mapped=True)
-            with _bar() as callback:
+            array = read_npy(file, mapped=True)
+            with passes_bar() as callback:
                 limit = None if memory is None else int(memory * 2**30)
                 tt = tt_svd(array, eps=eps, max_rank=ranks, memory=limit, checkpoint=checkpoint, callback=callback)
             tt.save(output)
-            _report(tt, {"written to": str(output)})
+            report(tt, {"written to": str(output)})
             return
-        with _progress() as step:
+        with progress_steps() as step:
             step(f"Reading {file.name}")
-            x = as_dense(_read_npy(file), str(file))
+            x = as_dense(read_npy(file), str(file))
             step(f"Decomposing {x.numel():,} entries")
             tt = tt_svd(x, eps=eps, max_rank=ranks)
             step("Measuring the error")
             error = relative_error(x, tt)
             step(f"Writing {output.name}")
             tt.save(output)
-        _report(tt, {"relative error": f"{error:.3g}", "written to": str(output)})
+        report(tt, {"relative error": f"{error:.3g}", "written to": str(output)})
 
 
 @app.command("round", help="Bring the ranks of a train or TT-matrix down to what an error bound needs.")
@@ -136,14 +133,14 @@ def round_(
     Example:
         ttnet round x.safetensors --eps 1e-3 -o y.safetensors
     """
-    with _one_sentence():
+    with one_sentence():
         from ttnet.io import load
         from ttnet.trains.chain import shorten
         from ttnet.trains.fidelity import relative_error
 
-        ranks = _parse_ranks(max_rank)
-        _check_output(output, force)
-        with _progress() as step:
+        ranks = parse_ranks(max_rank)
+        check_output(output, force)
+        with progress_steps() as step:
             step(f"Reading {file.name}")
             value = load(file)
             step(f"Rounding {value.num_parameters:,} parameters")
@@ -156,7 +153,7 @@ def round_(
             "ranks": f"{shorten(value.ranks)} -> {shorten(rounded.ranks)}",
             "parameters": f"{value.num_parameters:,} -> {rounded.num_parameters:,}",
         }
-        _report(rounded, changes | {"relative error": f"{error:.3g}", "written to": str(output)})
+        report(rounded, changes | {"relative error": f"{error:.3g}", "written to": str(output)})
 
 
 @app.command(help="Draw the ranks and the singular values of a train or TT-matrix.")
@@ -178,22 +175,22 @@ def plot(
     Example:
         ttnet plot x.safetensors -o x.png
     """
-    with _one_sentence():
-        _check_output(output, force)
+    with one_sentence():
+        check_output(output, force)
         kind = output.suffix.removeprefix(".").lower()
         if kind not in ("png", "svg", "pdf"):
             raise TTValueError(f"--output is '{output}'; expected a name that ends in .png, .svg or .pdf.")
         from ttnet.io import load, write_atomically
         from ttnet.plotting import draw_train
 
-        with _progress() as step:
+        with progress_steps() as step:
             step(f"Reading {file.name}")
             value = load(file)
             step("Computing the singular values")
             figure = draw_train(value, file.name)
             step(f"Writing {output.name}")
             write_atomically(output, lambda stream: figure.savefig(stream, format=kind, facecolor="white"))
-        _report(value, {"written to": str(output)})
+        report(value, {"written to": str(output)})
 
 
 @app.command(help="Show the shape, ranks and size of a train or TT-matrix.")
@@ -209,10 +206,10 @@ def info(file: TrainFile) -> None:
     Example:
         ttnet info x.safetensors
     """
-    with _one_sentence():
+    with one_sentence():
         from ttnet.io import load
 
-        _report(load(file), {})
+        report(load(file), {})
 
 
 @app.command(help="Contract a train or TT-matrix to the dense array, as a numpy file.")
@@ -234,15 +231,15 @@ def reconstruct(
     Example:
         ttnet reconstruct x.safetensors -o x.npy
     """
-    with _one_sentence():
+    with one_sentence():
         import numpy as np
         import torch
         from rich.console import Console
 
         from ttnet.io import load, write_atomically
 
-        _check_output(output, force)
-        with _progress() as step:
+        check_output(output, force)
+        with progress_steps() as step:
             step(f"Reading {file.name}")
             value = load(file)
             step(f"Contracting to {value.numel:,} entries")
@@ -253,109 +250,5 @@ def reconstruct(
         Console().print(f"{output}: shape {tuple(dense.shape)}, dtype {dense.numpy().dtype}", highlight=False)
 
 
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Turn the errors that a user can meet into a line on standard error and exit code 1."""
-    try:
-        yield
-    except (TTError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
-    except MemoryError as error:
-        typer.echo("Error: this needs more memory than the machine gives.", err=True)
-        raise typer.Exit(1) from error
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """Show what is being done, and for how long, on standard error; give the function that names the next step."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("")
-        yield lambda text: progress.update(task, description=text)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[PassProgress], None]]:
-    """Show how far each pass over an array is, on standard error; give the function to report to."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        tasks: dict[tuple[int, str], TaskID] = {}
-
-        def report(found: PassProgress) -> None:
-            key = found.step, found.name
-            if key not in tasks:
-                tasks[key] = progress.add_task(f"Step {found.step}, {found.name}", total=found.total)
-            progress.update(tasks[key], completed=found.done)
-
-        yield report
-
-
-def _parse_ranks(text: str | None) -> int | list[int] | None:
-    if text is None:
-        return None
-    try:
-        ranks = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise TTValueError(f"--max-rank is {text!r}; expected an int, or ints with commas between.") from None
-    return ranks if "," in text else ranks[0]
-
-
-def _check_output(path: Path, force: bool) -> None:
-    if path.is_dir():
-        raise TTFileError(f"'{path}' is a folder; give the name of a file.")
-    if path.exists() and not force:
-        raise TTFileError(f"'{path}' exists; give --force to replace it, or another name.")
-    if not path.parent.is_dir():
-        raise TTFileError(f"There is no folder '{path.parent}'; create it first.")
-
-
-def _read_npy(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
-    import numpy as np
-
-    try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
-    except FileNotFoundError as error:
-        raise TTFileError(f"There is no file '{path}'; check the path.") from error
-    except (ValueError, EOFError) as error:
-        raise TTFileError(f"'{path}' is not a whole .npy file of numbers; write it with numpy.save.") from error
-    if not isinstance(array, np.ndarray):
-        raise TTFileError(f"'{path}' is an archive of arrays; expected a .npy file of one.")
-    return array
-
-
-def _report(value: TensorTrain | TTMatrix, more: dict[str, str]) -> None:
-    """Print what a value is, with some lines more or put otherwise."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from ttnet.trains import TTMatrix
-    from ttnet.trains.chain import shorten
-
-    table = Table.grid(padding=(0, 2))
-    size = f"{value.row_shape} x {value.col_shape}" if isinstance(value, TTMatrix) else shorten(value.shape)
-    rows = {
-        "kind": type(value).__name__,
-        "shape": size,
-        "ranks": shorten(value.ranks),
-        "dtype": str(value.dtype).removeprefix("torch."),
-        "parameters": f"{value.num_parameters:,}",
-        "dense entries": spell_count(value.numel),
-        "compression": _ratio(value.numel, value.num_parameters),
-        **more,
-    }
-    for name, text in rows.items():
-        table.add_row(name, text)
-    Console(highlight=False).print(table)
-
-
-def _ratio(dense: int, parameters: int) -> str:
-    return f"{dense / parameters:.3g}x" if dense < 10**300 else f"about 10^{len(str(dense // parameters)) - 1}x"
+app.command(help="Solve a linear system A x = b for a train x, and report its ranks and residual.")(solve)
+app.command(help="Find the lowest or highest eigenpairs of a Hermitian TT-matrix.")(eig)

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 import ttnet
 from tests.ttnet.strategies import relative_error
-from ttnet import MissingExtraError, TTMatrix
+from ttnet import MissingExtraError, TTMatrix, operators
 from ttnet.cli import main
 from ttnet.commands import app
 from ttnet.errors import import_extra
@@ -77,6 +77,43 @@ def test_zeros_matrices_and_half_precision(run):
     assert np.array_equal(np.load("w.npy"), np.eye(6, dtype=np.float32))
 
 
+def test_linear_systems(run):
+    a, b = operators.laplace((8, 8, 8)), ttnet.ones((8, 8, 8), dtype=torch.float64)
+    a.save("A.safetensors")
+    b.save("b.safetensors")
+    result = run("solve", "A.safetensors", "b.safetensors", "-o", "x.safetensors", "--tol", "1e-8")
+    assert result.exit_code == 0, result.output
+    x = ttnet.load("x.safetensors")
+    residual = float((b - a @ x).norm() / b.norm())
+    assert residual <= 1e-8
+    assert float(result.stdout.split("residual")[1].split()[0]) == pytest.approx(residual, rel=1e-2)
+    result = run("solve", "A.safetensors", "b.safetensors", "-o", "y.safetensors", "--max-rank", "2")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: MAX_RANK: Ranks have reached max_rank")
+    assert max(ttnet.load("y.safetensors").ranks) == 2
+
+
+def test_eigenpairs(run):
+    h = operators.heisenberg(6)
+    h.save("H.safetensors")
+    expected = torch.linalg.eigvalsh(h.full())
+    result = run("eig", "H.safetensors", "-k", "2", "-o", "v.safetensors")
+    assert result.exit_code == 0, result.output
+    told = result.stdout.split("eigenvalues")[1].split("\n")[0].split(",")
+    assert [float(text) for text in told] == pytest.approx(expected[:2].tolist())
+    for k in (1, 2):
+        v = ttnet.load(f"v-{k}.safetensors")
+        assert float(v.dot(h @ v)) == pytest.approx(float(expected[k - 1]))
+    result = run("eig", "H.safetensors", "--which", "LA", "-o", "top.safetensors")
+    assert float(result.stdout.split("eigenvalues")[1].split()[0]) == pytest.approx(float(expected[-1]))
+    assert ttnet.load("top.safetensors").shape == (2,) * 6
+    assert "eigenvalues" in run("eig", "H.safetensors").stdout
+    assert "v-1.safetensors' exists" in run("eig", "H.safetensors", "-k", "2", "-o", "v.safetensors").stderr
+    result = run("eig", "H.safetensors", "--max-sweeps", "1")
+    assert result.exit_code == 1
+    assert "MAX_SWEEPS" in result.stderr
+
+
 def test_vast_trains(run):
     ttnet.ones((4,) * 1000).save("big")
     assert "about 10^602" in run("info", "big").stdout
@@ -110,6 +147,14 @@ def test_vast_trains(run):
         ("round one -o y --max-rank a", "--max-rank is 'a'"),
         ("round none -o y", "There is no file 'none'"),
         ("round x.npy -o x.npy", "'x.npy' exists"),
+        ("solve one one -o y", "'one' holds a train; expected a TT-matrix, the operator, and then a train."),
+        ("solve eye eye -o y", "'eye' holds a TT-matrix; expected a train, the right-hand side."),
+        ("solve eye zeros -o y", "b has shape (3, 3) but A has modes (3,)"),
+        ("solve eye one -o y --tol 0", "tol is 0.0; expected a finite number above 0."),
+        ("solve eye none -o y", "There is no file 'none'"),
+        ("eig one", "'one' holds a train; expected a TT-matrix."),
+        ("eig eye -k 9", "k is 9; expected at most 3"),
+        ("eig eye -o x.npy", "'x.npy' exists"),
         ("plot one -o y.gif", "--output is 'y.gif'; expected a name that ends in .png, .svg or .pdf"),
         ("plot one -o y", "--output is 'y'"),
         ("plot one -o y.png", "tt has order 1; expected at least 2"),
@@ -126,6 +171,7 @@ def test_errors_are_one_sentence(run, tmp_path, arguments, message):
     with pytest.raises(NotImplementedError):  # and leaves the file without its entries
         np.save("masked.npy", np.ma.masked_array(sine()))
     ttnet.ones((3,)).save("one")
+    ttnet.eye((3,)).save("eye")
     ttnet.zeros((3, 3)).save("zeros")
     (tmp_path / "text.npy").write_text("Not numbers.")
     (tmp_path / "short.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:500])
