@@ -12,7 +12,7 @@ from .errors import (
     TTValueError,
 )
 from .io import load
-from .plotting import plot_compression, plot_ranks, plot_singular_values
+from .plotting import draw_network, plot_compression, plot_ranks, plot_singular_values
 from .trains import pytree
 from .trains.construct import arange, eye, meshgrid, ones, random, zeros
 from .trains.evaluation import evaluate
@@ -49,6 +49,7 @@ __all__ = [
     "contract",
     "dequantize",
     "diag",
+    "draw_network",
     "entropies",
     "evaluate",
     "eye",

@@ -1,4 +1,4 @@
-"""Pictures of trains: their ranks, their singular values, and what compression costs.
+"""Pictures of trains: their networks, ranks and singular values, and what compression costs.
 
 Every function draws on the axes it is given, or on those of a new figure of its own, and returns them. Nothing is
 shown and matplotlib's settings stay as they are: `axes.figure` is what a notebook displays, and
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttnet.decomposition.tt_svd import tt_svd
 from ttnet.errors import TTTypeError, TTValueError, import_extra
@@ -300,6 +300,87 @@ def _bounds(name: str, values: object, check: Callable[[Any], object]) -> list[d
     return [{name: bound} for bound in bounds]
 
 
+def draw_network(
+    value: TensorTrain | TTMatrix | nn.Module, ax: Axes | None = None, *, beside: str | None = None, most: int = 10
+) -> Axes:
+    """Draw a train as a diagram: a circle for each core, a line for each bond with its rank, a leg for each mode.
+
+    Legs that point up are a matrix's rows, or the modes of what a layer reads; those that point down are its columns,
+    or the modes of what it writes. A layer of `ttnet.nn` is drawn in its own layout: aligned, with all that is read on
+    the left of the bond that the matrix is cut at, or interleaved, with a pair of legs at each core.
+
+    Args:
+        value: A train, a TT-matrix, or a layer of `ttnet.nn`.
+        ax: The axes to draw on; None makes a figure.
+        beside: The name of a weight that the value is added to, as an adapter is; it is drawn below as a square with a
+            leg on either side.
+        most: How many cores are drawn at most, at least 2; the middle of longer trains is left out.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TTTypeError: If `value` is of another type, or `most` is not an int.
+        TTValueError: If `most` is below 2, or `value` is of order 0.
+        MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> import ttnet
+        >>> axes = draw_network(ttnet.random((4, 5, 6), 3, seed=0))
+        >>> [text.get_text() for text in axes.texts]
+        ['4', '5', '6', '3', '3']
+    """
+    value, rows = _chain_of(value)
+    if isinstance(most, bool) or not isinstance(most, int):
+        raise TTTypeError(f"most is {most!r}; expected an int.")
+    if most < 2:
+        raise TTValueError(f"most is {most}; expected at least 2.")
+    count = len(value.cores)
+    shown = list(range(count)) if count <= most else [*range(most // 2), *range(count - (most + 1) // 2, count)]
+    gap = most // 2 if count > most else None  # before which cores are left out
+    at = {core: place + (gap is not None and place >= gap) for place, core in enumerate(shown)}
+    with _drawing_on(ax, width=max(4.0, 0.9 * len(at) + 1.0)) as ax:
+        ax.set_axis_off()
+        ax.set_aspect("equal")
+        for core, x in at.items():
+            sizes = value.cores[core].shape[1:-1]
+            ups = [True, False] if len(sizes) == 2 else [core < rows]
+            for size, up in zip(sizes, ups, strict=True):
+                colour, sign = (COLOURS[1], 1) if up else (COLOURS[0], -1)
+                ax.plot([x, x], [0, 0.62 * sign], color=colour, lw=2, zorder=1)
+                ax.text(x, 0.8 * sign, f"{size}", ha="center", va="center")
+        for left, right in itertools.pairwise(shown):
+            style = "-" if right == left + 1 else ":"
+            ax.plot([at[left], at[right]], [0, 0], color=INK, lw=2, ls=style, zorder=1)
+            label = f"{value.ranks[left + 1]}" if right == left + 1 else f"{right - left - 1} more"
+            ax.text((at[left] + at[right]) / 2, 0.14, label, ha="center", va="bottom", fontsize=9, color=FAINT)
+        ax.scatter(list(at.values()), [0] * len(at), s=420, color="white", edgecolors=INK, linewidths=2, zorder=2)
+        if beside is not None:
+            middle = max(at.values()) / 2
+            ax.plot([middle - 0.9, middle + 0.9], [-1.7, -1.7], color=INK, lw=2, zorder=1)
+            ax.scatter([middle], [-1.7], s=900, marker="s", color="#ECEEF0", edgecolors=INK, linewidths=2, zorder=2)
+            ax.text(middle, -1.7, beside, ha="center", va="center", zorder=3)
+            ax.text(middle, -1.17, "+", ha="center", va="center", fontsize=14)
+        ax.set_xlim(-0.8, max(at.values()) + 0.8)
+        ax.set_ylim(-2.3 if beside is not None else -1.1, 1.1)
+    return ax
+
+
+def _chain_of(value: Any) -> tuple[TensorTrain | TTMatrix, int]:
+    """Give what is drawn, and how many of a train's modes point up."""
+    from ttnet.nn.weight import TTWeight  # here, as only layers need it
+
+    rows = 0
+    weight = value if isinstance(value, TTWeight) else getattr(value, "tt", None)
+    if isinstance(value, nn.Module) and isinstance(weight, TTWeight):
+        value, rows = weight.value, len(weight.layout.row_modes)
+    if not isinstance(value, TensorTrain | TTMatrix):
+        raise TTTypeError(f"value is a {type(value).__name__}; expected a train, a TT-matrix or a layer of ttnet.nn.")
+    if isinstance(value, TensorTrain) and not value.ndim:
+        raise TTValueError("value is a train of order 0, which has no modes; expected at least one.")
+    return value, rows
+
+
 def _unfolding_bounds(sizes: Sequence[int]) -> list[int]:
     """Give the smaller side of every unfolding, in Python ints of any size."""
     left = list(itertools.accumulate(sizes[:-1], operator.mul))
@@ -322,7 +403,7 @@ def _figure(width: float) -> Figure:
 
 
 @contextmanager
-def _drawing_on(ax: Axes | None) -> Iterator[Axes]:
+def _drawing_on(ax: Axes | None, *, width: float = 5.6) -> Iterator[Axes]:
     """Give the user's axes as they are, or those of a new figure, in our style while it is drawn on."""
     if ax is not None:
         if not hasattr(ax, "plot"):
@@ -330,7 +411,7 @@ def _drawing_on(ax: Axes | None) -> Iterator[Axes]:
         yield ax
         return
     with _style():
-        axes = _figure(5.6).subplots()
+        axes = _figure(width).subplots()
         axes.tick_params(length=0, which="both")
         yield axes
 

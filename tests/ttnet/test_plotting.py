@@ -12,6 +12,7 @@ import ttnet
 from tests.examples import examples
 from tests.ttnet.strategies import dense, precision, trains, tt_matrices
 from ttnet import MissingExtraError, TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError
+from ttnet.nn import TTLinear
 from ttnet.plotting import draw_train
 from ttnet.trains.fidelity import relative_error
 
@@ -207,3 +208,55 @@ def test_relative_error_beside_zero():
         assert relative_error(exact, zero) == 0
         assert relative_error(exact, one) == math.inf
     assert relative_error(one, zero) == 1
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_networks_show_modes_and_ranks():
+    axes = ttnet.draw_network(ttnet.random((4, 5, 6), [2, 3], seed=0))
+    assert texts(axes) == ["4", "5", "6", "2", "3"]
+    matrix = ttnet.TTMatrix.from_train(ttnet.random((6, 10), 2, seed=0), (2, 5), (3, 2))
+    assert texts(ttnet.draw_network(matrix)) == ["2", "3", "5", "2", "2"]
+    heights = [text.get_position()[1] for text in ttnet.draw_network(matrix).texts[:4]]
+    assert [height > 0 for height in heights] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("layout", "above"), [("aligned", [True, True, False, False]), ("interleaved", [True, False] * 2)]
+)
+def test_layers_are_drawn_in_their_layout(layout, above):
+    layer = TTLinear(12, 8, ranks=2, modes=((3, 4), (2, 4)), layout=layout)
+    for value in (layer, layer.tt):
+        axes = ttnet.draw_network(value, beside="W")
+        assert [text.get_position()[1] > 0 for text in axes.texts[:4]] == above
+        assert sorted(texts(axes)[:4]) == ["2", "3", "4", "4"]
+        assert {"W", "+"} <= set(texts(axes))
+
+
+@pytest.mark.parametrize("order", [2, 3, 5, 6, 50])
+@pytest.mark.parametrize("most", [2, 3, 5])
+def test_the_middle_of_long_networks_is_counted(order, most):
+    axes = ttnet.draw_network(ttnet.random(range(2, order + 2), 2, seed=0), most=most)
+    modes = texts(axes)[: min(order, most)]
+    assert modes[0] == "2"
+    assert modes[-1] == str(order + 1)
+    left_out = [text for text in texts(axes) if text.endswith("more")]
+    assert left_out == ([f"{order - most} more"] if order > most else [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"value": 1}, TTTypeError, "value is a int; expected a train, a TT-matrix or a layer"),
+        ({"value": torch.nn.Linear(2, 2)}, TTTypeError, "value is a Linear"),
+        ({"value": ttnet.ones(())}, TTValueError, "of order 0, which has no modes"),
+        ({"value": ttnet.ones((2,)), "most": 1}, TTValueError, "most is 1; expected at least 2"),
+        ({"value": ttnet.ones((2,)), "most": 2.0}, TTTypeError, "most is 2.0; expected an int"),
+        ({"value": ttnet.ones((2,)), "ax": 1}, TTTypeError, "ax is a int"),
+    ],
+)
+def test_what_is_no_network_is_refused(arguments, error, words):
+    with pytest.raises(error, match=words):
+        ttnet.draw_network(**arguments)
