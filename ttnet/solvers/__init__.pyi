@@ -1,11 +1,13 @@
 from .amen import solve
 from .dmrg import EigenResult, eigsh
 from .evolution import evolve, expm_apply
+from .extrema import Extremum, optimize
 from .inverses import divide, inverse
 from .result import SolverProgress, SolverResult, SolverStatus
 
 __all__ = [
     "EigenResult",
+    "Extremum",
     "SolverProgress",
     "SolverResult",
     "SolverStatus",
@@ -14,5 +16,6 @@ __all__ = [
     "evolve",
     "expm_apply",
     "inverse",
+    "optimize",
     "solve",
 ]

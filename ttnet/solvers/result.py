@@ -35,6 +35,11 @@ class SolverStatus(enum.Enum):
         "to tol. Take that part out of b, or take the value as an approximate least-squares solution."
     )
     MAX_SWEEPS = "max_sweeps were made before the residual reached tol; raise max_sweeps or tol."
+    UNPROVED = (
+        "Further rounds found nothing better, and there is no proof that nothing is; raise beam to look at more "
+        "candidates, or take the value if that is good enough."
+    )
+    MAX_EVALUATIONS = "The next step would have gone beyond max_evaluations; raise it, or take the best value so far."
     STOPPED = "The callback asked to stop; the value is the best one so far."
     INTERRUPTED = "An exception ended the search; the value is the best one so far."
 
