@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ttnet.errors import TTValueError
+from ttnet.errors import TTConvergenceError, TTValueError
 from ttnet.numerics.scales import times_power_of_two
 from ttnet.numerics.train_scales import join_scale
 from ttnet.solvers.amen_sweep import LEAST_KICK, AmenState
@@ -23,6 +24,7 @@ from ttnet.solvers.arguments import (
     check_train,
     solver_dtype,
 )
+from ttnet.solvers.implicit import differentiable
 from ttnet.solvers.interfaces import prepare_operator, prepare_train
 from ttnet.solvers.residuals import (
     is_hermitian,
@@ -77,7 +79,10 @@ def solve(
     Returns:
         The result: its `value` is x, of the dtype of A and b together, and `residual` is computed from it, whatever
         the status. A right-hand side of zero has the answer zero. An exception on the way carries the best x so far in
-        its attribute `result`.
+        its attribute `result`. Where cores of A or b require gradients, x has some: by the implicit function theorem,
+        with one adjoint system, for losses that depend on the tensor alone, and as far as the space tangent to trains
+        of x's ranks goes (the whole space, if these are full). Its ranks are doubled then, with zeros for what that
+        space adds; `round` takes them out again.
 
     Raises:
         TTTypeError: If an argument is of the wrong type.
@@ -105,7 +110,23 @@ def solve(
     generator = check_seed(seed)
     check_callback(callback)
     with torch.no_grad():
-        return _Search(A, b, x0, dtype, bound, max_ranks, sites, generator).run(sweeps, callback)
+        result = _Search(A, b, x0, dtype, bound, max_ranks, sites, generator).run(sweeps, callback)
+    leaves = [*A.cores, *b.cores]
+    if not torch.is_grad_enabled() or not any(core.requires_grad for core in leaves):
+        return result
+    # b = A x, so for a change of A or b that of a loss with gradient g is <A**-H g, db - dA x>.
+    x, order = result.value, len(A.cores)
+
+    def adjoint(gradient: TensorTrain) -> TensorTrain:
+        found = solve(A.H.detach(), gradient, tol, max_sweeps=max_sweeps, sites=sites, seed=seed)
+        if not found.converged:
+            raise TTConvergenceError(f"The adjoint system of a gradient: {found.status.value}", found)
+        return found.value
+
+    def pairing(multiplier: TensorTrain, cores: list[Tensor]) -> Tensor:
+        return multiplier.dot(TensorTrain(cores[order:]) - TTMatrix(cores[:order]) @ x).real
+
+    return replace(result, value=differentiable(x, leaves, adjoint=adjoint, pairing=pairing))
 
 
 class _Search:

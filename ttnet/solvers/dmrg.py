@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ttnet.errors import TTValueError
-from ttnet.numerics.linalg import truncated_svd
+from ttnet.errors import TTConvergenceError, TTValueError
 from ttnet.numerics.scales import times_power_of_two
+from ttnet.solvers.amen import solve
 from ttnet.solvers.arguments import (
     check_bounds,
     check_callback,
@@ -24,25 +24,19 @@ from ttnet.solvers.arguments import (
     check_train,
     solver_dtype,
 )
+from ttnet.solvers.dmrg_sweep import BlockState
+from ttnet.solvers.implicit import differentiable
 from ttnet.solvers.interfaces import (
-    OperatorCore,
-    advance_operator,
-    mirrored,
     prepare_operator,
     prepare_train,
-    through_operator,
 )
-from ttnet.solvers.local_system import LocalSystem
 from ttnet.solvers.residuals import SYMMETRY, antihermitian_part, eigen_residual
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
-from ttnet.solvers.ritz import lowest_pairs
+from ttnet.trains.construct import eye
 from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
 
-DENSE_SIZE = 60  # up to here a local matrix is diagonalised whole
 LARGEST_PAIR = 100  # the largest product of two modes that are solved for together, unless told otherwise
-EXPANSION = 2  # how many directions a basis takes in at each step
-LOCAL_STEPS = 24  # of the iteration for a local problem
 PATIENCE = 6  # how many sweeps may pass before the residual must be lower by a quarter
 
 
@@ -113,9 +107,9 @@ def eigsh(
             eigenvalues until the true one is computed; if it returns True, the search stops.
 
     Returns:
-        The result, with `values`, `vectors` and `residuals`. `values` carry gradients to A's cores (Hellmann and
-        Feynman), right where an eigenvalue is simple. An exception on the way carries the best result so far in its
-        attribute `result`.
+        The result, with `values`, `vectors` and `residuals`. Where A's cores require gradients, `values` have some
+        (Hellmann and Feynman), and so have `vectors`, as those of `solve` have; they are right where an eigenvalue is
+        simple. An exception on the way carries the best result so far in its attribute `result`.
 
     Raises:
         TTTypeError: If an argument is of the wrong type.
@@ -148,10 +142,38 @@ def eigsh(
     with torch.no_grad():
         search = _Search(A, x0, dtype, bound, count, which, max_ranks, sites, generator)
         result = search.run(sweeps, callback)
-    if torch.is_grad_enabled() and any(core.requires_grad for core in A.cores):
-        quotients = [v.dot(A @ v).real for v in result.vectors]
-        result = replace(result, values=torch.stack(quotients))
-    return result
+    if not torch.is_grad_enabled() or not any(core.requires_grad for core in A.cores):
+        return result
+    quotients = torch.stack([v.dot(A @ v).real for v in result.vectors])
+    vectors = tuple(
+        _differentiable_vector(A, v, float(value), tol)
+        for v, value in zip(result.vectors, result.values.tolist(), strict=True)
+    )
+    return replace(result, values=quotients, value=vectors)
+
+
+def _differentiable_vector(a: TTMatrix, v: TensorTrain, value: float, tol: float) -> TensorTrain:
+    """Give an eigenvector with gradients to the operator's cores.
+
+    It changes by `-(A - value)**+ dA v`, so a loss with gradient g changes by `-<(A - value)**+ g, dA v>`. With v v.H
+    added the matrix has an inverse, which is the pseudoinverse on what is orthogonal to v.
+    """
+    plain = a.detach()
+    projector = TTMatrix([torch.einsum("rns,pmq->rpnmsq", c, c.conj()).flatten(4, 5).flatten(0, 1) for c in v.cores])
+    shift = eye(a.col_shape, dtype=a.dtype, device=a.device) * value
+    scale = max(1.0, abs(value))
+
+    def adjoint(gradient: TensorTrain) -> TensorTrain:
+        across = gradient - v * v.dot(gradient)
+        found = solve(plain - shift + projector * scale, across, max(tol, 1e-12))
+        if not found.converged:
+            raise TTConvergenceError(f"The adjoint system of a gradient: {found.status.value}", found)
+        return found.value - v * v.dot(found.value)
+
+    def pairing(multiplier: TensorTrain, cores: list[Tensor]) -> Tensor:
+        return -multiplier.dot(TTMatrix(cores) @ v).real
+
+    return differentiable(v, a.cores, adjoint=adjoint, pairing=pairing)
 
 
 class _Search:
@@ -206,7 +228,7 @@ class _Search:
             x0 = x0.round(max_rank=most[1:-1]) if any(bounds) else x0
         x = prepare_train(x0, dtype)[0]
         # The block has one vector to begin with; the first local problem finds the others.
-        self._block = _Block(self._a, x, count, bounds, self._sites, generator)
+        self._block = BlockState(self._a, x, count, bounds, self._sites, generator)
         self._cut = tol
         self._best: tuple[Tensor, list[list[Tensor]], Tensor] | None = None
         self._history: list[SolverProgress] = []
@@ -324,114 +346,3 @@ def _full_ranks(shape: Sequence[int]) -> list[int]:
     for size in reversed(shape):
         tails.append(min(tails[-1] * size, 2**40))
     return [min(head, tail) for head, tail in zip(heads, reversed(tails), strict=True)]
-
-
-class _Block:
-    """k vectors that share all cores but the one where the sweep is, and the operator's interfaces."""
-
-    def __init__(
-        self,
-        a: Sequence[Tensor],  # each (a, n, n, b)
-        x: Sequence[Tensor],  # each (r, n, s)
-        count: int,
-        max_ranks: Sequence[int | None],
-        sites: int,
-        generator: torch.Generator,
-    ) -> None:
-        self._there = [OperatorCore(core) for core in a]
-        self._back = [core.mirrored() for core in reversed(self._there)]
-        self._pairs: dict[tuple[bool, int], OperatorCore] = {}
-        self._x, self._count, self._sites, self._generator = list(x), count, sites, generator
-        self._max_ranks = list(max_ranks)
-        self._scale = 1.0  # of the eigenvalues, or of A if that is larger
-        self._centre = self._x[0][..., None]  # (r, n, s, vectors), in the place of the core where the sweep begins
-        self._is_mirrored = False
-        one = a[0].new_ones(1, 1, 1)
-        self._left, self._right = [one] * len(a), [one] * len(a)
-        backwards = mirrored(self._x)
-        for k in range(len(a) - 1):
-            core = backwards[k]
-            self._right[-2 - k] = advance_operator(self._right[-1 - k], core, self._back[k], core)
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """The ranks that all vectors share."""
-        ranks = (1, *(core.shape[2] for core in self._x[:-1]), 1)
-        return ranks[::-1] if self._is_mirrored else ranks
-
-    def turn(self) -> None:
-        """Look at everything from the other end."""
-        self._is_mirrored = not self._is_mirrored
-        self._there, self._back = self._back, self._there
-        self._x = mirrored(self._x)
-        self._centre = self._centre.transpose(0, 2)
-        self._max_ranks.reverse()
-        self._left, self._right = self._right[::-1], self._left[::-1]
-
-    def vectors(self) -> list[list[Tensor]]:
-        """Give the cores of each vector: the centre is at the first core."""
-        found = [[self._centre[..., j], *self._x[1:]] for j in range(self._centre.shape[3])]
-        return [mirrored(cores) if self._is_mirrored else cores for cores in found]
-
-    def sweep(self, *, cut: float) -> Tensor:
-        """Go over all bonds once; give the eigenvalues (k,) of the last local problem."""
-        order, values = len(self._x), torch.empty(0)
-        for k in range(order - self._sites + 1):
-            core, v = self._local(k)
-            last = k + self._sites - 1
-            system = LocalSystem(self._left[k], core, self._right[last], hermitian=True)
-            values, vectors = self._solve(system, v, cut * self._scale / (2 * math.sqrt(order)))
-            self._scale = max(1.0, float(values.abs().max()))
-            if last > k or k < order - 1:
-                self._split(k, vectors, cut)
-            else:
-                self._centre = vectors
-        return values
-
-    def _local(self, k: int) -> tuple[OperatorCore, Tensor]:
-        """Give the operator's core of a step, and the vectors there, (r, n, s, vectors)."""
-        if self._sites == 1:
-            return self._there[k], self._centre
-        r, n, _, count = self._centre.shape
-        following = self._x[k + 1]
-        both = torch.einsum("anbv,bmc->anmcv", self._centre, following)
-        key = self._is_mirrored, k
-        if key not in self._pairs:
-            pair = torch.tensordot(self._there[k].core, self._there[k + 1].core, 1)  # (a, m, n, m', n', b)
-            self._pairs[key] = OperatorCore(pair.transpose(2, 3).flatten(3, 4).flatten(1, 2))
-        return self._pairs[key], both.reshape(r, n * following.shape[1], -1, count)
-
-    def _solve(self, system: LocalSystem, v: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-        """Give the lowest eigenvalues of a local problem, and their vectors (r, n, s, k)."""
-        k = min(self._count, system.size)
-        if system.size <= max(DENSE_SIZE, 4 * k):
-            values, vectors = torch.linalg.eigh(system.matrix())
-            return values[:k], vectors[:, :k].reshape(*system.shape, k)
-        start = v.reshape(system.size, -1).mT
-        if len(start) < k:
-            missing = torch.randn(k - len(start), system.size, dtype=v.dtype, generator=self._generator)
-            start = torch.cat([start, missing.to(v.device)])
-        values, rows = lowest_pairs(system.apply_to_rows, start, bound=bound, gain=0.1, steps=LOCAL_STEPS)
-        return values, rows.mT.reshape(*system.shape, k)
-
-    def _split(self, k: int, vectors: Tensor, cut: float) -> None:
-        """Cut ranks down, expand the basis by a few directions of `A v`, and go one core on."""
-        left, n = self._centre.shape[:2]
-        s, count = vectors.shape[2:]
-        matrix = vectors.reshape(left * n, -1)  # (r n, n' s vectors)
-        most = self._max_ranks[k]
-        u, w, _ = truncated_svd(matrix, cut * count**0.5, most)
-        core = u.reshape(left, n, -1)
-        room = u.shape[0] if most is None else most
-        extra = max(0, min(EXPANSION, room - u.shape[1], u.shape[0] - u.shape[1]))
-        if extra:
-            seen = through_operator(self._left[k], self._there[k], core).reshape(len(u), -1)  # (r n, b s)
-            mix = torch.randn(seen.shape[1], extra, dtype=u.dtype, generator=self._generator).to(u.device)
-            basis, factor = torch.linalg.qr(torch.cat([u, seen @ mix], 1))
-            core, w = basis.reshape(left, n, -1), factor[:, : u.shape[1]] @ w
-        self._x[k] = core
-        self._left[k + 1] = advance_operator(self._left[k], core, self._there[k], core)
-        w = w.reshape(core.shape[2], -1, s, count)  # (r', n' or 1, s, vectors)
-        if self._sites == 1:
-            w = torch.einsum("abv,bnc->ancv", w[:, 0], self._x[k + 1])
-        self._centre = w

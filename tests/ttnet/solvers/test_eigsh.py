@@ -11,7 +11,7 @@ import ttnet
 from tests.ttnet.solvers.systems import draw_operator, vector
 from tests.ttnet.strategies import dense, draw_train, dtypes, relative_error, same, seeds
 from ttnet import TTMatrix, TTShapeError, TTTypeError, TTValueError, operators, solvers
-from ttnet.solvers import SolverStatus, dmrg
+from ttnet.solvers import SolverStatus, dmrg_sweep
 from ttnet.solvers.residuals import eigen_residual
 from ttnet.solvers.ritz import lowest_pairs
 
@@ -62,7 +62,7 @@ def test_against_dense_eigenpairs(data, shape, rank, dtype, seed, sites, which):
 @pytest.mark.parametrize("sites", [1, 2])
 @pytest.mark.parametrize("dense_size", [0, 1000])
 def test_local_problems_may_be_solved_in_any_way(monkeypatch, sites, dense_size):
-    monkeypatch.setattr(dmrg, "DENSE_SIZE", dense_size)
+    monkeypatch.setattr(dmrg_sweep, "DENSE_SIZE", dense_size)
     for dtype in (torch.float64, torch.complex128):
         a = hermitian((3, 4, 3, 4), 2, dtype, 1)
         result = solvers.eigsh(a, 2, sites=sites)

@@ -1,0 +1,186 @@
+"""One DMRG sweep over a block of vectors, which share all cores but one.
+
+At each step the lowest eigenvectors of the operator, as seen through the other cores, are found; their ranks are cut,
+and the basis takes in a few directions of what the operator makes of it. Sources: Dolgov et al. 2014, "Computation of
+extreme eigenvalues in higher dimensions using block tensor train format", section 3; Hubig et al. 2015, "Strictly
+single-site DMRG algorithm with subspace expansion", section IV, with random mixtures in the place of all directions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ttnet.numerics.linalg import truncated_svd
+from ttnet.solvers.interfaces import OperatorCore, advance_operator, mirrored, through_operator
+from ttnet.solvers.local_system import LocalSystem
+from ttnet.solvers.ritz import lowest_pairs
+
+DENSE_SIZE = 60  # up to here a local matrix is diagonalised whole
+EXPANSION = 2  # how many directions a basis takes in at each step
+LOCAL_STEPS = 24  # of the iteration for a local problem
+
+
+class BlockState:
+    """k vectors that share all cores but the one where the sweep is, and the operator's interfaces.
+
+    Args:
+        a: The operator's cores, Hermitian.
+        x: The cores whose bases to begin with, each but the first right-orthogonal.
+        count: How many vectors.
+        max_ranks: The largest rank of each inner bond.
+        sites: How many cores are solved for at a time, 1 or 2.
+        generator: Draws the directions of expansions, and vectors where there are too few.
+
+    Example:
+        >>> x = [torch.eye(2, dtype=torch.float64)[:1, :, None]]
+        >>> a = [torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64))[None, :, :, None]]
+        >>> BlockState(a, x, 1, [], 1, torch.Generator().manual_seed(0)).sweep(cut=1e-6)
+        tensor([1.], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        a: Sequence[Tensor],  # each (a, n, n, b)
+        x: Sequence[Tensor],  # each (r, n, s)
+        count: int,
+        max_ranks: Sequence[int | None],
+        sites: int,
+        generator: torch.Generator,
+    ) -> None:
+        self._there = [OperatorCore(core) for core in a]
+        self._back = [core.mirrored() for core in reversed(self._there)]
+        self._pairs: dict[tuple[bool, int], OperatorCore] = {}
+        self._x, self._count, self._sites, self._generator = list(x), count, sites, generator
+        self._max_ranks = list(max_ranks)
+        self._scale = 1.0  # of the eigenvalues, or of A if that is larger
+        self._centre = self._x[0][..., None]  # (r, n, s, vectors), in the place of the core where the sweep begins
+        self._is_mirrored = False
+        one = a[0].new_ones(1, 1, 1)
+        self._left, self._right = [one] * len(a), [one] * len(a)
+        backwards = mirrored(self._x)
+        for k in range(len(a) - 1):
+            core = backwards[k]
+            self._right[-2 - k] = advance_operator(self._right[-1 - k], core, self._back[k], core)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks that all vectors share."""
+        ranks = (1, *(core.shape[2] for core in self._x[:-1]), 1)
+        return ranks[::-1] if self._is_mirrored else ranks
+
+    def turn(self) -> None:
+        """Look at everything from the other end.
+
+        Example:
+            >>> x = [torch.eye(2, dtype=torch.float64)[:1, :, None]]
+            >>> a = [torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64))[None, :, :, None]]
+            >>> state = BlockState(a, x, 1, [], 1, torch.Generator().manual_seed(0))
+            >>> state.turn()
+            >>> state.ranks
+            (1, 1)
+        """
+        self._is_mirrored = not self._is_mirrored
+        self._there, self._back = self._back, self._there
+        self._x = mirrored(self._x)
+        self._centre = self._centre.transpose(0, 2)
+        self._max_ranks.reverse()
+        self._left, self._right = self._right[::-1], self._left[::-1]
+
+    def vectors(self) -> list[list[Tensor]]:
+        """Take the vectors apart, after a sweep and a turn.
+
+        Returns:
+            The cores of each vector.
+
+        Example:
+            >>> x = [torch.eye(2, dtype=torch.float64)[:1, :, None]]
+            >>> a = [torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64))[None, :, :, None]]
+            >>> state = BlockState(a, x, 1, [], 1, torch.Generator().manual_seed(0))
+            >>> _ = state.sweep(cut=1e-6)
+            >>> state.turn()
+            >>> state.vectors()[0][0].abs().flatten()
+            tensor([0., 1.], dtype=torch.float64)
+        """
+        found = [[self._centre[..., j], *self._x[1:]] for j in range(self._centre.shape[3])]
+        return [mirrored(cores) if self._is_mirrored else cores for cores in found]
+
+    def sweep(self, *, cut: float) -> Tensor:
+        """Go over all bonds once; `turn` before the next sweep.
+
+        Args:
+            cut: The Frobenius norm that each bond may lose of each vector, relative to its own.
+
+        Returns:
+            The lowest eigenvalues (k,) of the last local problem.
+
+        Example:
+            >>> x = [torch.eye(2, dtype=torch.float64)[:1, :, None]]
+            >>> a = [torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64))[None, :, :, None]]
+            >>> state = BlockState(a, x, 1, [], 1, torch.Generator().manual_seed(0))
+            >>> state.sweep(cut=1e-6)
+            tensor([1.], dtype=torch.float64)
+        """
+        order, values = len(self._x), torch.empty(0)
+        for k in range(order - self._sites + 1):
+            core, v = self._local(k)
+            last = k + self._sites - 1
+            system = LocalSystem(self._left[k], core, self._right[last], hermitian=True)
+            values, vectors = self._solve(system, v, cut * self._scale / (2 * math.sqrt(order)))
+            self._scale = max(1.0, float(values.abs().max()))
+            if last > k or k < order - 1:
+                self._split(k, vectors, cut)
+            else:
+                self._centre = vectors
+        return values
+
+    def _local(self, k: int) -> tuple[OperatorCore, Tensor]:
+        """Give the operator's core of a step, and the vectors there, (r, n, s, vectors)."""
+        if self._sites == 1:
+            return self._there[k], self._centre
+        r, n, _, count = self._centre.shape
+        following = self._x[k + 1]
+        both = torch.einsum("anbv,bmc->anmcv", self._centre, following)
+        key = self._is_mirrored, k
+        if key not in self._pairs:
+            pair = torch.tensordot(self._there[k].core, self._there[k + 1].core, 1)  # (a, m, n, m', n', b)
+            self._pairs[key] = OperatorCore(pair.transpose(2, 3).flatten(3, 4).flatten(1, 2))
+        return self._pairs[key], both.reshape(r, n * following.shape[1], -1, count)
+
+    def _solve(self, system: LocalSystem, v: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+        """Give the lowest eigenvalues of a local problem, and their vectors (r, n, s, k)."""
+        k = min(self._count, system.size)
+        if system.size <= max(DENSE_SIZE, 4 * k):
+            values, vectors = torch.linalg.eigh(system.matrix())
+            return values[:k], vectors[:, :k].reshape(*system.shape, k)
+        start = v.reshape(system.size, -1).mT
+        if len(start) < k:
+            missing = torch.randn(k - len(start), system.size, dtype=v.dtype, generator=self._generator)
+            start = torch.cat([start, missing.to(v.device)])
+        values, rows = lowest_pairs(system.apply_to_rows, start, bound=bound, gain=0.1, steps=LOCAL_STEPS)
+        return values, rows.mT.reshape(*system.shape, k)
+
+    def _split(self, k: int, vectors: Tensor, cut: float) -> None:
+        """Cut ranks down, expand the basis by a few directions of `A v`, and go one core on."""
+        left, n = self._centre.shape[:2]
+        s, count = vectors.shape[2:]
+        matrix = vectors.reshape(left * n, -1)  # (r n, n' s vectors)
+        most = self._max_ranks[k]
+        u, w, _ = truncated_svd(matrix, cut * count**0.5, most)
+        core = u.reshape(left, n, -1)
+        room = u.shape[0] if most is None else most
+        extra = max(0, min(EXPANSION, room - u.shape[1], u.shape[0] - u.shape[1]))
+        if extra:
+            seen = through_operator(self._left[k], self._there[k], core).reshape(len(u), -1)  # (r n, b s)
+            mix = torch.randn(seen.shape[1], extra, dtype=u.dtype, generator=self._generator).to(u.device)
+            basis, factor = torch.linalg.qr(torch.cat([u, seen @ mix], 1))
+            core, w = basis.reshape(left, n, -1), factor[:, : u.shape[1]] @ w
+        self._x[k] = core
+        self._left[k + 1] = advance_operator(self._left[k], core, self._there[k], core)
+        w = w.reshape(core.shape[2], -1, s, count)  # (r', n' or 1, s, vectors)
+        if self._sites == 1:
+            w = torch.einsum("abv,bnc->ancv", w[:, 0], self._x[k + 1])
+        self._centre = w
