@@ -241,7 +241,7 @@ class _Search:
         self._last = cores
         self._size = max(self._size, _size(cores))
         product = max(a.shape[3] * x.shape[2] for a, x in zip(self._a, cores, strict=True))
-        if not is_last and met > self._tol * (10 if product <= CHEAP_RANK else 1):
+        if not is_last and met > self._tol * (100 if product <= CHEAP_RANK else 1):
             return met
         cores = self._trimmed(cores)
         residual = relative_residual(self._a, self._b, cores)

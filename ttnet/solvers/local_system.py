@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ttnet.solvers.interfaces import OperatorCore, middle_of_product
 from ttnet.solvers.krylov import Product, conjugate_gradients, gmres
+from ttnet.solvers.preconditioners import block_inverse, kronecker_sum_inverse
 
 DENSE_SIZE = 300  # up to here a factorisation is quicker than anything else
 LARGEST_DENSE_SIZE = 4000  # beyond this one no matrix is formed
-BLOCK_SIZE = 250  # the largest block of the preconditioner
 MAX_STEPS = 400  # of an iteration that has no factorisation to fall back on
 
 
@@ -144,10 +144,11 @@ class LocalSystem:
             v = self._factorise(f)
             return v, self.residual(f, v)
         can_form = self.size <= LARGEST_DENSE_SIZE
+        inverse = kronecker_sum_inverse(self.left, self.core.core, self.right, hermitian=self.hermitian)
         steps = self._affordable_steps() if can_form else MAX_STEPS
         found, residual = v, math.inf
         if steps > 3:
-            precondition = self._preconditioner()
+            precondition = inverse or block_inverse(self.left, self.core.core, self.right)
             found, left = self._iterate(f.flatten(), v.flatten(), tol * size, steps, precondition)
             found, residual = found.reshape(self.shape), left / size
         if residual > tol and can_form:
@@ -221,28 +222,3 @@ class LocalSystem:
         kept = s > least * s[0]
         inverse = torch.where(kept, 1 / s.where(kept, torch.ones_like(s)), torch.zeros_like(s))
         return (vh.mH @ (inverse[:, None] * (u.mH @ rhs))).reshape(self.shape)
-
-    def _preconditioner(self) -> Product:
-        """Give the inverse of blocks on the diagonal: for each index of the right bond, if those are small enough."""
-        i, n, j = self.shape
-        if i * n > BLOCK_SIZE and n > BLOCK_SIZE:
-            return lambda x: x
-        diagonal = self.right.diagonal(dim1=0, dim2=2)  # (b, j)
-        if i * n <= BLOCK_SIZE:
-            blocks = (self._left_blocks().reshape(i * n * i * n, -1) @ diagonal).reshape(i * n, i * n, j)
-            inverse = _inverses(blocks.permute(2, 0, 1))  # (j, i n, i n)
-            return lambda x: (inverse @ x.reshape(i * n, j).mT[:, :, None])[:, :, 0].mT.flatten()
-        ends = self.left.diagonal(dim1=0, dim2=2).mT  # (i, a)
-        blocks = torch.einsum("ia,amnb,bj->ijmn", ends, self.core.core, diagonal)
-        inverse = _inverses(blocks)
-        return lambda x: (inverse @ x.reshape(i, n, j).transpose(1, 2)[..., None])[..., 0].transpose(1, 2).flatten()
-
-
-def _inverses(
-    blocks: Tensor,  # (..., n, n)
-) -> Tensor:
-    """Invert a batch of matrices; the identity stands for what has no inverse."""
-    inverse, info = torch.linalg.inv_ex(blocks)
-    bad = (info != 0) | ~torch.isfinite(inverse).flatten(-2).all(-1)
-    eye = torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
-    return torch.where(bad[..., None, None], eye, inverse)

@@ -11,8 +11,9 @@ import ttnet
 from tests.ttnet.solvers.systems import definite, draw_operator, general, residual_of, sine, tolerance, vector
 from tests.ttnet.strategies import dense, draw_train, dtypes, relative_error, same, seeds
 from ttnet import TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError, operators, solvers
-from ttnet.solvers import SolverStatus, local_system
+from ttnet.solvers import SolverStatus, local_system, preconditioners
 from ttnet.solvers.krylov import conjugate_gradients, gmres
+from ttnet.solvers.preconditioners import kronecker_sum_inverse
 
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple)
 sites = st.sampled_from([1, 2])
@@ -36,10 +37,12 @@ def test_against_dense_solutions(shape, rank, dtype, seed, sites, kind):
 @pytest.mark.parametrize("dense_size", [0, 10**6], ids=["iterative", "direct"])
 @pytest.mark.parametrize("kind", [definite, general])
 @pytest.mark.parametrize("block", [1, 4, 10**6])
-def test_local_systems_may_be_solved_in_any_way(monkeypatch, kind, dense_size, block):
+@pytest.mark.parametrize("close", [-1, 100], ids=["blocks", "sum"])
+def test_local_systems_may_be_solved_in_any_way(monkeypatch, kind, dense_size, block, close):
     monkeypatch.setattr(local_system, "DENSE_SIZE", dense_size)
     monkeypatch.setattr(local_system, "LARGEST_DENSE_SIZE", dense_size)
-    monkeypatch.setattr(local_system, "BLOCK_SIZE", block)
+    monkeypatch.setattr(preconditioners, "BLOCK_SIZE", block)
+    monkeypatch.setattr(preconditioners, "CLOSE", close)
     shape = (3, 4, 2, 3)
     for dtype in (torch.float64, torch.complex128):
         a, b = kind(shape, 2, dtype, 0), draw_train(shape, [2, 2, 2], dtype, 1)
@@ -291,6 +294,30 @@ def test_gmres_and_conjugate_gradients(n, seed, is_complex):
     assert definite
     assert float((h @ x - b).norm()) <= 1.01 * bound + 1e-12
     assert not conjugate_gradients(lambda v: -(h @ v), b, start, precondition=lambda v: v, **arguments)[2]
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), seeds, st.booleans(), st.booleans())
+def test_kronecker_sums_are_inverted_exactly(i, n, j, seed, is_complex, hermitian):
+    dtype = torch.complex128 if is_complex else torch.float64
+    generator = torch.Generator().manual_seed(seed)
+    x, y, z = (torch.randn(size, size, dtype=dtype, generator=generator) for size in (i, n, j))
+    x, y, z = (m @ m.mH + torch.eye(len(m)) if hermitian else m / 5 + 2 * torch.eye(len(m)) for m in (x, y, z))
+    unit_i, unit_n, unit_j = (torch.eye(size, dtype=dtype) for size in (i, n, j))
+    left, right = torch.stack([unit_i, x], 1), torch.stack([unit_j, z], 1)
+    core = torch.stack([torch.stack([y, unit_n], -1), torch.stack([unit_n, torch.zeros_like(y)], -1)])
+    whole = torch.einsum("iak,amnb,jbl->imjknl", left, core, right).reshape(i * n * j, -1)
+    inverse = kronecker_sum_inverse(left, core, right, hermitian=hermitian)
+    if inverse is None:  # eigenvectors that are nearly dependent
+        assert not hermitian
+        return
+    f = torch.randn(len(whole), dtype=dtype, generator=generator)
+    assert relative_error(whole @ inverse(f), f) < 1e-8
+
+
+def test_what_is_far_from_a_sum_is_told():
+    sizes = (3, 2, 3), (2, 4, 4, 2), (3, 2, 3)
+    left, core, right = (torch.randn(*size, generator=torch.Generator().manual_seed(0)) for size in sizes)
+    assert kronecker_sum_inverse(left, core, right, hermitian=False) is None
 
 
 def test_draws_have_no_symmetry():
