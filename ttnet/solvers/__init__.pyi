@@ -1,4 +1,5 @@
 from .amen import solve
+from .completion import complete
 from .dmrg import EigenResult, eigsh
 from .evolution import evolve, expm_apply
 from .extrema import Extremum, optimize
@@ -19,6 +20,7 @@ __all__ = [
     "SolverStatus",
     "TangentSpace",
     "TangentVector",
+    "complete",
     "conditionals",
     "divide",
     "eigsh",

@@ -50,7 +50,7 @@ def evaluate(
     """
     if not isinstance(tt, TensorTrain):
         raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TensorTrain.")
-    return scaled_entries(scaled_slices(tt), _check_indices(indices, tt)).to(tt.dtype)
+    return scaled_entries(scaled_slices(tt), check_indices(indices, tt)).to(tt.dtype)
 
 
 Slices = Sequence[tuple[Tensor, Tensor]]
@@ -112,7 +112,26 @@ def scaled_entries(
     return torch.cat(parts)
 
 
-def _check_indices(indices: object, tt: TensorTrain) -> Tensor:
+def check_indices(indices: object, tt: TensorTrain) -> Tensor:
+    """Give indices of entries of a train as int64, on its device.
+
+    Args:
+        indices: A tensor or numpy array of ints of shape (batch, d), each index from 0 to the size of its mode less 1.
+        tt: The train.
+
+    Returns:
+        The indices.
+
+    Raises:
+        TTTypeError: If they are no array of ints, all of them unmasked.
+        TTShapeError: If they have another shape.
+        TTIndexError: If an index is negative or beyond its mode.
+
+    Example:
+        >>> import ttnet
+        >>> check_indices(np.array([[0, 2]]), ttnet.ones((2, 3)))
+        tensor([[0, 2]])
+    """
     if isinstance(indices, np.ndarray):
         check_unmasked(indices, "indices")
         if indices.dtype.kind not in "iu":

@@ -1,0 +1,251 @@
+"""Completion: its steps against dense least squares and projections, and tensors whose entries are known."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ttnet
+from tests.ttnet.decomposition.functions import grid, reciprocal, sampled_error
+from tests.ttnet.solvers.test_manifold import points
+from tests.ttnet.strategies import draw_indices, draw_tensor, relative_error, seeds
+from ttnet import TensorTrain, TTIndexError, TTShapeError, TTTypeError, TTValueError
+from ttnet.solvers import SolverStatus, complete, project
+from ttnet.solvers.completion import IndexSamples
+from ttnet.solvers.manifold import TangentSpace
+from ttnet.solvers.sampled import attainable, conjugate_gradients, least_squares, projected
+
+doubles = st.sampled_from([torch.float64, torch.complex128])
+
+
+@st.composite
+def problems(draw):
+    """A train, different entries of its shape, and numbers for them."""
+    x = draw(points(draw(doubles)).filter(lambda x: x.ndim))
+    indices = draw_indices(x.shape, draw(st.integers(1, 60)), draw(seeds)).unique(dim=0)
+    return x, indices, draw_tensor((len(indices),), x.dtype, draw(seeds))
+
+
+@given(problems())
+def test_samples_are_entries(problem):
+    x, indices, _ = problem
+    samples = IndexSamples(indices, x.shape)
+    assert torch.allclose(samples.values(x.cores), ttnet.evaluate(x, indices))
+    mirrored = [core.permute(2, 1, 0) for core in reversed(x.cores)]
+    assert torch.allclose(samples.mirrored().values(mirrored), ttnet.evaluate(x, indices))
+
+
+@given(problems())
+def test_corrections_are_least_squares(problem):
+    x, indices, missed = problem
+    samples = IndexSamples(indices, x.shape)
+    mode = x.ndim // 2
+    left, right = (draw_tensor((len(indices), rank), x.dtype, rank) for rank in x.ranks[mode : mode + 2])
+    step = samples.correct(mode, left, right, missed, 0.0)
+    rows = torch.zeros(len(indices), x.shape[mode], left.shape[1] * right.shape[1], dtype=x.dtype)
+    rows[torch.arange(len(indices)), indices[:, mode]] = (left[:, :, None] * right[:, None, :]).flatten(1)
+    dense = rows.flatten(1)
+    best = dense @ (torch.linalg.pinv(dense, rtol=1e-10) @ missed)
+    found = (samples.contract(mode, step, left) * right).sum(1)
+    assert float((found - missed).norm()) <= float((best - missed).norm()) + 1e-4 * float(missed.norm())
+
+
+@given(problems())
+def test_sums_of_samples_are_projected(problem):
+    x, indices, weights = problem
+    dense = torch.zeros(x.shape, dtype=x.dtype)
+    dense[tuple(indices.T)] = weights
+    found = projected(IndexSamples(indices, x.shape), TangentSpace(x.cores), weights)
+    expected = project(x, ttnet.tt_svd(dense)).train().full()
+    assert float((found.train().full() - expected).norm()) <= 1e-10 * float(weights.norm())
+
+
+@given(problems(), st.sampled_from([least_squares, conjugate_gradients]))
+def test_no_sweep_misses_more(problem, level):
+    x, indices, values = problem
+    samples = IndexSamples(indices, x.shape)
+    steps = level(samples, values, list(x.cores))
+    last = float((values - samples.values(x.cores)).norm())
+    for _, (cores, missed) in zip(range(4), steps, strict=False):
+        assert math.isclose(missed, float((values - samples.values(cores)).norm()), abs_tol=1e-8 * (1 + last))
+        if level is least_squares:
+            assert missed <= last + 1e-8 * (1 + last)
+            last = missed
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.data())
+def test_attainable_ranks_are_those_of_some_train(sizes, data):
+    ranks = [data.draw(st.integers(1, 9)) for _ in sizes[1:]]
+    found = attainable(ranks, sizes)
+    outer = [1, *found, 1]
+    assert all(a <= b for a, b in zip(found, ranks, strict=True))
+    for k, size in enumerate(sizes):
+        assert outer[k + 1] <= outer[k] * size
+        assert outer[k] <= size * outer[k + 1]
+
+
+@pytest.mark.parametrize("method", ["als", "rcg"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128, torch.float32])
+def test_trains_come_back_from_some_entries(method, dtype):
+    x = ttnet.random((12, 1, 12, 12), 2, dtype=dtype, seed=0)
+    indices = draw_indices(x.shape, 1000)
+    tol = 1e-4 if dtype == torch.float32 else 1e-7
+    result = complete(indices, ttnet.evaluate(x, indices), x.shape, tol=tol, method=method)
+    assert result.status is SolverStatus.CONVERGED
+    assert result.value.dtype == dtype
+    assert relative_error(result.value.full(), x.full()) < 20 * tol
+    assert result.sweeps == len(result.history)
+
+
+@pytest.mark.parametrize("method", ["als", "rcg"])
+def test_a_function_of_eight_variables_from_two_in_a_hundred_thousand_of_its_entries(method):
+    def f(i):
+        return torch.sin(grid(12)[i].sum(1))
+
+    indices = draw_indices((12,) * 8, 8000)
+    result = complete(indices, f(indices), (12,) * 8, tol=1e-6, method=method)
+    assert result.converged
+    assert set(result.value.ranks) == {1, 2}
+    assert sampled_error(f, result.value) < 2e-6
+
+
+def test_the_reciprocal_from_one_in_twenty_entries():
+    shape = (12,) * 5
+    indices = draw_indices(shape, 12**5 // 20)
+    result = complete(indices, reciprocal(indices), shape, tol=1e-4)
+    assert result.converged
+    assert sampled_error(reciprocal, result.value) < 3e-4
+
+
+def test_a_vector_cannot_be_completed():
+    indices = torch.arange(5).repeat(20)[:, None]
+    with pytest.raises(TTValueError, match=r"none has index . of mode 0"):
+        complete(indices, indices[:, 0], (5,))
+
+
+def test_repeated_entries_count_as_their_mean():
+    x = ttnet.random((6, 6, 6), 1, dtype=torch.float64, seed=0)
+    indices = draw_indices(x.shape, 150).repeat(2, 1)
+    noise = torch.cat([torch.full((150,), 0.1), torch.full((150,), -0.1)]).double()
+    assert complete(indices, ttnet.evaluate(x, indices) + noise, x.shape, tol=1e-9).converged
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_any_scale(scale):
+    x = ttnet.random((6, 7, 8), 2, dtype=torch.float64, seed=0)
+    indices = draw_indices(x.shape, 250)
+    result = complete(indices, ttnet.evaluate(x, indices) * scale, x.shape, tol=1e-7)
+    assert result.converged
+    assert relative_error((result.value / scale).full(), x.full()) < 1e-5
+
+
+def test_zeros_are_zero():
+    indices = draw_indices((4, 5), 200)
+    result = complete(indices, torch.zeros(200), (4, 5))
+    assert result.converged
+    assert result.residual == 0
+    assert torch.equal(result.value.full(), torch.zeros(4, 5))
+
+
+def test_noise_is_not_fitted():
+    """Ranks stop where larger ones do not help with what they have not seen."""
+    x = ttnet.random((10, 10, 10), 1, dtype=torch.float64, seed=0)
+    indices = draw_indices(x.shape, 500)
+    noise = 0.05 * draw_tensor((500,), torch.float64, 1)
+    result = complete(indices, ttnet.evaluate(x, indices) + noise, x.shape)
+    assert result.status is SolverStatus.STALLED
+    assert result.value.ranks == (1, 1, 1, 1)
+    assert relative_error(result.value.full(), x.full()) < 0.05
+
+
+def problem(count=400):
+    x = ttnet.random((8, 8, 8), 3, dtype=torch.float64, seed=0)
+    indices = draw_indices(x.shape, count)
+    return x, indices, ttnet.evaluate(x, indices)
+
+
+def test_bounds_on_ranks_hold():
+    x, indices, values = problem()
+    result = complete(indices, values, x.shape, max_rank=[2, 1])
+    assert result.status is SolverStatus.MAX_RANK
+    assert all(a <= b for a, b in zip(result.value.ranks, (1, 2, 1, 1), strict=True))
+
+
+def test_a_good_start_is_kept():
+    x, indices, values = problem()
+    start = TensorTrain([core + 1e-3 * torch.ones_like(core) for core in x.cores])
+    result = complete(indices, values, x.shape, tol=1e-10, x0=start)
+    assert result.converged
+    assert result.value.ranks == x.ranks
+    assert complete(indices, values, x.shape, x0=x).sweeps == 1
+
+
+def test_the_same_call_gives_the_same_result_and_leaves_the_global_generator_alone():
+    x, indices, values = problem()
+    state = torch.get_rng_state()
+    a, b = (complete(indices, values, x.shape, max_sweeps=20, seed=3) for _ in range(2))
+    assert torch.equal(a.value.full(), b.value.full())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_limits_callbacks_and_exceptions():
+    x, indices, values = problem()
+    assert complete(indices, values, x.shape, max_sweeps=3).status is SolverStatus.MAX_SWEEPS
+    seen = []
+    result = complete(indices, values, x.shape, callback=lambda p: seen.append(p) or len(seen) == 2)
+    assert result.status is SolverStatus.STOPPED
+    assert tuple(seen) == result.history
+
+    def interrupt(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as info:
+        complete(indices, values, x.shape, callback=interrupt)
+    assert info.value.result.status is SolverStatus.INTERRUPTED
+    assert info.value.result.value.shape == x.shape
+
+
+ROWS = draw_indices((3, 4), 100)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            (ROWS, torch.ones(99), (3, 4)),
+            TTShapeError,
+            r"values has shape \(99,\); expected \(100,\)",
+        ),
+        ((ROWS, torch.full((100,), math.nan), (3, 4)), TTValueError, "values has entries that are NaN or infinite"),
+        ((ROWS, torch.ones(100), (3, 3)), TTIndexError, r"holds 3 for mode 1 of size 3"),
+        ((ROWS, torch.ones(100), (3, 4, 2)), TTShapeError, r"indices has shape \(100, 2\); expected \(batch, 3\)"),
+        ((ROWS.double(), torch.ones(100), (3, 4)), TTTypeError, "indices has dtype torch.float64; expected ints"),
+        ((ROWS, torch.ones(100), (3, 5)), TTValueError, r"none has index 4 of mode 1, so nothing is known"),
+        ((ROWS, torch.ones(100), ()), TTShapeError, r"shape is \(\); expected at least one mode"),
+        ((ROWS[:1], torch.ones(1), (3, 4)), TTValueError, "there are 1 different samples; expected at least 2"),
+        ((ROWS, torch.ones(100), (3, 4), 1e-9), TTValueError, "below the precision of float32"),
+    ],
+)
+def test_what_is_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        complete(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "svd"}, TTValueError, "method is 'svd'; expected 'als' or 'rcg'"),
+        ({"held_out": 1.0}, TTValueError, r"held_out is 1.0; expected a share of the samples"),
+        ({"held_out": "a"}, TTTypeError, "held_out is a str; expected a number"),
+        ({"max_sweeps": 0}, TTValueError, "max_sweeps is 0; expected an int >= 1"),
+        ({"x0": ttnet.ones((2, 4))}, TTShapeError, r"x0 has shape \(2, 4\); expected \(3, 4\)"),
+        ({"x0": 3}, TTTypeError, "x0 is a int; expected a TensorTrain"),
+        ({"seed": 0.5}, TTTypeError, r"seed is 0.5; expected an int"),
+        ({"callback": 3}, TTTypeError, "callback is a int; expected a function"),
+    ],
+)
+def test_options_that_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        complete(ROWS, torch.ones(100), (3, 4), **options)

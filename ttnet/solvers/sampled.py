@@ -1,0 +1,422 @@
+"""Trains fitted to numbers at samples, core by core: what completion and regression share.
+
+A sample looks at a train through one vector per mode: a unit vector where it is an entry, the values of basis functions
+where it is a point. With all cores but one fixed, the train is linear in that one, and least squares give it; with
+orthogonal cores around it these are as well conditioned as the samples allow. Every core is corrected by the solution
+for what the samples still miss, so the normal equations do not limit the accuracy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from ttnet.numerics.linalg import qr
+from ttnet.solvers.manifold import TangentSpace, TangentVector, retract_cores
+from ttnet.solvers.result import SolverProgress, SolverStatus
+
+LEVEL_SWEEPS = 30  # at most, for one choice of ranks
+SLOW = 0.9  # a sweep that leaves more than this share of the training error is slow,
+SLOW_SWEEPS = 4  # and as many of them one after the other end a level,
+HOPELESS = 100  # as does a held-out error so many times the least one
+PATIENCE = 3  # how many times all ranks may grow without gain
+GAIN = 0.9  # the share of the held-out error that larger ranks have to come down to
+CG_STEPS = 5  # count as a sweep
+RIDGE = 1e-13  # times the mean square of the samples' vectors, added to the normal equations
+
+
+class Samples(ABC):
+    """Samples of a tensor, seen mode by mode."""
+
+    sizes: tuple[int, ...]
+    count: int
+
+    @abstractmethod
+    def contract(
+        self,
+        mode: int,
+        core: Tensor,  # (r, n, r')
+        left: Tensor,  # (samples, r)
+    ) -> Tensor:
+        """Carry vectors from the left of a core to its right, (samples, r')."""
+
+    @abstractmethod
+    def correct(
+        self,
+        mode: int,
+        left: Tensor,  # (samples, r)
+        right: Tensor,  # (samples, r')
+        missed: Tensor,  # (samples,)
+        ridge: float,
+    ) -> Tensor:
+        """Give what to add to a core, (r, n, r'), for the samples to miss least."""
+
+    @abstractmethod
+    def scatter(
+        self,
+        mode: int,
+        left: Tensor,  # (samples, r)
+        right: Tensor,  # (samples, r')
+        weights: Tensor,  # (samples,)
+    ) -> Tensor:
+        """Sum the derivatives of the samples by a core, each times a weight, (r, n, r')."""
+
+    @abstractmethod
+    def take(self, which: Tensor) -> Samples:
+        """Give some of the samples, by their numbers."""
+
+    @abstractmethod
+    def mirrored(self) -> Samples:
+        """Give the samples with the order of modes turned round."""
+
+    def values(self, cores: Sequence[Tensor]) -> Tensor:
+        """Give what a train is at the samples, (samples,)."""
+        vectors = cores[0].new_ones(self.count, 1)
+        for mode, core in enumerate(cores):
+            vectors = self.contract(mode, core, vectors)
+        return vectors[:, 0]
+
+
+def solve_normal(
+    rows: Tensor,  # (samples, q)
+    missed: Tensor,  # (samples,)
+    ridge: float,
+) -> Tensor:  # (q,)
+    """Solve least squares by the normal equations, a little regularised.
+
+    Args:
+        rows: The matrix.
+        missed: The right-hand side.
+        ridge: What is added to the squares of the singular values.
+
+    Returns:
+        The solution.
+
+    Example:
+        >>> solve_normal(torch.eye(2), torch.tensor([3.0, 4.0]), 0.0)
+        tensor([3.0000, 4.0000])
+    """
+    gram = rows.mH @ rows
+    ridge = max(ridge, 4 * len(gram) * torch.finfo(gram.dtype).eps * float(gram.diagonal().real.max()))
+    gram.diagonal().add_(ridge or 1.0)
+    return torch.cholesky_solve((rows.mH @ missed)[:, None], torch.linalg.cholesky(gram))[:, 0]
+
+
+def half_sweep(
+    samples: Samples,
+    cores: list[Tensor],  # each (r, n, r')
+    rights: list[Tensor],  # each (samples, r')
+    missed: Tensor,  # (samples,)
+) -> list[Tensor]:
+    """Correct all cores in turn, from left to right, in place.
+
+    Args:
+        samples: The samples.
+        cores: The cores, right-orthogonal but for the first; afterwards left-orthogonal but for the last.
+        rights: For each core the vectors to its right.
+        missed: What the train lacks at the samples; brought up to date.
+
+    Returns:
+        For each core the vectors to its left.
+    """
+    lefts = [missed.new_ones(len(missed), 1)]
+    for k, core in enumerate(cores):
+        left, right = lefts[-1], rights[k]
+        ridge = RIDGE * float(left.abs().square().sum() * right.abs().square().mean()) / max(1, core.shape[1])
+        step = samples.correct(k, left, right, missed, ridge)
+        missed -= (samples.contract(k, step, left) * right).sum(1)
+        cores[k] = core + step
+        if k + 1 < len(cores):
+            q, r = qr(cores[k].flatten(0, 1))
+            cores[k] = q.reshape(core.shape[0], core.shape[1], -1)
+            cores[k + 1] = torch.tensordot(r, cores[k + 1], 1)
+            lefts.append(samples.contract(k, cores[k], left))
+    return lefts
+
+
+def mirrored_cores(cores: Sequence[Tensor]) -> list[Tensor]:
+    """Turn the order of modes round.
+
+    Args:
+        cores: The cores of a train.
+
+    Returns:
+        Those of the same tensor with its modes in reverse.
+
+    Example:
+        >>> [core.shape for core in mirrored_cores([torch.ones(1, 2, 3), torch.ones(3, 4, 1)])]
+        [torch.Size([1, 4, 3]), torch.Size([3, 2, 1])]
+    """
+    return [core.permute(2, 1, 0) for core in reversed(cores)]
+
+
+def attainable(ranks: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """Bring inner ranks down to what trains of a shape can have.
+
+    Args:
+        ranks: The inner ranks.
+        sizes: The mode sizes.
+
+    Returns:
+        The inner ranks.
+
+    Example:
+        >>> attainable([5, 5], [2, 2, 3])
+        [2, 3]
+    """
+    outer = [1, *ranks, 1]
+    for k, size in enumerate(sizes[:-1]):
+        outer[k + 1] = min(outer[k + 1], outer[k] * size)
+    for k in range(len(sizes) - 1, 0, -1):
+        outer[k] = min(outer[k], outer[k + 1] * sizes[k])
+    return outer[1:-1]
+
+
+Level = Callable[[Samples, Tensor, list[Tensor]], Iterator[tuple[list[Tensor], float]]]
+"""Fits cores of fixed ranks to numbers at samples: after each sweep gives the cores and the norm of what is missed."""
+
+
+def least_squares(samples: Samples, values: Tensor, cores: list[Tensor]) -> Iterator[tuple[list[Tensor], float]]:
+    """Fit cores by alternating least squares, a half sweep at a time; see `Level`.
+
+    Source: Grasedyck, Kluge, Krämer 2015, "Variants of alternating least squares tensor completion in the tensor train
+    format", section 3.
+
+    Args:
+        samples: The samples.
+        values: The numbers there, (samples,).
+        cores: Where to begin.
+
+    Yields:
+        The cores, and the norm of what they miss.
+    """
+    sides = (samples, samples.mirrored())
+    mirrored, lefts = _orthogonalised(sides[1], mirrored_cores(cores), values)
+    cores, rights = mirrored_cores(mirrored), lefts[::-1]
+    missed = values - samples.values(cores)
+    while True:
+        for backward, side in enumerate(sides):
+            lefts = half_sweep(side, cores, rights, missed)
+            yield (mirrored_cores(cores) if backward else list(cores)), float(torch.linalg.vector_norm(missed))
+            cores, rights = mirrored_cores(cores), lefts[::-1]
+
+
+def _orthogonalised(samples: Samples, cores: list[Tensor], like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Make all cores but the last left-orthogonal; give the vectors left of each, too."""
+    done, lefts = list(cores), [like.new_ones(samples.count, 1)]
+    for k in range(len(done) - 1):
+        q, r = qr(done[k].flatten(0, 1))
+        done[k] = q.reshape(done[k].shape[0], done[k].shape[1], -1)
+        done[k + 1] = torch.tensordot(r, done[k + 1], 1)
+        lefts.append(samples.contract(k, done[k], lefts[-1]))
+    return done, lefts
+
+
+def conjugate_gradients(samples: Samples, values: Tensor, cores: list[Tensor]) -> Iterator[tuple[list[Tensor], float]]:
+    """Fit cores by nonlinear conjugate gradients on the manifold of their ranks, some steps at a time; see `Level`.
+
+    Source: Steinlechner 2016, "Riemannian optimization for high-dimensional tensor completion", Algorithm 1.
+
+    Args:
+        samples: The samples.
+        values: The numbers there, (samples,).
+        cores: Where to begin.
+
+    Yields:
+        The cores, and the norm of what they miss.
+    """
+    direction: TangentVector | None = None
+    last: TangentVector | None = None
+    missed = values - samples.values(cores)
+    for step in itertools.count(1):
+        space = TangentSpace(cores)
+        descent = projected(samples, space, missed)
+        if direction is None or last is None:
+            direction = descent
+        else:  # Polak-Ribiere, begun anew where it would not go down
+            carried, before = (space.project_cores(each.train().cores) for each in (direction, last))
+            growth = descent.dot(descent - before).real / last.dot(last).real
+            direction = descent + carried * max(0.0, float(growth))
+            direction = direction if float(descent.dot(direction).real) > 0 else descent
+        last = descent
+        ahead = samples.values(direction.train().cores)
+        size = torch.vdot(ahead, ahead).real
+        if not size > 0:
+            yield cores, float(torch.linalg.vector_norm(missed))
+            continue
+        length = float(torch.vdot(ahead, missed).real / size)
+        cores = retract_cores(direction * length)
+        missed = values - samples.values(cores)
+        if step % CG_STEPS == 0:
+            yield cores, float(torch.linalg.vector_norm(missed))
+
+
+def projected(
+    samples: Samples,
+    space: TangentSpace,
+    weights: Tensor,  # (samples,)
+) -> TangentVector:
+    """Project onto a tangent space the tensor that has weighted samples for its inner products.
+
+    Args:
+        samples: The samples.
+        space: The tangent space.
+        weights: A number for each sample; for entries, the tensor has these there, and zeros elsewhere.
+
+    Returns:
+        The projection: times -1, the Riemannian gradient of half the squared errors, if the weights are what is missed.
+
+    Example:
+        >>> import ttnet
+        >>> from ttnet.solvers.completion import IndexSamples
+        >>> space = TangentSpace(ttnet.ones((2, 3)).cores)
+        >>> projected(IndexSamples(torch.tensor([[0, 0]]), (2, 3)), space, torch.ones(1)).norm()
+        tensor(0.8165)
+    """
+    mirror = samples.mirrored()
+    rights = [weights.new_ones(samples.count, 1)]
+    for k, core in enumerate(mirrored_cores(space.right)[:-1]):
+        rights.append(mirror.contract(k, core, rights[-1]))
+    left = weights.new_ones(samples.count, 1)
+    cores = []
+    for k, right in enumerate(reversed(rights)):
+        cores.append(samples.scatter(k, left, right, weights))
+        if k + 1 < len(rights):
+            left = samples.contract(k, space.left[k], left)
+    return space.gauged(cores)
+
+
+@dataclass
+class Adaptation:
+    """A search for ranks: fits to most samples, and held-out ones that decide.
+
+    Ranks grow, all by one as long as the held-out error comes down with them, then each on its own. Source:
+    Steinlechner 2016, "Riemannian optimization for high-dimensional tensor completion", section 4.4; Grasedyck, Kluge,
+    Krämer 2015, "Variants of alternating least squares tensor completion in the tensor train format".
+
+    Attributes:
+        samples: Those to fit.
+        values: The numbers there, (samples,).
+        held: Those that are held out.
+        held_values: The numbers there.
+        cores: Where to begin.
+        bounds: The largest rank of each inner bond, or None.
+        tol: The relative held-out error to reach.
+        max_sweeps: The largest number of sweeps.
+        generator: Draws new directions.
+        callback: As for the solvers.
+        level: Fits cores of fixed ranks.
+        error: The least held-out error so far, that of `cores`.
+        history: One record a sweep.
+    """
+
+    samples: Samples
+    values: Tensor
+    held: Samples
+    held_values: Tensor
+    cores: list[Tensor]
+    bounds: list[int | None]
+    tol: float
+    max_sweeps: int
+    generator: torch.Generator
+    callback: Callable[[SolverProgress], object] | None
+    level: Level = least_squares
+    error: float = math.inf
+    history: list[SolverProgress] = field(default_factory=list)
+
+    def run(self) -> SolverStatus:
+        """Search until the held-out error is small enough, or nothing brings it down; `cores` are the best so far."""
+        bonds = range(len(self.cores) - 1)
+        status = self._level(self.cores)
+        failures, current = 0, self.cores
+        while status is None and failures < PATIENCE:  # all ranks by one, also where the first steps do not help
+            larger = self._enlarged(current, bonds)
+            if larger is None:
+                break
+            before = self.error
+            status = self._level(larger)
+            if status is None and self.error >= GAIN * before:  # what was there may have led astray
+                status = self._level(self._drawn(larger))
+            failures = 0 if self.error < GAIN * before else failures + 1
+            current = self.cores if failures == 0 else larger
+        gained = True
+        while status is None and gained:
+            gained = False
+            for bond in bonds:
+                larger = self._enlarged(self.cores, [bond])
+                if larger is None:
+                    continue
+                before = self.error
+                status = self._level(larger)
+                if status is not None:
+                    return status
+                gained |= self.error < GAIN * before
+        if status is None:
+            return SolverStatus.MAX_RANK if self._is_full() else SolverStatus.STALLED
+        return status
+
+    def _level(self, cores: list[Tensor]) -> SolverStatus | None:
+        """Fit cores of fixed ranks; keep the best of them."""
+        last, slow, best = math.inf, 0, self.error
+        for found, missed in islice(self.level(self.samples, self.values, cores), LEVEL_SWEEPS):
+            error = self._held_error(found)
+            if error < self.error:
+                self.error, self.cores = error, list(found)
+            ranks = (1, *(core.shape[2] for core in found))
+            self.history.append(SolverProgress(len(self.history) + 1, ranks, error, math.inf))
+            stopped = self.callback is not None and bool(self.callback(self.history[-1]))
+            if self.error <= self.tol:
+                return SolverStatus.CONVERGED
+            if stopped:
+                return SolverStatus.STOPPED
+            if len(self.history) == self.max_sweeps:
+                return SolverStatus.MAX_SWEEPS
+            slow = slow + 1 if missed > SLOW * last else 0
+            if slow == SLOW_SWEEPS or (math.isfinite(best) and error > HOPELESS * self.error):
+                return None
+            last = missed
+        return None
+
+    def _held_error(self, cores: Sequence[Tensor]) -> float:
+        size = float(torch.linalg.vector_norm(self.held_values))
+        error = float(torch.linalg.vector_norm(self.held.values(cores) - self.held_values))
+        return error / size if size else error
+
+    def _enlarged(self, cores: Sequence[Tensor], bonds: Sequence[int]) -> list[Tensor] | None:
+        """Give cores with one more index of some bonds, which does not yet change the tensor; None if full."""
+        ranks = [core.shape[2] for core in cores[:-1]]
+        sizes = self.samples.sizes
+        wanted = [rank + (bond in bonds) for bond, rank in enumerate(ranks)]
+        capped = [rank if bound is None else min(rank, bound) for rank, bound in zip(wanted, self.bounds, strict=True)]
+        wanted = attainable(capped, sizes)
+        outer = [1, *wanted, 1]
+        unknowns = sum(r * n * s for r, n, s in zip(outer, sizes, outer[1:], strict=False))
+        unknowns -= sum(rank * rank for rank in wanted)
+        if wanted == ranks or any(a < b for a, b in zip(wanted, ranks, strict=True)) or unknowns > self.samples.count:
+            return None
+        larger = []
+        for core, r, s in zip(cores, outer, outer[1:], strict=False):
+            new = core.new_zeros(r, core.shape[1], s)
+            new[: core.shape[0], :, : core.shape[2]] = core
+            if s > core.shape[2]:  # a direction that the next core does not use until it has been corrected
+                drawn = torch.randn(r, core.shape[1], s - core.shape[2], dtype=core.dtype, generator=self.generator)
+                new[:, :, core.shape[2] :] = drawn.to(core.device) * (core.norm() / drawn.norm())
+            larger.append(new)
+        return larger
+
+    def _drawn(self, like: Sequence[Tensor]) -> list[Tensor]:
+        """Give random cores of the shapes of others, of a tensor about as large as the numbers."""
+        drawn = [torch.randn(core.shape, dtype=core.dtype, generator=self.generator) for core in like]
+        drawn = [core.to(like[0].device) / math.sqrt(core.shape[0]) for core in drawn]
+        return [*drawn[:-1], drawn[-1] * (torch.linalg.vector_norm(self.values) / math.sqrt(len(self.values)))]
+
+    def _is_full(self) -> bool:
+        ranks = [core.shape[2] for core in self.cores[:-1]]
+        return any(rank == bound for rank, bound in zip(ranks, self.bounds, strict=True))
