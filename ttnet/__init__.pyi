@@ -1,6 +1,6 @@
 from . import interop, modes, nn, operators, solvers
 from .contraction import ContractionPlan, contract, plan
-from .decomposition import CrossProgress, CrossResult, CrossStatus, PassProgress, apply, tt_cross, tt_svd
+from .decomposition import CrossProgress, CrossResult, CrossStatus, PassProgress, apply, tt_cross, tt_svd, tt_svd_batch
 from .errors import (
     MissingExtraError,
     TTConvergenceError,
@@ -80,5 +80,6 @@ __all__ = [
     "stack",
     "tt_cross",
     "tt_svd",
+    "tt_svd_batch",
     "zeros",
 ]

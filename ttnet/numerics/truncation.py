@@ -227,7 +227,7 @@ class ErrorBudget:
             rounding = math.sqrt(order) * kept_noise / 2
         else:
             self._storage_noise = half_noise
-            rounding = math.sqrt(order) * self._noise(1)
+            rounding = math.sqrt(order) * self.noise(1)
         rounding += order * half_noise
         self._left = (max(0.0, eps - rounding) * norm) ** 2
         self.spent: tuple[float, ...] = ()  # what each bond so far was cut by
@@ -237,8 +237,19 @@ class ErrorBudget:
         """The norm of the error that is left to the bonds still to come."""
         return math.sqrt(self._left)
 
-    def _noise(self, size: int) -> float:
-        """Relative Frobenius norm of rounding noise in a matrix whose shorter side is `size`."""
+    def noise(self, size: int) -> float:
+        """Give the relative Frobenius norm of rounding noise in a matrix.
+
+        Args:
+            size: Its shorter side.
+
+        Returns:
+            What every bond may cut, whatever is left.
+
+        Example:
+            >>> ErrorBudget(norm=3.0, eps=0.0, max_ranks=[None], dtype=torch.float64).noise(4) < 1e-14
+            True
+        """
         return max(self._storage_noise, self._compute_eps * (8 + 2 * math.sqrt(size)))
 
     def for_norm(self, norm: float) -> ErrorBudget:
@@ -298,7 +309,7 @@ class ErrorBudget:
         """
         share = math.sqrt(self._left / (len(self._max_ranks) - len(self.spent)))
         max_rank = self._max_ranks[len(self.spent) if bond is None else bond]
-        return max(share, self._noise(size) * self._norm), max_rank
+        return max(share, self.noise(size) * self._norm), max_rank
 
     def spend(self, tail: float) -> None:
         """Note what the next bond was cut by, and go on to the one after it.
