@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from tests.ttnet_llm import models
 from tests.ttnet_llm.methods import METHODS, Method
@@ -184,6 +186,38 @@ def test_a_generation_makes_the_matrices_once(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("ttnet_llm.tuner.model.Kept", lambda: mixed.Kept(0))
     assert torch.equal(model.generate(input_ids=ids, adapter_names=names, **options), found)
     assert len(made) == 16  # no room to keep them
+
+
+def test_offloaded_networks_are_computed_one_by_one_and_come_back() -> None:
+    model, x = with_others(small(), LorettaRepConfig, target_modules=["0", "2"]), torch.randn(3, 12).double()
+    names = ["ann", "bob", "eve"]
+    expected = model(x, adapter_names=names)
+    layers = [module for module in model.modules() if isinstance(module, AdapterLayer)]
+    for layer in layers:
+        for part in layer.networks["bob"].modules():
+            if part._parameters:
+                cpu_offload(part, execution_device=torch.device("cpu"))
+    assert any(parameter.is_meta for parameter in model.parameters())
+    torch.testing.assert_close(model(x, adapter_names=names), expected)
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    assert torch.equal(model(x, adapter_names=names), expected)  # together again
+
+
+def test_a_network_whose_tensors_moved_is_looked_at_anew() -> None:
+    model, x = with_others(small(), LorettaAdpConfig, target_modules=["0", "2"]), torch.randn(2, 12).double()
+    model(x, adapter_names=["ann", "bob"])
+    for layer in model.modules():
+        if isinstance(layer, AdapterLayer):
+            parametrize.register_parametrization(layer.networks["bob"], "up_bias", Doubled())
+    found = model(x, adapter_names=["ann", "bob"])
+    torch.testing.assert_close(found, each_row(model, ["ann", "bob"], x))
+
+
+class Doubled(nn.Module):
+    """Twice what is held."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
 
 
 def test_gradients_reach_every_adapter() -> None:

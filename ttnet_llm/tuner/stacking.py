@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+_DENSE = (Tensor, nn.Parameter)
 _PLAIN = (int, float, str, tuple, type(None))
 
 
@@ -20,17 +21,25 @@ class Look:
     """What a network is besides its numbers, and where these are.
 
     Args:
-        structure: A number that networks have in common which compute alike; `None` where they cannot be asked
-            together.
+        kind: A number that networks have in common which compute alike.
         places: For every tensor its name, the table that holds it, and its key there.
     """
 
-    structure: int | None
+    kind: int
     places: list[tuple[str, dict[str, Any], str]]
+
+    @property
+    def structure(self) -> int | None:
+        """The kind; `None` where the tensors are not to be stacked now, as they are sharded or offloaded."""
+        return self.kind if all(type(each) in _DENSE and not each.is_meta for each in self.tensors()) else None
 
     def tensors(self) -> list[Tensor]:
         """Give the tensors, as they are now."""
         return [table[key] for _, table, key in self.places]
+
+    def holds(self) -> bool:
+        """Tell whether the tensors are where they were."""
+        return all(table.get(key) is not None for _, table, key in self.places)
 
 
 _LOOKS: WeakKeyDictionary[nn.Module, Look] = WeakKeyDictionary()  # as looking costs more than what is found
@@ -52,7 +61,8 @@ def look_at(parts: Mapping[str, nn.Module]) -> Look:
         (True, ['network.weight', 'network.bias'])
     """
     network = parts["network"]
-    if (known := _LOOKS.get(network)) is None:
+    known = _LOOKS.get(network)
+    if known is None or not known.holds():
         known = _LOOKS[network] = _look(parts)
     return known
 
@@ -78,8 +88,6 @@ def _look(parts: Mapping[str, nn.Module]) -> Look:
                 places += [(f"{name}.{key}", table, key) for key, tensor in table.items() if tensor is not None]
     tensors = [(name, table[key]) for name, table, key in places]
     structure += [(name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors]
-    if any(type(tensor.data) is not Tensor or tensor.is_meta for _, tensor in tensors):
-        return Look(None, places)  # sharded or offloaded
     return Look(_NUMBERS.setdefault(tuple(structure), len(_NUMBERS)), places)
 
 

@@ -77,6 +77,17 @@ def test_more_rows_than_names_are_refused_unless_they_are_the_same(names: list[s
         bank.model(input_ids=ids)
 
 
+def test_classifiers_adapters_with_a_head_of_their_own_are_refused(tmp_path: Path) -> None:
+    config = LorettaRepConfig(r=2, init_weights=False, task_type="SEQ_CLS")
+    model = get_peft_model(models.bert(), copy.deepcopy(config))
+    model.save_pretrained(str(tmp_path))
+    bank = AdapterBank(models.bert(), config)
+    for source in (model, tmp_path):
+        with pytest.raises(TTTypeError, match=r"holds '.*classifier.* without heads, norms or biases of their own"):
+            bank.add("ann", source)
+    assert len(bank) == 0
+
+
 def test_an_adapter_of_another_model_is_told(tmp_path: Path) -> None:
     base, config = models.llama(), LorettaRepConfig(r=2, init_weights=False)
     config.base_model_name_or_path = "org/one"
