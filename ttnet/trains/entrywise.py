@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.numerics.scales import compute_dtype
+from ttnet.numerics.scales import compute_dtype, real_dtype
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.trains import arithmetic, reductions
 from ttnet.trains.chain import CoreChain, check_scalar, shorten
@@ -56,7 +56,7 @@ class TrainArithmetic(CoreChain):
             >>> ttnet.tt_svd(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).var(correction=0)
             tensor(1.2500)
         """
-        return self.std(correction=correction).square()
+        return self._deviation(correction).square().to(real_dtype(self.dtype))
 
     def std(self, *, correction: int = 1) -> Tensor:
         """Compute the standard deviation of all entries, the root of `var`.
@@ -76,12 +76,18 @@ class TrainArithmetic(CoreChain):
             >>> ttnet.arange((2, 2)).std(correction=0) ** 2
             tensor(1.2500)
         """
+        return self._deviation(correction).to(real_dtype(self.dtype))
+
+    def _deviation(self, correction: int) -> Tensor:
+        """Compute the standard deviation in at least single precision, to be cast once."""
         if isinstance(correction, bool) or not isinstance(correction, int):
             raise TTTypeError(f"correction is {correction!r}; expected an int.")
         if not 0 <= correction < self.numel:
             raise TTValueError(f"correction is {correction}; expected 0 to {self.numel - 1} for so many entries.")
-        [mean] = reductions.reduce(self._cores, range(len(self.shape)), mean=True)
-        centred = self - mean.reshape(())
+        train = self.to(compute_dtype(self.dtype))
+        [mean] = reductions.reduce(train._cores, range(len(self.shape)), mean=True)
+        # A sum of trains, since `torch.compile` takes no operator between a train and a tensor.
+        centred = train + train._constant(-mean.reshape(()))
         # A share of each core, since the number of entries may exceed every float.
         share = [core / core.shape[1] ** 0.5 if core.ndim == 3 else core for core in centred._cores]
         return arithmetic.norm(share) * float(Fraction(self.numel, self.numel - correction)) ** 0.5
@@ -110,7 +116,7 @@ class TrainArithmetic(CoreChain):
         """Give the train of rank 1 of this shape whose entries all are one number."""
         sizes = [core.shape[1:-1] for core in self._cores]
         ones = [torch.ones((1, *size, 1), dtype=self.dtype, device=self.device) for size in sizes]
-        return type(self)(ones) * value
+        return type(self)(ones)._scaled(value, torch.mul)
 
     def _scalar(self, other: object) -> complex | Tensor | None:
         """Give what may stand beside a train in a formula as a number, and refuse what is dense."""

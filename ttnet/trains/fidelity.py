@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -89,5 +91,16 @@ def allclose(
         raise TTShapeError(f"a has shape {tuple(a.shape)} and b {b.shape}; expected the same shape.")
     double = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float64)
     a, b = a.detach().to(double), b.detach().to(double)
-    error = float(torch.linalg.vector_norm(a - b.full()) if isinstance(a, Tensor) else (a - b).norm())
-    return error <= atol + rtol * float(b.norm())
+    # By logarithms, as a norm that overflows would be close to any other, and a difference that underflows to none.
+    error = _log_norm(a - b.full() if isinstance(a, Tensor) else a - b)
+    bounds = [torch.tensor(bound, dtype=torch.float64).log() for bound in (atol, rtol)]
+    return error <= float(torch.logaddexp(bounds[0], bounds[1] + _log_norm(b)))
+
+
+def _log_norm(
+    x: Tensor | TensorTrain | TTMatrix,  # (n_1, ..., n_d)
+) -> float:
+    if not isinstance(x, Tensor):
+        return float(x.log_norm())
+    scaled, exponent = split_scale(x)
+    return float(torch.linalg.vector_norm(scaled).log()) + float(exponent) * math.log(2)

@@ -231,6 +231,23 @@ def test_closeness_is_that_of_norms(x, distance, matrix):
                 assert ttnet.allclose(a.full(), b, rtol=rtol, atol=atol) == (error <= bound)
 
 
+def test_closeness_at_any_size():
+    huge = ttnet.ones((10,) * 700, dtype=torch.float64)  # of a norm of 1e350
+    assert ttnet.allclose(huge * (1 + 1e-7), huge)
+    assert not ttnet.allclose(1.1 * huge, huge)
+    assert not ttnet.allclose(_matrix(1.1 * huge), _matrix(huge))
+    for size in (1e-200, 1e200):  # whose squares are no numbers
+        x = ttnet.ones((3, 2), dtype=torch.float64) * size
+        for near in (x * (1 + 1e-7), x.full() * (1 + 1e-7)):
+            assert ttnet.allclose(near, x)
+            assert not ttnet.allclose(near, x, rtol=1e-8)
+        assert not ttnet.allclose(1.1 * x.full(), x)
+        assert ttnet.allclose(1.1 * x.full(), x, rtol=0, atol=size)
+    zero = 0 * ttnet.ones((3, 2))
+    assert ttnet.allclose(zero, zero, rtol=0)
+    assert ttnet.allclose(zero.full(), zero, rtol=0)
+
+
 def _matrix(x):
     return TTMatrix.from_train(x, x.shape, (1,) * x.ndim)
 
