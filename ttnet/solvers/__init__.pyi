@@ -1,17 +1,28 @@
 from .amen import solve
+from .bases import Basis, BSpline, Chebyshev, Fourier, Functions, Legendre
 from .completion import complete
 from .dmrg import EigenResult, eigsh
 from .evolution import evolve, expm_apply
 from .extrema import Extremum, optimize
+from .function_train import FunctionTrain
+from .interpolation import gauss, integrate, interpolate
 from .inverses import divide, inverse
 from .manifold import TangentSpace, TangentVector, gradient, project, retract, tangent, transport
+from .regression import fit
 from .result import SolverProgress, SolverResult, SolverStatus
 from .riemannian import RiemannianAdam, RiemannianSGD
 from .sampling import Samples, conditionals, log_probabilities, sample
 
 __all__ = [
+    "BSpline",
+    "Basis",
+    "Chebyshev",
     "EigenResult",
     "Extremum",
+    "Fourier",
+    "FunctionTrain",
+    "Functions",
+    "Legendre",
     "RiemannianAdam",
     "RiemannianSGD",
     "Samples",
@@ -26,7 +37,11 @@ __all__ = [
     "eigsh",
     "evolve",
     "expm_apply",
+    "fit",
+    "gauss",
     "gradient",
+    "integrate",
+    "interpolate",
     "inverse",
     "log_probabilities",
     "optimize",
