@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ttnet.errors import TTTypeError
 from ttnet.trains.chain import check_dtype
 from ttnet.trains.tt_matrix import TTMatrix
 
@@ -30,7 +31,7 @@ def finish(
         The TT-matrix.
 
     Raises:
-        TTTypeError: If the dtype is neither floating nor complex.
+        TTTypeError: If the dtype is neither floating nor complex, or real where the cores are complex.
 
     Example:
         >>> eye = torch.eye(2, dtype=torch.float64)
@@ -38,6 +39,10 @@ def finish(
         TTMatrix([2x2]-1-[2x2], float64)
     """
     wanted = check_dtype(cores[0].dtype if dtype is None else dtype)
+    if cores[0].is_complex() and not wanted.is_complex:
+        raise TTTypeError(
+            f"dtype is {wanted}, but matrices are complex; expected a complex dtype, or None, or pass the real parts."
+        )
     where = torch.get_default_device() if device is None else device
     return TTMatrix([core.to(wanted).to(where) for core in least_ranks(cores)])
 

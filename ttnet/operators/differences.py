@@ -9,8 +9,12 @@ inverse".
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -82,8 +86,8 @@ def gradient(
 ) -> tuple[TTMatrix, ...]:
     """Give the first differences along each dimension, for a spacing of one.
 
-    Ranks are 1 on ordinary modes; on quantised ones at most 3 ("central"; 5 for Neumann's boundaries) or 2 within the
-    dimension, and 1 elsewhere.
+    Ranks are 1 on ordinary modes; on quantised ones at most 3 ("central"; 5 for Neumann's boundaries) or 2 (3 for
+    Neumann's) within the dimension, and 1 elsewhere.
 
     Args:
         shape: The number of grid points in each dimension, at least 1.
@@ -120,7 +124,7 @@ def gradient(
 
 def convection(
     shape: Sequence[int],
-    velocity: Sequence[float],
+    velocity: Sequence[float] | Tensor | npt.NDArray[Any],  # (d,)
     *,
     boundary: str | Sequence[str] = "dirichlet",
     scheme: str = "central",
@@ -130,7 +134,8 @@ def convection(
 ) -> TTMatrix:
     """Give the derivative in one direction, `sum of velocity[k] * d/dx_k`, for a spacing of one.
 
-    Ranks are 2 on ordinary modes; on quantised ones 2 between dimensions and two more within than `gradient` has.
+    Ranks are 2 on ordinary modes; on quantised ones 2 between dimensions and at most one more within than `gradient`
+    has.
 
     Args:
         shape: The number of grid points in each dimension, at least 1.
@@ -157,6 +162,8 @@ def convection(
                 [ 0., -2.,  2.]], dtype=torch.float64)
     """
     sizes, kinds = _check(shape, boundary, quantised)
+    if isinstance(velocity, Tensor | np.ndarray):
+        velocity = velocity.tolist()
     if isinstance(velocity, str) or not isinstance(velocity, Sequence):
         raise TTTypeError(f"velocity is {velocity!r}; expected a sequence of one real number for each dimension.")
     if len(velocity) != len(sizes):
@@ -166,6 +173,7 @@ def convection(
     chains = []
     for size, kind, given in zip(sizes, kinds, velocity, strict=True):
         scalar = check_scalar(given)
+        scalar = scalar.item() if isinstance(scalar, Tensor) else scalar
         if scalar is None or isinstance(scalar, complex):
             raise TTTypeError(f"velocity holds {given!r}; expected real numbers.")
         speed = float(scalar)
@@ -212,12 +220,16 @@ def shift(
     """
     kind = "periodic" if periodic else "dirichlet"
     sizes, kinds = _check(shape, kind, quantised)
-    counts = [steps] * len(sizes) if isinstance(steps, int) and not isinstance(steps, bool) else steps
-    if not isinstance(counts, Sequence) or any(isinstance(s, bool) or not isinstance(s, int) for s in counts):
+    counts = [steps] * len(sizes) if isinstance(steps, numbers.Integral) and not isinstance(steps, bool) else steps
+    if not isinstance(counts, Sequence) or any(
+        isinstance(s, bool) or not isinstance(s, numbers.Integral) for s in counts
+    ):
         raise TTTypeError(f"steps is {steps!r}; expected an int, or one for each dimension.")
     if len(counts) != len(sizes):
         raise TTShapeError(f"steps has {len(counts)} entries; expected {len(sizes)}, one for each dimension.")
-    chains = [_shifted(size, -step, kind, quantised) for size, kind, step in zip(sizes, kinds, counts, strict=True)]
+    chains = [
+        _shifted(size, -int(step), kind, quantised) for size, kind, step in zip(sizes, kinds, counts, strict=True)
+    ]
     return finish([core for chain in chains for core in chain], dtype, device)
 
 
@@ -227,6 +239,10 @@ def _check(
     sizes = check_shape(shape, "shape")
     if not sizes:
         raise TTShapeError("shape is (); expected at least one dimension.")
+    if not isinstance(boundary, str | Sequence):
+        raise TTTypeError(
+            f"boundary is {boundary!r}; expected one of {', '.join(map(repr, BOUNDARIES))}, or a sequence."
+        )
     kinds = (boundary,) * len(sizes) if isinstance(boundary, str) else tuple(boundary)
     if len(kinds) != len(sizes):
         raise TTShapeError(f"boundary has {len(kinds)} entries; expected {len(sizes)}, one for each dimension.")
@@ -275,6 +291,8 @@ def _shifted(size: int, step: int, boundary: str, quantised: bool) -> list[Tenso
 
 
 def _shift_matrix(size: int, step: int, boundary: str) -> Tensor:
+    # Steps may be of any size, beyond what a tensor of indices holds.
+    step = step % size if boundary == "periodic" else max(-size, min(step, size))
     rows = torch.arange(size)
     columns = rows + step
     matrix = torch.zeros(size, size, dtype=torch.float64)

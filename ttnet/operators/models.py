@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ttnet.errors import TTTypeError, TTValueError
+from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.operators.sums import is_finite_number, local_sum, product_sum
 from ttnet.trains.chain import check_shape
 from ttnet.trains.tt_matrix import TTMatrix
@@ -208,10 +209,10 @@ def oscillators(
     if levels < 1:
         raise TTValueError(f"levels is {levels}; expected an int >= 1.")
     _check_numbers(frequency=frequency, coupling=coupling)
-    numbers = torch.arange(levels, dtype=torch.float64)
-    x = numbers[1:].sqrt().diag(1) / math.sqrt(2)
+    counts = torch.arange(levels, dtype=torch.float64)
+    x = counts[1:].sqrt().diag(1) / math.sqrt(2)
     x = x + x.mT
-    single = (frequency * (numbers + 0.5)).diag()
+    single = (frequency * (counts + 0.5)).diag()
     return local_sum(sites, single=single, pairs=[(coupling * x, x)], periodic=periodic, dtype=dtype, device=device)
 
 
@@ -293,8 +294,8 @@ def reaction_network(
         The TT-matrix.
 
     Raises:
-        TTTypeError: If an argument is of the wrong type.
-        TTShapeError: If a function does not give one value per count.
+        TTTypeError: If an argument is of the wrong type, or a function does not give one value per count.
+        TTShapeError: If there are no species.
         TTValueError: If there are no reactions, there is no such species, or a value is negative, NaN or infinite.
 
     Example:
@@ -305,6 +306,8 @@ def reaction_network(
                 [ 0.,  2., -2.]], dtype=torch.float64)
     """
     sizes = check_shape(shape, "shape")
+    if not sizes:
+        raise TTShapeError("shape is (); expected at least one species.")
     if not reactions:
         raise TTValueError("reactions is empty; expected at least one Reaction.")
     terms = []
@@ -315,6 +318,11 @@ def reaction_network(
         if not is_finite_number(reaction.rate) or reaction.rate < 0:
             raise TTValueError(f"{name}.rate is {reaction.rate!r}; expected a finite number >= 0.")
         for k in {*reaction.change, *reaction.factors}:
+            if isinstance(k, bool) or not isinstance(k, numbers.Integral):
+                raise TTTypeError(f"{name} names species {k!r}; expected ints from 0.")
+            step = reaction.change.get(k, 0)
+            if isinstance(step, bool) or not isinstance(step, numbers.Integral):
+                raise TTTypeError(f"{name}.change[{k}] is {step!r}; expected an int.")
             if not 0 <= k < len(sizes):
                 raise TTValueError(f"{name} names species {k}; expected 0 to {len(sizes) - 1}.")
         happens, arrives = {}, {}

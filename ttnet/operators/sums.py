@@ -73,7 +73,8 @@ def local_sum(
     Raises:
         TTTypeError: If an argument is of the wrong type.
         TTShapeError: If matrices are not square and of one size, or there are not as many as sites.
-        TTValueError: If there is no site, no matrix, NaN or infinite entries, or `decay` goes with `periodic`.
+        TTValueError: If there is no site, no matrix, NaN or infinite entries, or `decay` holds anything but pairs of
+            finite numbers, or goes with `periodic`.
 
     Example:
         >>> z = torch.diag(torch.tensor([1.0, -1.0]))
@@ -90,6 +91,9 @@ def local_sum(
     singles = [] if single is None else list(single) if isinstance(single, Sequence) else [single]
     if many and len(singles) != sites:
         raise TTShapeError(f"single has {len(singles)} matrices; expected {sites}, one for each site.")
+    for p, pair in enumerate(pairs):
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise TTTypeError(f"pairs[{p}] is no pair; expected two matrices (A, B), as in pairs=[(A, B)].")
     matrices = _check_matrices(
         {f"single[{k}]" if many else "single": matrix for k, matrix in enumerate(singles)}
         | {f"pairs[{p}][{side}]": matrix for p, pair in enumerate(pairs) for side, matrix in enumerate(pair)}
@@ -97,12 +101,18 @@ def local_sum(
     count = len(singles)
     zero = torch.zeros_like(matrices[0])
     alone = matrices[:count] if many else [matrices[0] if count else zero] * int(sites)
-    terms = [(1.0, 0.0)] if decay is None else [(float(c), float(b)) for c, b in decay]
+    terms = [(1.0, 0.0)] if decay is None else [_check_term(d, term) for d, term in enumerate(decay)]
     waiting = [
         (c * matrices[count + 2 * p], b, matrices[count + 2 * p + 1]) for p in range(len(pairs)) for c, b in terms
     ]
     cores = _machine(alone, waiting, periodic=periodic and sites > 2)
     return finish(cores, dtype, device)
+
+
+def _check_term(d: int, term: Sequence[float]) -> tuple[float, float]:
+    if not isinstance(term, Sequence) or len(term) != 2 or not all(map(is_finite_number, term)):
+        raise TTValueError(f"decay[{d}] is {term!r}; expected a pair (c, b) of finite real numbers.")
+    return float(term[0]), float(term[1])
 
 
 def _check_matrices(matrices: Mapping[str, Tensor]) -> list[Tensor]:
@@ -172,7 +182,8 @@ def exponentials(
         The pairs (c, b), at most `terms`, and the largest error over all distances.
 
     Raises:
-        TTTypeError: If a count is not an int.
+        TTTypeError: If a count is not an int, or the values are no real tensor.
+        TTShapeError: If there is not a value for each distance.
         TTValueError: If a count is below 1, or a value is NaN or infinite.
 
     Example:
@@ -186,19 +197,24 @@ def exponentials(
         if count < 1:
             raise TTValueError(f"{name} is {count}; expected an int >= 1.")
     distances = torch.arange(1, reach + 1, dtype=torch.float64)
-    values = f(distances).to(torch.float64)
+    values = f(distances)
+    if not isinstance(values, Tensor) or values.is_complex():
+        told = f"a {values.dtype} tensor" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        raise TTTypeError(f"f gives {told}; expected a real tensor of shape {tuple(distances.shape)}.")
+    values = values.detach().to(distances)
     if values.shape != distances.shape:
         raise TTShapeError(f"f gives values of shape {tuple(values.shape)}; expected {tuple(distances.shape)}.")
     if count_nonfinite(values):
         raise TTValueError("f gives NaN or infinite values; expected finite numbers.")
     near = values[:points]
-    half = (len(near) + 1) // 2
-    hankel = near.unfold(0, half, 1)  # (m, half)
-    if half < 2:  # too few distances for a pencil: one exponential goes through two values
-        bases = near[1:] / near[:-1] if len(near) > 1 and float(near[0]) else torch.zeros(1, dtype=torch.float64)
+    half = len(near) // 2 + 1
+    if half < 2:  # one value, which every base goes through
+        bases = torch.zeros(1, dtype=torch.float64)
     else:
+        hankel = near.unfold(0, half, 1)  # (m, half)
         _, singular, v = torch.linalg.svd(hankel, full_matrices=False)
-        rank = max(1, min(int(terms), int((singular > 1e-15 * singular[0]).sum())))
+        # n exponentials have 2n numbers, so they are told by 2n values or more.
+        rank = max(1, min(int(terms), half - 1, int((singular > 1e-15 * singular[0]).sum())))
         v = v[:rank].mT  # (half, rank): shifting it by a row multiplies each exponential by its base
         poles = torch.linalg.eigvals(torch.linalg.lstsq(v[:-1], v[1:]).solution)
         bases = poles.real[poles.imag.abs() < 1e-9 * poles.abs().clamp_min(1e-300)]
@@ -246,8 +262,10 @@ def product_sum(
         raise TTValueError("terms is empty; expected at least one product.")
     is_complex = False
     for t, term in enumerate(terms):
+        if not isinstance(term, Mapping):
+            raise TTTypeError(f"terms[{t}] is a {type(term).__name__}; expected a dict from modes to matrices.")
         for k, matrix in term.items():
-            if isinstance(k, bool) or not isinstance(k, int) or not 0 <= k < len(sizes):
+            if isinstance(k, bool) or not isinstance(k, numbers.Integral) or not 0 <= k < len(sizes):
                 raise TTValueError(f"terms[{t}] acts on mode {k!r}; expected 0 to {len(sizes) - 1}.")
             if not isinstance(matrix, Tensor):
                 raise TTTypeError(f"terms[{t}][{k}] is a {type(matrix).__name__}; expected a torch.Tensor.")

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -115,6 +116,39 @@ def test_shift(data, quantised, periodic):
     assert a.ranks == least_ranks(a)
 
 
+@pytest.mark.parametrize(("steps", "periodic"), [(10**30, False), (-(10**30), False), (10**30 + 1, True)])
+def test_shifts_beyond_any_index(steps, periodic):
+    for quantised in (False, True):
+        a = operators.shift((4,), steps, periodic=periodic, quantised=quantised)
+        expected = moved(4, -(steps % 4), "periodic") if periodic else torch.zeros(4, 4, dtype=torch.float64)
+        assert torch.equal(dense(a), expected)
+
+
+def test_arrays_and_numbers_of_numpy_are_taken():
+    expected = operators.convection((3, 4), [1.0, -2.0])
+    for velocity in (np.array([1, -2]), torch.tensor([1.0, -2.0]), [torch.tensor(1.0), np.float64(-2)]):
+        assert torch.equal(dense(operators.convection((3, 4), velocity)), dense(expected))
+    assert torch.equal(dense(operators.shift((4,), np.int64(2))), dense(operators.shift((4,), 2)))
+
+
+@pytest.mark.parametrize("boundary", ["dirichlet", "neumann", "periodic"])
+def test_the_stated_ranks_of_first_differences(boundary):
+    """In every dimension of three, each of 32 points in binary."""
+    neumann = boundary == "neumann"
+    shape = (32, 32, 32)
+    within = {"central": 5 if neumann else 3, "forward": 3 if neumann else 2, "backward": 3 if neumann else 2}
+    for scheme, rank in within.items():
+        assert max(max(a.ranks) for a in gradient(shape, boundary, scheme)) == rank
+    for scheme, likewise in (("central", "central"), ("upwind", "forward")):
+        a = operators.convection(shape, [1.0, -2.0, 3.0], boundary=boundary, scheme=scheme, quantised=True)
+        assert max(a.ranks) == within[likewise] + 1
+        assert a.ranks[5] == a.ranks[10] == 2
+
+
+def gradient(shape, boundary, scheme):
+    return operators.gradient(shape, boundary=boundary, scheme=scheme, quantised=True)
+
+
 def test_each_dimension_may_have_a_boundary_of_its_own():
     a = operators.laplace((3, 4), boundary=("neumann", "periodic"))
     expected = along(second(3, "neumann"), 0, (3, 4)) + along(second(4, "periodic"), 1, (3, 4))
@@ -140,6 +174,8 @@ def test_dtypes(dtype):
         (lambda: operators.convection((3,), 1.0), TTTypeError, "velocity is 1.0; expected a sequence"),
         (lambda: operators.convection((3,), [1.0, 2.0]), TTShapeError, "velocity has 2 entries; expected 1"),
         (lambda: operators.convection((3,), [1j]), TTTypeError, "velocity holds 1j; expected real numbers."),
+        (lambda: operators.convection((3,), [torch.tensor(1j)]), TTTypeError, "expected real numbers."),
+        (lambda: operators.laplace((3,), boundary=None), TTTypeError, "boundary is None; expected one of 'dirichlet'"),
         (lambda: operators.convection((3,), [math.inf]), TTValueError, "velocity holds inf; expected finite"),
         (lambda: operators.convection((3,), [1.0], scheme="x"), TTValueError, "scheme is 'x'; expected 'central'"),
         (lambda: operators.shift((3,), 1.5), TTTypeError, "steps is 1.5; expected an int"),

@@ -82,6 +82,15 @@ def test_exponentials_of_few_distances_are_exact(reach):
     assert operators.exponentials(lambda r: 0.5**r, reach, 3)[1] < 1e-14
 
 
+@pytest.mark.parametrize("reach", range(1, 12))
+@pytest.mark.parametrize("terms", [1, 2, 3, 6])
+def test_exponentials_are_no_more_than_the_distances_tell(reach, terms):
+    """Half as many as there are distances go through all of them; fewer are no worse than one."""
+    decay, error = operators.exponentials(lambda r: 1 / r, reach, terms)
+    assert len(decay) <= terms
+    assert error < (1e-12 if 2 * terms >= reach and reach % 2 == 0 else 0.2)
+
+
 def test_exponentials_go_further_than_their_points():
     decay, error = operators.exponentials(lambda r: 1 / r**3, 3000, 10, points=300)
     assert len(decay) <= 10
@@ -233,6 +242,19 @@ EYE = torch.eye(2)
             TTValueError,
             "periodic and decay are given both",
         ),
+        (lambda: operators.local_sum(2, single=EYE * 1j, dtype=torch.float32), TTTypeError, "dtype is torch.float32"),
+        (lambda: operators.local_sum(2, pairs=[(EYE, EYE, EYE)]), TTTypeError, "pairs[0] is no pair"),
+        (lambda: operators.local_sum(2, pairs=(EYE, EYE)), TTTypeError, "expected two matrices (A, B), as in pairs="),
+        (
+            lambda: operators.local_sum(3, pairs=[(EYE, EYE)], decay=[(math.nan, 0.5)]),
+            TTValueError,
+            "decay[0] is (nan, 0.5); expected a pair (c, b) of finite real numbers.",
+        ),
+        (lambda: operators.ising(3, decay=[(1.0, math.inf)]), TTValueError, "decay[0] is (1.0, inf)"),
+        (lambda: operators.ising(3, decay=[1.0]), TTValueError, "decay[0] is 1.0; expected a pair"),
+        (lambda: operators.exponentials(lambda r: 1.0, 5, 1), TTTypeError, "f gives a float; expected a real tensor"),
+        (lambda: operators.exponentials(lambda r: r * 1j, 5, 1), TTTypeError, "f gives a torch.complex128 tensor"),
+        (lambda: operators.product_sum((2,), [EYE]), TTTypeError, "terms[0] is a Tensor; expected a dict"),
         (lambda: operators.exponentials(lambda r: r, 0, 1), TTValueError, "reach is 0; expected an int >= 1."),
         (lambda: operators.exponentials(lambda r: r, 5, 1.0), TTTypeError, "terms is 1.0; expected an int >= 1."),
         (lambda: operators.exponentials(lambda r: r[:2], 5, 1), TTShapeError, "f gives values of shape (2,)"),
@@ -249,6 +271,17 @@ EYE = torch.eye(2)
         (lambda: operators.oscillators(3, 2.0), TTTypeError, "levels is 2.0; expected an int >= 1."),
         (lambda: operators.oscillators(3, 0), TTValueError, "levels is 0; expected an int >= 1."),
         (lambda: operators.reaction_network((3,), []), TTValueError, "reactions is empty"),
+        (
+            lambda: operators.reaction_network((), [Reaction({})]),
+            TTShapeError,
+            "shape is (); expected at least one spec",
+        ),
+        (
+            lambda: operators.reaction_network((3,), [Reaction({"a": 1})]),
+            TTTypeError,
+            "names species 'a'; expected ints",
+        ),
+        (lambda: operators.reaction_network((3,), [Reaction({0: 0.5})]), TTTypeError, "reactions[0].change[0] is 0.5"),
         (lambda: operators.reaction_network((3,), [1]), TTTypeError, "reactions[0] is a int; expected a Reaction."),
         (lambda: operators.reaction_network((3,), [Reaction({}, -1)]), TTValueError, "reactions[0].rate is -1"),
         (lambda: operators.reaction_network((3,), [Reaction({1: 1})]), TTValueError, "reactions[0] names species 1"),
