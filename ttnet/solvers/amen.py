@@ -211,8 +211,9 @@ class _Search:
             met, change = state.sweep(tol=self._inner, loose=0.01)
             state.turn()
             self._met_singular = state.met_singular
-            residual = self._look(state.cores, met, is_last=sweep == max_sweeps)
-            ranks = (1, *(core.shape[2] for core in self._x))
+            cores = state.cores
+            residual = self._look(cores, met, is_last=sweep == max_sweeps)
+            ranks = (1, *(core.shape[2] for core in cores))
             self._history.append(SolverProgress(sweep, ranks, residual=residual, change=change))
             stopped = callback is not None and bool(callback(self._history[-1]))
             if self._residual <= self._tol:
@@ -243,24 +244,27 @@ class _Search:
         product = max(a.shape[3] * x.shape[2] for a, x in zip(self._a, cores, strict=True))
         if not is_last and met > self._tol * (100 if product <= CHEAP_RANK else 1):
             return met
-        cores = self._trimmed(cores)
-        residual = relative_residual(self._a, self._b, cores)
-        if residual <= self._tol or residual < min(self._met, self._residual):
-            self._met, self._x, self._residual = residual, cores, residual
+        cores, residual = self._trimmed(cores)
+        # What sweeps meet is less than the true residual, though not by much.
+        if residual <= self._tol or residual < min(10 * self._met, self._residual):
+            self._met, self._x, self._residual = min(self._met, residual), cores, residual
         if met <= 2 * self._inner and residual > self._tol:  # the sweeps are content too early
             self._inner = max(self._inner / 4, self._precision)
         return residual
 
-    def _trimmed(self, cores: list[Tensor]) -> list[Tensor]:
-        """Take out directions that were taken in and not used."""
+    def _trimmed(self, cores: list[Tensor]) -> tuple[list[Tensor], float]:
+        """Take out directions that were taken in and not used, if that does no harm; give the residual, too."""
         if len(cores) == 1:
-            return cores
-        return list(TensorTrain(cores).round(eps=self._precision, method="svd").cores)
+            return cores, relative_residual(self._a, self._b, cores)
+        trimmed = list(TensorTrain(cores).round(eps=self._precision, method="svd").cores)
+        residual = relative_residual(self._a, self._b, trimmed)
+        if residual > self._tol and (whole := relative_residual(self._a, self._b, cores)) < 0.9 * residual:
+            return cores, whole
+        return trimmed, residual
 
     def _result(self, status: SolverStatus) -> SolverResult[TensorTrain]:
         if not math.isfinite(self._residual):
-            self._x = self._trimmed(self._x)
-            self._residual = relative_residual(self._a, self._b, self._x)
+            self._x, self._residual = self._trimmed(self._x)
         value = TensorTrain(join_scale(self._x, self._exponent, self._dtype))
         return SolverResult(value, status, self._residual, len(self._history), tuple(self._history))
 

@@ -323,3 +323,12 @@ def test_what_is_far_from_a_sum_is_told():
 def test_draws_have_no_symmetry():
     a = draw_operator((3, 2), 2, torch.float64, 0)
     assert relative_error(dense(a).T, dense(a)) > 0.1
+
+
+def test_single_precision_near_its_end():
+    """Directions that are taken out must not take digits along: A is a hundred times as sensitive as x is precise."""
+    a = operators.laplace((16, 16, 16), dtype=torch.float32)
+    b = ttnet.ones((16, 16, 16))
+    result = solvers.solve(a, b, tol=2e-6)
+    assert result.converged
+    assert residual_of(a, b, result.value) <= 2.2e-6
