@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -220,7 +220,11 @@ def shift(
     """
     kind = "periodic" if periodic else "dirichlet"
     sizes, kinds = _check(shape, kind, quantised)
-    counts = [steps] * len(sizes) if isinstance(steps, numbers.Integral) and not isinstance(steps, bool) else steps
+    counts: Sequence[int] = (
+        [int(steps)] * len(sizes)
+        if isinstance(steps, numbers.Integral) and not isinstance(steps, bool)
+        else cast("Sequence[int]", steps)
+    )
     if not isinstance(counts, Sequence) or any(
         isinstance(s, bool) or not isinstance(s, numbers.Integral) for s in counts
     ):
