@@ -134,7 +134,7 @@ def complete(
         size = float(torch.linalg.vector_norm(expected))
         error = float(torch.linalg.vector_norm(evaluate(near_one, rows) - expected)) / (size or 1.0)
         if status is SolverStatus.CONVERGED and error > bound:
-            status = SolverStatus.STALLED
+            status = SolverStatus.DATA_SPENT
         return SolverResult(value, status, error, len(search.history), tuple(search.history))
 
     with torch.no_grad(), handing_back(lambda: result(SolverStatus.INTERRUPTED) if search.history else None):

@@ -128,7 +128,7 @@ def fit(
         error, size = rounded(points[held]) - numbers[held], torch.linalg.vector_norm(numbers[held])
         relative = float(torch.linalg.vector_norm(error) / (size if size > 0 else 1))
         if status is SolverStatus.CONVERGED and relative > bound:
-            status = SolverStatus.STALLED
+            status = SolverStatus.DATA_SPENT
         return SolverResult(rounded, status, relative, len(search.history), tuple(search.history))
 
     with torch.no_grad(), handing_back(lambda: result(SolverStatus.INTERRUPTED) if search.history else None):

@@ -39,6 +39,10 @@ class SolverStatus(enum.Enum):
         "Further rounds found nothing better, and there is no proof that nothing is; raise beam to look at more "
         "candidates, or take the value if that is good enough."
     )
+    DATA_SPENT = (
+        "Larger ranks and further sweeps no longer bring down the error on held-out samples: the samples are noisy at "
+        "this level, or too few to tell more. Take more samples, or the value if the residual is good enough."
+    )
     MAX_EVALUATIONS = "The next step would have gone beyond max_evaluations; raise it, or take the best value so far."
     STOPPED = "The callback asked to stop; the value is the best one so far."
     INTERRUPTED = "An exception ended the search; the value is the best one so far."

@@ -359,7 +359,7 @@ class Adaptation:
                     return status
                 gained |= self.error < GAIN * before
         if status is None:
-            return SolverStatus.MAX_RANK if self._is_full() else SolverStatus.STALLED
+            return SolverStatus.MAX_RANK if self._is_full() else SolverStatus.DATA_SPENT
         return status
 
     def _level(self, cores: list[Tensor]) -> SolverStatus | None:

@@ -155,7 +155,7 @@ def test_noise_is_not_fitted():
     indices = draw_indices(x.shape, 500)
     noise = 0.05 * draw_tensor((500,), torch.float64, 1)
     result = complete(indices, ttnet.evaluate(x, indices) + noise, x.shape)
-    assert result.status is SolverStatus.STALLED
+    assert result.status is SolverStatus.DATA_SPENT
     assert result.value.ranks == (1, 1, 1, 1)
     assert relative_error(result.value.full(), x.full()) < 0.05
 
