@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTTypeError
+from ttnet.numerics.dense import as_dense
 
 
 def as_grids(shape: Any) -> list[Tensor] | None:
@@ -33,7 +34,7 @@ def as_grids(shape: Any) -> list[Tensor] | None:
         isinstance(grid, Tensor | np.ndarray) and grid.ndim for grid in shape
     ):
         return None
-    grids = [torch.as_tensor(grid) for grid in shape]
+    grids = [_as_tensor(given, f"shape[{k}]") for k, given in enumerate(shape)]
     for k, grid in enumerate(grids):
         if grid.ndim != 1 or not len(grid) or not grid.is_floating_point():
             raise TTTypeError(
@@ -42,6 +43,18 @@ def as_grids(shape: Any) -> list[Tensor] | None:
             )
     dtype = functools.reduce(torch.promote_types, [grid.dtype for grid in grids])
     return [grid.to(dtype) for grid in grids]
+
+
+def _as_tensor(given: Any, name: str) -> Tensor:
+    if isinstance(given, np.ndarray) and given.dtype.kind == "f":
+        return as_dense(given, name)  # of any strides and byte order
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TTTypeError(
+            f"{name} is a {type(given).__name__} that no tensor can be made of ({error}); expected a vector of "
+            "floating numbers."
+        ) from error
 
 
 def at_points(f: Any, grids: Sequence[Tensor]) -> Any:

@@ -316,6 +316,13 @@ def test_grids_are_points_of_real_variables(kind):
     torch.testing.assert_close(ttnet.evaluate(result.value, at), 1 / (1 + large[0][at].sum(1)), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("view", [lambda x: x[::-1], lambda x: x[::2], lambda x: x.astype(">f8")])
+def test_grids_are_arrays_of_any_strides_and_byte_order(view):
+    points = view(np.linspace(0, 1, 8))
+    found = ttnet.tt_cross(lambda x: x[:, 0] - x[:, 1], [points, points], eps=1e-10).value
+    assert np.allclose(found.numpy(), points[:, None] - points[None, :], atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
@@ -323,6 +330,9 @@ def test_grids_are_points_of_real_variables(kind):
         ([torch.ones(3, 2)], r"shape\[0\] is a grid of shape \(3, 2\)"),
         ([torch.arange(3)], r"shape\[0\] is a grid of shape \(3,\) and torch.int64"),
         ([torch.ones(3), torch.ones(0)], r"shape\[1\] is a grid of shape \(0,\)"),
+        ([torch.ones(3), ["a", "b"]], r"shape\[1\] is a list that no tensor can be made of"),
+        ([np.array(["a", "b"])], r"shape\[0\] is a ndarray that no tensor can be made of"),
+        ([np.ones(2, np.longdouble)], r"shape\[0\] has dtype (float128|longdouble|float96)"),
     ],
 )
 def test_grids_that_are_none_are_refused(shape, words):
