@@ -7,7 +7,7 @@ import importlib
 import sys
 
 OWN = ("contraction", "step_time", "turning", "expert_memory", "linear_layer", "tt_maps")
-BESIDE_PEERS = ("rounding", "tt_svd", "layers")
+BESIDE_PEERS = ("rounding", "tt_svd", "layers", "solvers")
 
 if __name__ == "__main__":
     for name in BESIDE_PEERS if "--peers" in sys.argv[1:] else OWN:
