@@ -37,6 +37,7 @@ from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
 
 LARGEST_PAIR = 100  # the largest product of two modes that are solved for together, unless told otherwise
+EARLY = 1e3  # times tol**2: the change of values at which a residual is worth looking at
 PATIENCE = 6  # how many sweeps may pass before the residual must be lower by a quarter
 
 
@@ -229,7 +230,7 @@ class _Search:
         x = prepare_train(x0, dtype)[0]
         # The block has one vector to begin with; the first local problem finds the others.
         self._block = BlockState(self._a, x, count, bounds, self._sites, generator)
-        self._cut = tol
+        self._cut = tol / 2
         self._best: tuple[Tensor, list[list[Tensor]], Tensor] | None = None
         self._history: list[SolverProgress] = []
 
@@ -256,14 +257,14 @@ class _Search:
             changes.append(change)
             # Ranks that are cut to max_rank may keep them from settling.
             settled = settled or (len(changes) > PATIENCE and min(changes[-3:]) > 0.3 * min(changes[:-3]))
-            if settled or sweep == max_sweeps:
+            if settled or change <= EARLY * self._tol**2 or sweep == max_sweeps:
                 residual = self._look()
                 residuals.append(residual)
             whole = _unsqueezed(self._block.vectors()[0], self._whole_shape)
             ranks = (1, *(core.shape[2] for core in whole))
             self._history.append(SolverProgress(sweep, ranks, residual=residual, change=change))
             stopped = callback is not None and bool(callback(self._history[-1]))
-            if settled and residual <= self._tol:
+            if self._best is not None and residual <= self._tol:
                 return SolverStatus.CONVERGED
             if stopped:
                 return SolverStatus.STOPPED
