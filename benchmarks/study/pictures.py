@@ -35,23 +35,46 @@ def parameters_of(plan: Study, done: Runs, method: str, rate: float) -> int:
 
 
 def draw_scores(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: Path) -> None:
-    """Draw score against trained parameters."""
+    """Draw score against trained parameters, with names beside the picture, in the order of the scores.
+
+    A method far below all others is named and not drawn, and one far larger, as full fine-tuning, is a line: either
+    would leave the others no room.
+    """
+    ours = {name for name, method in plan.methods.items() if method.config and method.config.startswith(_OURS)}
+    counts = {name: parameters_of(plan, done, name, rate) for name, (rate, *_) in rates.items()}
+    scores = {name: scores_of(plan, done, name, rate) for name, (rate, *_) in rates.items() if counts[name]}
+    losses = score(done[next(plan.reported(name := next(iter(scores)), rates[name][0]))]) < 0
+    sign = 1 if losses else -1
+    means = {name: statistics.mean(each) for name, each in scores.items()}
+    order = sorted(means, key=lambda name: sign * means[name])
+    middle, best = statistics.median(means.values()), means[order[0]]
+    below = [name for name in order if abs(means[name] - middle) > 3 * abs(best - middle)]
+    large = [name for name in order if counts[name] > 100 * statistics.median(counts[name] for name in order)]
     with rc_context(STYLE):
-        figure = Figure(figsize=(9, 5.4), dpi=160, layout="constrained")
+        figure = Figure(figsize=(9, max(5.0, 0.21 * len(order) + 1.2)), dpi=160, layout="constrained")
         axes = figure.subplots()
-        ours = {name for name, method in plan.methods.items() if method.config and method.config.startswith(_OURS)}
-        for name, (rate, *_) in rates.items():
-            scores = scores_of(plan, done, name, rate)
-            count = parameters_of(plan, done, name, rate)
-            losses = score(done[next(plan.reported(name, rate))]) < 0
-            if not count:  # a head alone is far below the others, and has no place on a log scale
+        for name in order:
+            if name in below:
                 continue
             colour = COLOURS[0 if name in ours else 1]
-            error = statistics.stdev(scores) / len(scores) ** 0.5
-            axes.errorbar(count, statistics.mean(scores), error, fmt="o", color=colour, capsize=3)
-            axes.annotate(name, (count, statistics.mean(scores)), xytext=(6, 4), textcoords="offset points", fontsize=8)
+            if name in large:
+                axes.axhline(means[name], color=colour, lw=1, ls="--")
+                continue
+            error = statistics.stdev(scores[name]) / len(scores[name]) ** 0.5
+            axes.errorbar(counts[name], means[name], error, fmt="o", color=colour, capsize=3, ms=5)
         axes.set_xscale("log")
         axes.margins(x=0.12)
+        right = axes.get_xlim()[1]
+        for place, name in enumerate(order):
+            text = f"{name} ({counts[name]:,})" + (f": {means[name]:.3f}, not drawn" if name in below else "")
+            height = 1 - (place + 0.5) / len(order)
+            end = (1.03, height)
+            colour = COLOURS[0 if name in ours else 1]
+            axes.text(*end, text, transform=axes.transAxes, va="center", fontsize=8, color=colour)
+            if name not in below:
+                start = (right if name in large else counts[name], means[name])
+                line = {"arrowstyle": "-", "color": "#C9CDD2", "lw": 0.6, "shrinkA": 0, "shrinkB": 3}
+                axes.annotate("", start, end, textcoords="axes fraction", arrowprops=line, zorder=0)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("trained parameters without the head")
