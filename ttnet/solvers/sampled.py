@@ -29,6 +29,7 @@ HOPELESS = 100  # as does a held-out error so many times the least one
 PATIENCE = 3  # how many times all ranks may grow without gain
 GAIN = 0.9  # the share of the held-out error that larger ranks have to come down to
 CG_STEPS = 5  # count as a sweep
+SUBSPACE_STEPS = 3  # towards new directions
 RIDGE = 1e-13  # times the mean square of the samples' vectors, added to the normal equations
 
 
@@ -293,6 +294,62 @@ def projected(
     return space.gauged(cores)
 
 
+def enlarged(
+    samples: Samples,
+    cores: Sequence[Tensor],  # each (r, n, r')
+    missed: Tensor,  # (samples,)
+    extra: Sequence[int],
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """Give some bonds more indices, which do not yet change the tensor, for what the train lacks most.
+
+    A new index of a bond is a column of the core before it. Of such, the best is the first singular vector of the
+    derivative with respect to both cores beside the bond at once; subspace iterations find it.
+
+    Args:
+        samples: The samples.
+        cores: The cores.
+        missed: What the train lacks at the samples.
+        extra: How many indices each bond gets.
+        generator: Draws where to begin, on the CPU.
+
+    Returns:
+        The larger cores, left-orthogonal but for the last.
+
+    Example:
+        >>> from ttnet.solvers.completion import IndexSamples
+        >>> samples, y = IndexSamples(torch.tensor([[0, 0], [1, 1]]), (2, 2)), torch.tensor([0.0, 3.0])
+        >>> cores = [torch.tensor([[[1.0], [0.0]]]), torch.tensor([[[1.0], [0.0]]])]
+        >>> larger = enlarged(samples, cores, y - samples.values(cores), [1], torch.Generator().manual_seed(0))
+        >>> larger[0][0, :, 1].abs(), bool(larger[1][1].any())
+        (tensor([0., 1.]), False)
+    """
+    back, order = samples.mirrored(), len(cores)
+    mirrored, rights = _orthogonalised(back, mirrored_cores(cores), missed)
+    done, rights = mirrored_cores(mirrored), rights[::-1]
+    left = rights[-1]
+    for k, more in enumerate(extra):
+        rank, size, after = done[k].shape
+        unfolding = done[k].flatten(0, 1)
+        if more:
+            following = done[k + 1].shape[1:]
+            probe = torch.randn(*following, more + 2, dtype=unfolding.dtype, generator=generator).to(unfolding.device)
+            for turn in range(SUBSPACE_STEPS):
+                beyond = back.contract(order - 2 - k, probe.permute(1, 0, 2), rights[k + 1])
+                gradient = samples.scatter(k, left, beyond, missed).flatten(0, 1)
+                column = torch.linalg.svd(gradient, full_matrices=False)[0]  # the most important first
+                if turn + 1 < SUBSPACE_STEPS:
+                    before = samples.contract(k, column.reshape(rank, size, -1), left)
+                    probe = qr(samples.scatter(k + 1, before, rights[k + 1], missed).permute(1, 2, 0).flatten(0, 1))[0]
+                    probe = probe.reshape(*following, -1)
+            unfolding = torch.cat([unfolding, column[:, :more]], 1)
+        q, r = qr(unfolding)
+        done[k] = q.reshape(rank, size, -1)
+        done[k + 1] = torch.tensordot(r[:, :after], done[k + 1], 1)
+        left = samples.contract(k, done[k], left)
+    return done
+
+
 @dataclass
 class Adaptation:
     """A search for ranks: fits to most samples, and held-out ones that decide.
@@ -401,15 +458,8 @@ class Adaptation:
         unknowns -= sum(rank * rank for rank in wanted)
         if wanted == ranks or any(a < b for a, b in zip(wanted, ranks, strict=True)) or unknowns > self.samples.count:
             return None
-        larger = []
-        for core, r, s in zip(cores, outer, outer[1:], strict=False):
-            new = core.new_zeros(r, core.shape[1], s)
-            new[: core.shape[0], :, : core.shape[2]] = core
-            if s > core.shape[2]:  # a direction that the next core does not use until it has been corrected
-                drawn = torch.randn(r, core.shape[1], s - core.shape[2], dtype=core.dtype, generator=self.generator)
-                new[:, :, core.shape[2] :] = drawn.to(core.device) * (core.norm() / drawn.norm())
-            larger.append(new)
-        return larger
+        extra = [most - rank for most, rank in zip(wanted, ranks, strict=True)]
+        return enlarged(self.samples, cores, self.values - self.samples.values(cores), extra, self.generator)
 
     def _drawn(self, like: Sequence[Tensor]) -> list[Tensor]:
         """Give random cores of the shapes of others, of a tensor about as large as the numbers."""

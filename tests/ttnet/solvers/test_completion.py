@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 import ttnet
 from tests.ttnet.decomposition.functions import grid, reciprocal, sampled_error
 from tests.ttnet.solvers.test_manifold import points
-from tests.ttnet.strategies import draw_indices, draw_tensor, relative_error, seeds
+from tests.ttnet.strategies import dense, draw_indices, draw_tensor, draw_train, relative_error, seeds
 from ttnet import TensorTrain, TTIndexError, TTShapeError, TTTypeError, TTValueError
-from ttnet.solvers import SolverStatus, complete, project
+from ttnet.solvers import SolverStatus, complete, project, sampled
 from ttnet.solvers.completion import IndexSamples
 from ttnet.solvers.manifold import TangentSpace
-from ttnet.solvers.sampled import attainable, conjugate_gradients, least_squares, projected
+from ttnet.solvers.sampled import attainable, conjugate_gradients, enlarged, least_squares, projected
 
 doubles = st.sampled_from([torch.float64, torch.complex128])
 
@@ -249,3 +249,23 @@ def test_what_is_refused(arguments, error, message):
 def test_options_that_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         complete(ROWS, torch.ones(100), (3, 4), **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_new_indices_of_bonds_leave_the_tensor_and_point_where_it_lacks_most(monkeypatch, dtype):
+    monkeypatch.setattr(sampled, "SUBSPACE_STEPS", 50)  # to convergence
+    shape = (4, 5, 3)
+    indices = torch.ones(shape).nonzero()
+    train, samples = draw_train(shape, [2, 2], dtype, 0), IndexSamples(indices, shape)
+    missed = draw_tensor((60,), dtype, 1)
+    larger = enlarged(samples, train.cores, missed, [1, 0], torch.Generator().manual_seed(0))
+    assert TensorTrain(larger).ranks == (1, 3, 2, 1)
+    assert relative_error(dense(TensorTrain(larger)), dense(train)) < 1e-12
+    # By definition: the derivative by what is left and right of the bond, through the core after next.
+    after = train.orthogonalise(0).cores[2][:, :, 0]
+    derivative = (missed.reshape(20, 3) @ after.mH).reshape(4, -1)
+    old = torch.linalg.qr(dense(train).reshape(4, -1) @ draw_tensor((15, 2), dtype, 2))[0]
+    expected = torch.linalg.svd(derivative)[0][:, :1]
+    found = larger[0][0]  # spans what it did, and the new direction
+    assert torch.allclose(found @ (found.mH @ old), old)
+    assert float((found @ (found.mH @ expected) - expected).norm()) < 1e-8
