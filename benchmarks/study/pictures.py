@@ -43,11 +43,11 @@ def draw_scores(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, p
     ours = {name for name, method in plan.methods.items() if method.config and method.config.startswith(_OURS)}
     counts = {name: parameters_of(plan, done, name, rate) for name, (rate, *_) in rates.items()}
     scores = {name: scores_of(plan, done, name, rate) for name, (rate, *_) in rates.items() if counts[name]}
-    losses = score(done[next(plan.reported(name := next(iter(scores)), rates[name][0]))]) < 0
+    losses = score(done[next(plan.reported(name := next(iter(rates)), rates[name][0]))]) < 0
     sign = 1 if losses else -1
     means = {name: statistics.mean(each) for name, each in scores.items()}
     order = sorted(means, key=lambda name: sign * means[name])
-    middle, best = statistics.median(means.values()), means[order[0]]
+    middle, best = (statistics.median(means.values()), means[order[0]]) if order else (0.0, 0.0)
     below = [name for name in order if abs(means[name] - middle) > 3 * abs(best - middle)]
     large = [name for name in order if counts[name] > 100 * statistics.median(counts[name] for name in order)]
     with rc_context(STYLE):
