@@ -69,7 +69,7 @@ def kronecker_sum_inverse(
     gram_r = torch.einsum("jbk,jdk->bd", right.conj(), right)
     whole = float(torch.einsum("ac,abcd,bd->", gram_l, gram_a, gram_r).real)
     rest = whole - beside - size * float(mean.abs()) ** 2
-    if rest > CLOSE**2 * beside:
+    if rest > CLOSE**2 * beside + 1e3 * torch.finfo(core.dtype).eps * whole:
         return None
     return _hermitian_inverse(parts, mean) if hermitian else _general_inverse(parts, mean)
 
