@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -28,6 +30,7 @@ from ttnet.solvers.arguments import (
     solver_dtype,
 )
 from ttnet.solvers.interfaces import prepare_operator, prepare_train
+from ttnet.solvers.manifold import project
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
 from ttnet.solvers.tdvp_sweep import TdvpState
 from ttnet.trains.construct import eye, ones
@@ -37,6 +40,7 @@ from ttnet.trains.tt_matrix import TTMatrix
 
 METHODS = ("tdvp", "tdvp2", "implicit")
 STAGES = 6  # of the implicit steps, which are of order 11
+UNBOUNDED = 2**31  # a rank that no bond has
 CUT = 0.02  # of the error that a step may make, for each bond that is cut
 
 
@@ -74,9 +78,10 @@ def evolve(
             share of the time that has passed and whose `residual` is the error so far; True stops the evolution.
 
     Returns:
-        The result: its `value` is the train at time t, its `residual` the estimate of the error, the differences
-        between long and short steps added up. An exception on the way carries the train of the time reached so far in
-        its attribute `result`.
+        The result: its `value` is the train at time t, its `residual` the estimate of the error: the differences
+        between long and short steps added up and, where ranks are bounded, the part of `A x` that trains of these ranks
+        cannot follow. If that is above tol at the end, the status is IMPRECISE. An exception on the way carries the
+        train of the time reached so far in its attribute `result`.
 
     Raises:
         TTTypeError: If an argument is of the wrong type.
@@ -105,6 +110,17 @@ def evolve(
     max_ranks = check_bounds(max_rank, x0.ndim)
     check_seed(seed)
     check_callback(callback)
+    kept = [k for k, size in enumerate(x0.shape) if size > 1]
+    if method != "implicit" and 0 < len(kept) < x0.ndim:  # no rank can grow across two cores with such a mode
+        return _without_ones(
+            A,
+            x0,
+            kept,
+            lambda a, x, most: evolve(
+                a, x, t, method, tol, max_sweeps=max_sweeps, max_rank=most, seed=seed, callback=callback
+            ),
+            max_ranks,
+        )
     with torch.no_grad():
         cores, exponent = prepare_train(x0, dtype)
         size = float(torch.linalg.vector_norm(cores[0]))
@@ -119,8 +135,31 @@ def evolve(
         if method == "implicit":
             stepper = _Implicit(TTMatrix(operator), TensorTrain(cores), max_rank, seed)
         else:
-            stepper = _Tdvp(TdvpState(operator, cores, max_ranks, 1 if method == "tdvp" else 2))
+            sites = 1 if method == "tdvp" else 2
+            stepper = _Tdvp(
+                TdvpState(operator, cores, max_ranks, sites), TTMatrix(operator), None if sites == 1 else max_ranks
+            )
         return _March(stepper, float(t), bound, exponent, size, target).run(steps, callback)
+
+
+def _without_ones(
+    a: TTMatrix,
+    x: TensorTrain,
+    kept: Sequence[int],
+    run: Callable[[TTMatrix, TensorTrain, list[int]], SolverResult[TensorTrain]],
+    max_ranks: Sequence[int | None],
+) -> SolverResult[TensorTrain]:
+    """Evolve what is left without the modes of size 1, and give the value these again."""
+    key = tuple(slice(None) if k in kept else 0 for k in range(x.ndim))
+    matrix, train = a.to_train()[key], x[key]
+    assert isinstance(matrix, TensorTrain)
+    assert isinstance(train, TensorTrain)
+    bounds = [UNBOUNDED if rank is None else rank for rank in max_ranks]
+    most = [min(bounds[k:j]) for k, j in itertools.pairwise(kept)]
+    result = run(TTMatrix.from_train(matrix, train.shape, train.shape), train, most)
+    value = result.value[tuple(slice(None) if k in kept else None for k in range(x.ndim))]
+    assert isinstance(value, TensorTrain)
+    return dataclasses.replace(result, value=value)
 
 
 class _Stepper(Protocol):
@@ -135,14 +174,17 @@ class _Stepper(Protocol):
 
     def normalised(self) -> tuple[_Stepper, float]: ...
 
+    def missed(self) -> float: ...
+
 
 class _Tdvp:
     """Steps by sweeps there and back."""
 
     order = 2
 
-    def __init__(self, state: TdvpState) -> None:
-        self._state = state
+    def __init__(self, state: TdvpState, operator: TTMatrix, most: Sequence[int | None] | None) -> None:
+        self._state, self._operator = state, operator
+        self._most = most  # the largest rank of each bond; `None` for ranks that stay
 
     @property
     def train(self) -> TensorTrain:
@@ -151,13 +193,26 @@ class _Tdvp:
     def after(self, time: float, tol: float) -> _Tdvp:
         state = self._state.copy()
         state.step(time, tol=tol, cut=CUT * tol)
-        return _Tdvp(state)
+        return _Tdvp(state, self._operator, self._most)
+
+    def missed(self) -> float:
+        """Give the size of what A does to the train that no train of these ranks can follow, per unit of time."""
+        train = self.train
+        ranks = train.ranks[1:-1]
+        if self._most is not None and all(most != rank for most, rank in zip(self._most, ranks, strict=True)):
+            return 0.0
+        moved = self._operator @ train
+        try:
+            followed = project(train, moved)
+        except TTValueError:  # ranks that the shape does not allow
+            followed = project(train.round(), moved)
+        return math.sqrt(max(0.0, float(moved.norm()) ** 2 - float(followed.norm()) ** 2))
 
     def normalised(self) -> tuple[_Tdvp, float]:
         state = self._state.copy()
         size = float(torch.linalg.vector_norm(state.cores[0]))
         state.scale(1 / size if size else 1.0)
-        return _Tdvp(state), size
+        return _Tdvp(state, self._operator, self._most), size
 
 
 class _Implicit:
@@ -191,6 +246,9 @@ class _Implicit:
         size = float(self._x.norm())
         x = self._x / size if size else self._x
         return _Implicit(self._a, x, self._max_rank, self._seed), size
+
+    def missed(self) -> float:
+        return 0.0
 
 
 def radau_matrix(stages: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -236,6 +294,17 @@ class _Point(NamedTuple):
     error: float
 
 
+class _Comparison(NamedTuple):
+    """A step beside two of half its length."""
+
+    long: _Stepper | None
+    half: _Stepper
+    short: _Stepper
+    unit: _Stepper  # the latter, divided by its norm
+    grown: float
+    difference: float  # infinite for what is beyond floats
+
+
 class _March:
     """Steps from 0 to the end of the time, each compared with two halves."""
 
@@ -254,17 +323,27 @@ class _March:
     def _steps(self, max_steps: int, callback: Callable[[SolverProgress], object] | None) -> SolverStatus:
         share = 1.0
         long: _Stepper | None = None  # a step of that share from here, if it is known already
+        before = math.inf  # the error of the step that was taken back, for its share of the time
         for step in range(1, max_steps + 1):
             now = self._now
             share = min(share, 1 - now.passed)
             allowed = self._tol * share
-            long = long or now.stepper.after(share * self._time, allowed)
-            half = now.stepper.after(share * self._time / 2, allowed / 2)
-            short = half.after(share * self._time / 2, allowed / 2)
-            unit, grown = short.normalised()
-            difference = float((long.train - short.train).norm())
-            error = difference / (2**now.stepper.order - 1) / grown if grown else 0.0
-            if error > allowed and share > 1e-9:
+            long, half, _, unit, grown, difference = self._compare(long, share, allowed)
+            if not math.isfinite(difference):  # numbers beyond floats: norms are taken out after each step
+                if share < 1e-9:
+                    raise TTValueError(
+                        "the norm of x leaves the range of floats in the shortest steps; expected A and t of smaller "
+                        "product."
+                    )
+                long, share = None, share / 8
+                self._record(step, now)
+                continue
+            # Not divided by 2**order - 1, as that holds for short steps alone: long ones would be told too good.
+            error = difference / grown if grown else 0.0
+            # Where half a step errs for its time as a whole one did, it is by what is cut off, not by its length.
+            floored = error / share > 0.7 * before
+            if error > allowed and share > 1e-9 and not floored:
+                before = error / share
                 # A step of half the length is known; if that is still far too long, begin anew.
                 factor = (0.5 * allowed / error) ** (1 / now.stepper.order)
                 long, share = (half, share / 2) if factor > 0.25 else (None, share * max(factor, 0.01))
@@ -274,16 +353,30 @@ class _March:
                 size = math.ldexp(now.size * grown, -int(power)) if grown else 0.0
                 passed = now.passed + share
                 passed = 1.0 if passed > 1 - 1e-12 else passed
-                self._now = _Point(unit, passed, now.exponent + int(power), size, now.error + error)
+                missed = now.stepper.missed() * share * abs(self._time)
+                self._now = _Point(unit, passed, now.exponent + int(power), size, now.error + error + missed)
                 self._record(step, self._now)
                 growth = 0.9 * (allowed / error) ** (1 / (now.stepper.order + 1)) if error else 4.0
-                long, share = None, share * min(4.0, max(0.5, growth))
+                long, share, before = None, share * (2.0 if floored else min(4.0, max(0.5, growth))), math.inf
             stopped = callback is not None and bool(callback(self._history[-1]))
             if self._now.passed >= 1:
-                return SolverStatus.REACHED
+                return SolverStatus.REACHED if self._now.error <= self._tol else SolverStatus.IMPRECISE
             if stopped:
                 return SolverStatus.STOPPED
         return SolverStatus.MAX_SWEEPS
+
+    def _compare(self, long: _Stepper | None, share: float, allowed: float) -> _Comparison:
+        """Make a step, and the two halves of it."""
+        stepper, time = self._now.stepper, share * self._time
+        try:
+            long = long or stepper.after(time, allowed)
+            half = stepper.after(time / 2, allowed / 2)
+            short = half.after(time / 2, allowed / 2)
+            unit, grown = short.normalised()
+            difference = float((long.train - short.train).norm())
+        except RuntimeError:  # of LAPACK, for what is not finite
+            return _Comparison(None, stepper, stepper, stepper, math.inf, math.inf)
+        return _Comparison(long, half, short, unit, grown, difference if math.isfinite(grown) else math.inf)
 
     def _record(self, step: int, point: _Point) -> None:
         ranks = point.stepper.train.ranks

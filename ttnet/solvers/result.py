@@ -21,6 +21,11 @@ class SolverStatus(enum.Enum):
 
     CONVERGED = "The residual, computed anew from the value, is at most tol."
     REACHED = "The end of the time was reached, with an estimate of the error of at most tol."
+    IMPRECISE = (
+        "The end of the time was reached, but the estimate of the error is above tol, which shorter steps do not mend: "
+        "the ranks or the precision do not allow more. Let ranks grow (method 'tdvp2', a larger max_rank), compute in "
+        "float64, or take the value if the residual is good enough."
+    )
     MAX_RANK = (
         "Ranks have reached max_rank, and the residual does not come down any further; raise max_rank or tol, or take "
         "the value if the residual is good enough."

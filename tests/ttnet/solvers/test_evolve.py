@@ -236,3 +236,32 @@ def test_refusals(call, error, message):
     with pytest.raises(error) as caught:
         call()
     assert message in str(caught.value)
+
+
+def test_what_fixed_ranks_cannot_follow_is_told():
+    hamiltonian = operators.heisenberg(6)
+    x = ttnet.random((2,) * 6, 2, dtype=torch.float64, seed=0)
+    exact = torch.matrix_exp(-1j * hamiltonian.full()) @ x.full().reshape(-1).to(torch.complex128)
+    for options in ({"method": "tdvp"}, {"max_rank": 2, "max_sweeps": 200}):
+        result = solvers.evolve(-1j * hamiltonian, x, 1.0, tol=1e-3, **options)
+        error = float((result.value.full().reshape(-1) - exact).norm() / exact.norm())
+        assert error > 0.1
+        assert not result.converged
+        assert result.residual > 0.1
+    assert result.status in (solvers.SolverStatus.IMPRECISE, solvers.SolverStatus.MAX_SWEEPS)
+    free = solvers.evolve(-1j * hamiltonian, x, 1.0, tol=1e-6)
+    assert free.converged
+
+
+def test_norms_beyond_floats_are_reached_by_shorter_steps():
+    laplace = operators.laplace((4, 4)) * 20.0
+    x = ttnet.random((4, 4), 2, dtype=torch.float64, seed=0)
+    result = solvers.evolve(laplace, x, 5.0)
+    assert result.converged
+    largest = float(torch.linalg.eigvalsh(laplace.full())[-1])
+    shifted = laplace - largest * ttnet.eye((4, 4), dtype=torch.float64)
+    expected = torch.matrix_exp(5.0 * shifted.full()) @ x.full().reshape(-1)
+    assert float(result.value.log_norm()) == pytest.approx(5.0 * largest + float(expected.norm().log()), rel=1e-9)
+    first, second = (core / core.abs().max() for core in result.value.cores)
+    found = torch.tensordot(first, second, 1).flatten()
+    torch.testing.assert_close((found / found.norm()).abs(), (expected / expected.norm()).abs(), rtol=1e-5, atol=1e-7)
