@@ -270,7 +270,7 @@ def main(
 
 An `AdapterBank` of {RESIDENT:,} LoRETTA_rep adapters (query and value, r=8, TT rank 5), beside the base model alone and
 PEFT's LoRA in mixed batches (`adapter_names`). Ratios of processor time, medians of {rounds} interleaved rounds with
-their quartiles; single times are of the wall clock, on a machine with other work.
+their quartiles; single times are of the wall clock.
 
 {chr(10).join(tables)}
 {versions}. Repeat: `python -m benchmarks.bank`
