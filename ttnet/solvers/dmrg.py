@@ -101,7 +101,8 @@ def eigsh(
             epsilons. Errors of the eigenvalues go with its square.
         max_sweeps: The largest number of sweeps over all bonds, in either direction; at least 1.
         max_rank: Bound on the ranks that all vectors share, an int or one int per inner bond.
-        x0: A train whose bases to begin with; None for random ones.
+        x0: A train whose bases to begin with; None for random ones. One that is an eigenvector itself, or has no part
+            in the vectors that are sought, may be settled on.
         sites: How many cores to solve for at a time, 1 or 2; None for 2 unless modes are large.
         seed: The seed of all random choices.
         callback: Called with a `SolverProgress` after each sweep, whose `residual` is the relative change of the
@@ -110,7 +111,8 @@ def eigsh(
     Returns:
         The result, with `values`, `vectors` and `residuals`. Where A's cores require gradients, `values` have some
         (Hellmann and Feynman), and so have `vectors`, as those of `solve` have; they are right where an eigenvalue is
-        simple. An exception on the way carries the best result so far in its attribute `result`.
+        simple. That it has converged says that these are eigenpairs, by their residuals; that there are none beyond
+        them is not proved. An exception on the way carries the best result so far in its attribute `result`.
 
     Raises:
         TTTypeError: If an argument is of the wrong type.
