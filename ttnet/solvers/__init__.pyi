@@ -7,11 +7,12 @@ from .extrema import Extremum, optimize
 from .function_train import FunctionTrain
 from .interpolation import gauss, integrate, interpolate
 from .inverses import divide, inverse
-from .manifold import TangentSpace, TangentVector, gradient, project, retract, tangent, transport
+from .manifold import gradient, project, retract, tangent, transport
 from .regression import fit
 from .result import SolverProgress, SolverResult, SolverStatus
 from .riemannian import RiemannianAdam, RiemannianSGD
 from .sampling import Samples, conditionals, log_probabilities, sample
+from .tangent_space import TangentSpace, TangentVector
 
 __all__ = [
     "BSpline",

@@ -15,9 +15,10 @@ from ttnet.numerics.dense import as_dense
 from ttnet.numerics.scales import split_scale
 from ttnet.numerics.train_scales import join_scale
 from ttnet.numerics.truncation import check_method
+from ttnet.solvers.adaptation import Adaptation
 from ttnet.solvers.arguments import check_bounds, check_callback, check_count, check_seed, check_tol, check_train
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
-from ttnet.solvers.sampled import Adaptation, Samples, conjugate_gradients, least_squares, solve_normal
+from ttnet.solvers.sampled import Measurements, conjugate_gradients, least_squares, solve_normal
 from ttnet.trains.chain import check_shape, shorten
 from ttnet.trains.construct import zeros
 from ttnet.trains.evaluation import check_indices, evaluate
@@ -141,7 +142,7 @@ def complete(
         return result(search.run())
 
 
-class IndexSamples(Samples):
+class IndexSamples(Measurements):
     """Entries of a tensor.
 
     Args:

@@ -14,12 +14,13 @@ from ttnet.numerics.dense import as_dense
 from ttnet.numerics.scales import split_scale
 from ttnet.numerics.train_scales import join_scale
 from ttnet.numerics.truncation import check_method
+from ttnet.solvers.adaptation import Adaptation
 from ttnet.solvers.arguments import check_bounds, check_callback, check_count, check_seed, check_tol
 from ttnet.solvers.bases import Basis
 from ttnet.solvers.completion import METHODS, check_share, split, start
 from ttnet.solvers.function_train import FunctionTrain, check_bases, check_points
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
-from ttnet.solvers.sampled import Adaptation, Samples, solve_normal
+from ttnet.solvers.sampled import Measurements, solve_normal
 from ttnet.trains.construct import zeros
 from ttnet.trains.tensor_train import TensorTrain
 
@@ -143,7 +144,7 @@ def _orthogonaliser(
     return vectors * torch.where(values > NOISE * values[-1], values, torch.inf).rsqrt()
 
 
-class FeatureSamples(Samples):
+class FeatureSamples(Measurements):
     """Points of a space, as the values of basis functions in each variable.
 
     Args:

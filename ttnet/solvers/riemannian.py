@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.nn.weight import TTWeight
-from ttnet.solvers.manifold import TangentSpace, TangentVector, retract_cores
+from ttnet.solvers.manifold import retract_cores
+from ttnet.solvers.tangent_space import TangentSpace, TangentVector
 from ttnet.trains.chain import CoreChain
 
 Trains = nn.Module | CoreChain | Sequence[Tensor]

@@ -9,32 +9,23 @@ for what the samples still miss, so the normal equations do not limit the accura
 from __future__ import annotations
 
 import itertools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 from torch import Tensor
 
 from ttnet.numerics.linalg import qr
-from ttnet.solvers.manifold import TangentSpace, TangentVector, retract_cores
-from ttnet.solvers.result import SolverProgress, SolverStatus
+from ttnet.solvers.manifold import retract_cores
+from ttnet.solvers.tangent_space import TangentSpace, TangentVector
 
-LEVEL_SWEEPS = 30  # at most, for one choice of ranks
-SLOW = 0.9  # a sweep that leaves more than this share of the training error is slow,
-SLOW_SWEEPS = 4  # and as many of them one after the other end a level,
-HOPELESS = 100  # as does a held-out error so many times the least one
-PATIENCE = 3  # how many times all ranks may grow without gain
-GAIN = 0.9  # the share of the held-out error that larger ranks have to come down to
 CG_STEPS = 5  # count as a sweep
 SUBSPACE_STEPS = 3  # towards new directions
 RIDGE = 1e-13  # times the mean square of the samples' vectors, added to the normal equations
 
 
-class Samples(ABC):
-    """Samples of a tensor, seen mode by mode."""
+class Measurements(ABC):
+    """Measurements of a tensor, seen mode by mode."""
 
     sizes: tuple[int, ...]
     count: int
@@ -70,11 +61,11 @@ class Samples(ABC):
         """Sum the derivatives of the samples by a core, each times a weight, (r, n, r')."""
 
     @abstractmethod
-    def take(self, which: Tensor) -> Samples:
+    def take(self, which: Tensor) -> Measurements:
         """Give some of the samples, by their numbers."""
 
     @abstractmethod
-    def mirrored(self) -> Samples:
+    def mirrored(self) -> Measurements:
         """Give the samples with the order of modes turned round."""
 
     def values(self, cores: Sequence[Tensor]) -> Tensor:
@@ -111,7 +102,7 @@ def solve_normal(
 
 
 def half_sweep(
-    samples: Samples,
+    samples: Measurements,
     cores: list[Tensor],  # each (r, n, r')
     rights: list[Tensor],  # each (samples, r')
     missed: Tensor,  # (samples,)
@@ -180,11 +171,11 @@ def attainable(ranks: Sequence[int], sizes: Sequence[int]) -> list[int]:
     return outer[1:-1]
 
 
-Level = Callable[[Samples, Tensor, list[Tensor]], Iterator[tuple[list[Tensor], float]]]
+Level = Callable[[Measurements, Tensor, list[Tensor]], Iterator[tuple[list[Tensor], float]]]
 """Fits cores of fixed ranks to numbers at samples: after each sweep gives the cores and the norm of what is missed."""
 
 
-def least_squares(samples: Samples, values: Tensor, cores: list[Tensor]) -> Iterator[tuple[list[Tensor], float]]:
+def least_squares(samples: Measurements, values: Tensor, cores: list[Tensor]) -> Iterator[tuple[list[Tensor], float]]:
     """Fit cores by alternating least squares, a half sweep at a time; see `Level`.
 
     Source: Grasedyck, Kluge, Krämer 2015, "Variants of alternating least squares tensor completion in the tensor train
@@ -209,7 +200,7 @@ def least_squares(samples: Samples, values: Tensor, cores: list[Tensor]) -> Iter
             cores, rights = mirrored_cores(cores), lefts[::-1]
 
 
-def _orthogonalised(samples: Samples, cores: list[Tensor], like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _orthogonalised(samples: Measurements, cores: list[Tensor], like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Make all cores but the last left-orthogonal; give the vectors left of each, too."""
     done, lefts = list(cores), [like.new_ones(samples.count, 1)]
     for k in range(len(done) - 1):
@@ -220,7 +211,9 @@ def _orthogonalised(samples: Samples, cores: list[Tensor], like: Tensor) -> tupl
     return done, lefts
 
 
-def conjugate_gradients(samples: Samples, values: Tensor, cores: list[Tensor]) -> Iterator[tuple[list[Tensor], float]]:
+def conjugate_gradients(
+    samples: Measurements, values: Tensor, cores: list[Tensor]
+) -> Iterator[tuple[list[Tensor], float]]:
     """Fit cores by nonlinear conjugate gradients on the manifold of their ranks, some steps at a time; see `Level`.
 
     Source: Steinlechner 2016, "Riemannian optimization for high-dimensional tensor completion", Algorithm 1.
@@ -260,7 +253,7 @@ def conjugate_gradients(samples: Samples, values: Tensor, cores: list[Tensor]) -
 
 
 def projected(
-    samples: Samples,
+    samples: Measurements,
     space: TangentSpace,
     weights: Tensor,  # (samples,)
 ) -> TangentVector:
@@ -295,7 +288,7 @@ def projected(
 
 
 def enlarged(
-    samples: Samples,
+    samples: Measurements,
     cores: Sequence[Tensor],  # each (r, n, r')
     missed: Tensor,  # (samples,)
     extra: Sequence[int],
@@ -348,125 +341,3 @@ def enlarged(
         done[k + 1] = torch.tensordot(r[:, :after], done[k + 1], 1)
         left = samples.contract(k, done[k], left)
     return done
-
-
-@dataclass
-class Adaptation:
-    """A search for ranks: fits to most samples, and held-out ones that decide.
-
-    Ranks grow, all by one as long as the held-out error comes down with them, then each on its own. Source:
-    Steinlechner 2016, "Riemannian optimization for high-dimensional tensor completion", section 4.4; Grasedyck, Kluge,
-    Krämer 2015, "Variants of alternating least squares tensor completion in the tensor train format".
-
-    Attributes:
-        samples: Those to fit.
-        values: The numbers there, (samples,).
-        held: Those that are held out.
-        held_values: The numbers there.
-        cores: Where to begin.
-        bounds: The largest rank of each inner bond, or None.
-        tol: The relative held-out error to reach.
-        max_sweeps: The largest number of sweeps.
-        generator: Draws new directions.
-        callback: As for the solvers.
-        level: Fits cores of fixed ranks.
-        error: The least held-out error so far, that of `cores`.
-        history: One record a sweep.
-    """
-
-    samples: Samples
-    values: Tensor
-    held: Samples
-    held_values: Tensor
-    cores: list[Tensor]
-    bounds: list[int | None]
-    tol: float
-    max_sweeps: int
-    generator: torch.Generator
-    callback: Callable[[SolverProgress], object] | None
-    level: Level = least_squares
-    error: float = math.inf
-    history: list[SolverProgress] = field(default_factory=list)
-
-    def run(self) -> SolverStatus:
-        """Search until the held-out error is small enough, or nothing brings it down; `cores` are the best so far."""
-        bonds = range(len(self.cores) - 1)
-        status = self._level(self.cores)
-        failures, current = 0, self.cores
-        while status is None and failures < PATIENCE:  # all ranks by one, also where the first steps do not help
-            larger = self._enlarged(current, bonds)
-            if larger is None:
-                break
-            before = self.error
-            status = self._level(larger)
-            if status is None and self.error >= GAIN * before:  # what was there may have led astray
-                status = self._level(self._drawn(larger))
-            failures = 0 if self.error < GAIN * before else failures + 1
-            current = self.cores if failures == 0 else larger
-        gained = True
-        while status is None and gained:
-            gained = False
-            for bond in bonds:
-                larger = self._enlarged(self.cores, [bond])
-                if larger is None:
-                    continue
-                before = self.error
-                status = self._level(larger)
-                if status is not None:
-                    return status
-                gained |= self.error < GAIN * before
-        if status is None:
-            return SolverStatus.MAX_RANK if self._is_full() else SolverStatus.DATA_SPENT
-        return status
-
-    def _level(self, cores: list[Tensor]) -> SolverStatus | None:
-        """Fit cores of fixed ranks; keep the best of them."""
-        last, slow, best = math.inf, 0, self.error
-        for found, missed in islice(self.level(self.samples, self.values, cores), LEVEL_SWEEPS):
-            error = self._held_error(found)
-            if error < self.error:
-                self.error, self.cores = error, list(found)
-            ranks = (1, *(core.shape[2] for core in found))
-            self.history.append(SolverProgress(len(self.history) + 1, ranks, error, math.inf))
-            stopped = self.callback is not None and bool(self.callback(self.history[-1]))
-            if self.error <= self.tol:
-                return SolverStatus.CONVERGED
-            if stopped:
-                return SolverStatus.STOPPED
-            if len(self.history) == self.max_sweeps:
-                return SolverStatus.MAX_SWEEPS
-            slow = slow + 1 if missed > SLOW * last else 0
-            if slow == SLOW_SWEEPS or (math.isfinite(best) and error > HOPELESS * self.error):
-                return None
-            last = missed
-        return None
-
-    def _held_error(self, cores: Sequence[Tensor]) -> float:
-        size = float(torch.linalg.vector_norm(self.held_values))
-        error = float(torch.linalg.vector_norm(self.held.values(cores) - self.held_values))
-        return error / size if size else error
-
-    def _enlarged(self, cores: Sequence[Tensor], bonds: Sequence[int]) -> list[Tensor] | None:
-        """Give cores with one more index of some bonds, which does not yet change the tensor; None if full."""
-        ranks = [core.shape[2] for core in cores[:-1]]
-        sizes = self.samples.sizes
-        wanted = [rank + (bond in bonds) for bond, rank in enumerate(ranks)]
-        capped = [rank if bound is None else min(rank, bound) for rank, bound in zip(wanted, self.bounds, strict=True)]
-        wanted = attainable(capped, sizes)
-        outer = [1, *wanted, 1]
-        unknowns = sum(r * n * s for r, n, s in zip(outer, sizes, outer[1:], strict=False))
-        unknowns -= sum(rank * rank for rank in wanted)
-        if wanted == ranks or any(a < b for a, b in zip(wanted, ranks, strict=True)) or unknowns > self.samples.count:
-            return None
-        extra = [most - rank for most, rank in zip(wanted, ranks, strict=True)]
-        return enlarged(self.samples, cores, self.values - self.samples.values(cores), extra, self.generator)
-
-    def _drawn(self, like: Sequence[Tensor]) -> list[Tensor]:
-        """Give random cores of the shapes of others, of a tensor about as large as the numbers."""
-        drawn = [torch.randn(core.shape, dtype=core.dtype, generator=self.generator) for core in like]
-        drawn = [core.to(like[0].device) / math.sqrt(core.shape[0]) for core in drawn]
-        return [*drawn[:-1], drawn[-1] * (torch.linalg.vector_norm(self.values) / math.sqrt(len(self.values)))]
-
-    def _is_full(self) -> bool:
-        ranks = [core.shape[2] for core in self.cores[:-1]]
-        return any(rank == bound for rank, bound in zip(ranks, self.bounds, strict=True))

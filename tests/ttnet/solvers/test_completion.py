@@ -14,8 +14,8 @@ from tests.ttnet.strategies import dense, draw_indices, draw_tensor, draw_train,
 from ttnet import TensorTrain, TTIndexError, TTShapeError, TTTypeError, TTValueError
 from ttnet.solvers import SolverStatus, complete, project, sampled
 from ttnet.solvers.completion import IndexSamples
-from ttnet.solvers.manifold import TangentSpace
 from ttnet.solvers.sampled import attainable, conjugate_gradients, enlarged, least_squares, projected
+from ttnet.solvers.tangent_space import TangentSpace
 
 doubles = st.sampled_from([torch.float64, torch.complex128])
 

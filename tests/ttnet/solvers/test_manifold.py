@@ -94,7 +94,7 @@ def test_transport_projects(x, seed):
 
 @given(points(), seeds)
 def test_gradients_are_projected_derivatives(x, seed):
-    z = draw_train(x.shape, [2] * max(0, x.ndim - 1), x.dtype, seed)
+    z = draw_train(x.shape, [2] * max(0, x.ndim - 1), x.dtype, seed + 10**6)  # never x itself, where all is rounding
     value, found = gradient(lambda y: (y - z).norm().square() / 2, x)
     assert math.isclose(float(value), float((dense(x) - dense(z)).norm() ** 2 / 2), rel_tol=1e-3)
     expected = project(x, x - z)
