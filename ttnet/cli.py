@@ -30,3 +30,7 @@ def main() -> None:
     from ttnet.commands import app
 
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -249,3 +252,8 @@ def test_decompose_an_array_in_slabs(run):
     result = run("decompose", "x.npy", "--memory", "1e-9", *where, "--force")
     assert result.exit_code == 1
     assert "memory is 1 bytes" in result.output
+
+
+def test_it_starts_as_a_module_too():
+    done = subprocess.run([sys.executable, "-m", "ttnet.cli", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "ttnet")
