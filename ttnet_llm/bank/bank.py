@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -15,21 +13,17 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet.near import near
+from ttnet_llm.bank.adapters import Adapters, check_capacity
 from ttnet_llm.bank.layer import BankLayer
 from ttnet_llm.bank.mix import Current, Mix, read_names
 from ttnet_llm.bank.pattern import Pattern
-from ttnet_llm.bank.rows import RowLayout
-from ttnet_llm.bank.saving import Index, check_place, open_parts, read_index, write_bank
-from ttnet_llm.bank.storage import Storage
-from ttnet_llm.lora.checkpoint import write_adapter
+from ttnet_llm.bank.saving import Index, check_place, open_parts, read_common, read_index, write_bank
 from ttnet_llm.tuner import AdapterConfig
 
-_WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # tasks whose adapters bring a head
 KEPT = 2**28  # bytes that the matrices of one mix may take
 
 
-class AdapterBank:
+class AdapterBank(Adapters):
     """Adapters of one configuration, held as rows of one table, on a model whose batches mix them at will.
 
     The model is changed in place: each adapted layer computes what the adapters of a batch's rows change, all rows in
@@ -41,11 +35,14 @@ class AdapterBank:
         capacity: How many adapters the bank may hold; memory is taken for those that it has.
         dtype: Of the adapters' numbers.
         device: Where they are; `None` takes the model's.
+        common: The cores that all adapters have in common and the bank holds once, for methods that learn several
+            tasks with one core for each (MetaTT with `num_tasks`): a checkpoint's folder, its tensors, or a model whose
+            active adapter has them; `True` draws them. An adapter is then one task's core, of some tens of numbers.
         keep_bytes: How much memory the matrices of the adapters in use may take until another mix is used; what does
             not fit is made again in every forward pass.
 
     Raises:
-        TTTypeError: If adapters of the configuration cannot be stacked.
+        TTTypeError: If adapters of the configuration cannot be stacked, or have no cores in common.
         TTValueError: If a value is outside its range.
 
     Example:
@@ -72,20 +69,17 @@ class AdapterBank:
         capacity: int = 10_000,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        common: str | Path | Mapping[str, Tensor] | PeftModel | bool = False,
         keep_bytes: int = KEPT,
     ) -> None:
-        _check_capacity(capacity, 1)
+        check_capacity(capacity, 1)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise TTTypeError(f"dtype is {dtype!r}; expected a floating torch dtype.")
         if any(isinstance(module, BankLayer) for module in model.modules()):
             raise TTTypeError("model has a bank already; call its unload() first.")
-        self.model, self.capacity, self.keep_bytes = model, capacity, keep_bytes
-        self._pattern = Pattern(model, config)
         place = torch.device(device) if device is not None else _device_of(model)
-        self._storage = Storage(self._pattern.layout.size, dtype, place)
-        self._numbers: dict[str, int] = {}  # of the adapters' rows
-        self._trained: dict[str, nn.Parameter] = {}
-        self._lock = threading.RLock()
+        super().__init__(Pattern(model, config, common), capacity, dtype, place)
+        self.model, self.keep_bytes = model, keep_bytes
         self._current = Current()
         self._id, self._generations = uuid.uuid4().hex, dict[Path, int]()
         self._layers: dict[str, BankLayer] = {}
@@ -95,137 +89,6 @@ class AdapterBank:
             self._layers[name] = BankLayer(name, getattr(holder, own), form, self._current)
             setattr(holder, own, self._layers[name])
         self._hook = model.register_forward_pre_hook(self._current.note, with_kwargs=True)
-
-    @property
-    def config(self) -> AdapterConfig:
-        """The configuration of all adapters."""
-        return self._pattern.config
-
-    @property
-    def parameters_each(self) -> int:
-        """How many numbers an adapter has."""
-        return self._storage.size
-
-    @property
-    def names(self) -> list[str]:
-        """The adapters' names, in the order in which they came."""
-        with self._lock:
-            return list(self._numbers)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._numbers
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def set_capacity(self, capacity: int) -> None:
-        """Set how many adapters the bank may hold.
-
-        Args:
-            capacity: The number, at least that of the adapters that there are.
-
-        Raises:
-            TTValueError: If it is smaller.
-        """
-        with self._lock:
-            _check_capacity(capacity, max(len(self), 1))
-            self.capacity = capacity
-
-    def add(
-        self,
-        name: str,
-        source: str | Path | Mapping[str, Tensor] | PeftModel | None = None,
-        *,
-        adapter: str = "default",
-    ) -> None:
-        """Add an adapter.
-
-        Args:
-            name: Its name in the bank, a new one.
-            source: A folder with its checkpoint, its tensors by the keys of a checkpoint, or a model that has it;
-                `None` draws a fresh one.
-            adapter: Its name in that model.
-
-        Raises:
-            TTFileError: If the checkpoint cannot be read.
-            TTShapeError: If a tensor has another shape than the bank's.
-            TTTypeError: If the source is of another type, or holds what a bank does not keep.
-            TTValueError: If there is such a name, the bank is full, or the adapter is of another configuration.
-        """
-        self._check_new(name)
-        row = self._pattern.row_of(source, f"the adapter {name!r}", adapter)
-        with self._lock:
-            self._check_new(name)
-            if len(self._numbers) >= self.capacity:
-                raise TTValueError(
-                    f"The bank holds {len(self._numbers)} adapters, its capacity; remove some, or raise it with "
-                    "set_capacity (--capacity)."
-                )
-            self._numbers[name] = self._storage.put(row)
-
-    def remove(self, name: str) -> None:
-        """Remove an adapter; its place is used again.
-
-        Args:
-            name: Its name.
-
-        Raises:
-            TTValueError: If there is none.
-        """
-        with self._lock:
-            number = self._number(name)
-            self._let_go(name)
-            self._storage.drop(number)
-            del self._numbers[name]
-
-    def rename(self, name: str, new: str) -> None:
-        """Give an adapter another name.
-
-        Args:
-            name: Its name.
-            new: The new one.
-
-        Raises:
-            TTValueError: If there is no adapter of the one name, or there is one of the other.
-        """
-        with self._lock:
-            self._number(name)
-            self._check_new(new)
-            self._numbers = {new if each == name else each: number for each, number in self._numbers.items()}
-            if name in self._trained:
-                self._trained[new] = self._trained.pop(name)
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """Give an adapter's tensors, as its checkpoint has them.
-
-        Args:
-            name: Its name.
-
-        Returns:
-            Copies, by their keys.
-        """
-        with self._lock:
-            row = self._storage[self._number(name)].detach().clone()
-        return self._pattern.layout.split(row)
-
-    def export(self, name: str, folder: str | Path) -> None:
-        """Write an adapter's ordinary checkpoint, which PEFT loads.
-
-        Args:
-            name: Its name.
-            folder: A new folder, or that of an earlier export, which is replaced.
-
-        Raises:
-            TTFileError: If the folder holds something else.
-            TTValueError: If there is no such adapter.
-        """
-        config = copy.deepcopy(self.config)
-        if config.task_type in _WITH_HEADS:  # which PEFT would look for in the checkpoint
-            config.task_type = None
-        write_adapter(folder, config, self.tensors(name), kind="bank-export", classes={})
 
     @contextmanager
     def use(self, names: str | Sequence[str | None] | None) -> Iterator[None]:
@@ -278,71 +141,8 @@ class AdapterBank:
                 self._pattern.layout,
                 self._pattern.forms.values(),
                 self.keep_bytes,
+                self._common,
             )
-
-    def _row(self, name: str) -> Tensor:  # (parameters,)
-        number = self._number(name)
-        return self._trained[name] if name in self._trained else self._storage[number]
-
-    def trainable(self, names: str | Iterable[str]) -> list[nn.Parameter]:
-        """Make adapters trainable; those of all rows of a batch then learn in one step.
-
-        Each is one parameter, a row of the bank's own table, and so gradients and an optimiser's state are only for
-        these. Sum the rows' losses, rather than average them, for the gradients that each adapter would have alone.
-        With gradient checkpointing, give `checkpointing` as its `context_fn`.
-
-        Args:
-            names: Their names.
-
-        Returns:
-            A parameter of shape `(parameters_each,)` for each, in their order.
-
-        Raises:
-            TTTypeError: If adapters of the bank count from a start, which training would move along.
-            TTValueError: If there is no such adapter.
-
-        Example:
-            >>> from ttnet_llm import LorettaRepConfig
-            >>> bank = AdapterBank(nn.Sequential(nn.Linear(4, 4)), LorettaRepConfig(r=2, target_modules=["0"]))
-            >>> bank.add("ann")
-            >>> optimiser = torch.optim.SGD(bank.trainable("ann"), lr=0.1)
-            >>> with bank.use("ann"):
-            ...     bank.model(torch.ones(1, 4)).sum().backward()
-            >>> optimiser.step()
-            >>> bank.freeze()
-        """
-        if self._pattern.keeps_start:
-            raise TTTypeError(
-                f"init_weights is {self.config.init_weights!r}: the bank's adapters count from a start, which must not "
-                "learn; train them with PEFT, and add them."
-            )
-        chosen = [names] if isinstance(names, str) else list(names)
-        with self._lock:
-            for name in chosen:
-                number = self._number(name)
-                self._trained.setdefault(name, nn.Parameter(self._storage[number]))
-                self._storage.touch(number)
-            return [self._trained[name] for name in chosen]
-
-    def freeze(self, names: str | Iterable[str] | None = None) -> None:
-        """End the training of adapters, which keep what they have learnt.
-
-        Args:
-            names: Their names; `None` for all.
-
-        Raises:
-            TTValueError: If there is no such adapter.
-        """
-        with self._lock:
-            chosen = list(self._trained) if names is None else [names] if isinstance(names, str) else list(names)
-            for number, name in [(self._number(name), name) for name in chosen]:
-                self._storage.touch(number)
-                self._let_go(name)
-
-    def _let_go(self, name: str) -> None:
-        """Give a trained parameter memory of its own, so that its optimiser no longer writes into the bank."""
-        if (parameter := self._trained.pop(name, None)) is not None:
-            parameter.data = parameter.data.clone()
 
     def save(self, path: str | Path) -> None:
         """Write the bank, or what has changed of it since it was saved there or loaded from there.
@@ -369,7 +169,8 @@ class AdapterBank:
                 bank=self._id,
                 generation=(generation or 0) + 1,
             )
-            write_bank(folder, self.config, self._storage, index)
+            common = None if self._common is None else self._pattern.split_common(self._common)
+            write_bank(folder, self.config, self._storage, index, common)
             self._generations[place] = index.generation
 
     @classmethod
@@ -401,7 +202,9 @@ class AdapterBank:
         index = read_index(path)
         config: Any = PeftConfig.from_pretrained(str(path))
         dtype = getattr(torch, index.dtype)
-        bank = cls(model, config, capacity=index.capacity, dtype=dtype, device=device, keep_bytes=keep_bytes)
+        common = read_common(index, Path(path))
+        options: dict[str, Any] = {"device": device, "common": common or False, "keep_bytes": keep_bytes}
+        bank = cls(model, config, capacity=index.capacity, dtype=dtype, **options)
         if bank._pattern.layout.shapes != index.shapes:  # in whatever order
             bank.unload()
             raise TTValueError(
@@ -409,7 +212,7 @@ class AdapterBank:
                 f"model it would have {bank.parameters_each:,} in {len(bank._pattern.layout.shapes)}, or of other "
                 "modules; give the model that the bank was made for."
             )
-        bank._pattern.layout = RowLayout(index.shapes)  # in the order that the rows have
+        bank._arrange(index.shapes)
         open_parts(bank._storage, index, Path(path).resolve())
         bank._id, bank._generations[Path(path).resolve()] = index.bank, index.generation
         bank._numbers = index.numbers
@@ -429,24 +232,6 @@ class AdapterBank:
             self._pattern.thaw()
         self._layers = {}
         return self.model
-
-    def _number(self, name: str) -> int:
-        if name not in self._numbers:
-            hint = near(str(name), self._numbers).strip()
-            meant = f" {hint[0].upper()}{hint[1:]}" if hint else ""
-            raise TTValueError(f"There is no adapter {name!r} in the bank, which has {len(self._numbers)}.{meant}")
-        return self._numbers[name]
-
-    def _check_new(self, name: str) -> None:
-        if not isinstance(name, str) or not name:
-            raise TTTypeError(f"name is {name!r}; expected a text.")
-        if name in self._numbers:
-            raise TTValueError(f"There is an adapter {name!r} already; remove it first, or choose another name.")
-
-
-def _check_capacity(capacity: int, least: int) -> None:
-    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < least:
-        raise TTValueError(f"capacity is {capacity!r}; expected an integer of at least {least}.")
 
 
 def _device_of(model: nn.Module) -> torch.device:

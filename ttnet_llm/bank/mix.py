@@ -27,6 +27,7 @@ class Mix:
         layout: Where an adapter's tensors stand in its row.
         keep_bytes: How much memory made matrices may take until the mix ends; more of them are made again every time.
         for_all: Whether the one row stands for all of any batch.
+        common: What stands once for all adapters, behind each one's own numbers.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Mix:
         layout: RowLayout,
         keep_bytes: int,
         for_all: bool = False,
+        common: Tensor | None = None,
     ) -> None:
         self.index, self.named, self.layout, self._for_all = index, named, layout, for_all
-        self.learns = any(source.requires_grad for source in sources)
+        self._common = common
+        self.learns = any(source.requires_grad for source in [*sources, *([] if common is None else [common])])
         # What learns is read anew for each forward pass, so that each sees the last step; the rest is a copy.
-        self._sources = sources if self.learns else [torch.stack(sources)]
+        self._sources = sources if self.learns else [self._complete(torch.stack(sources))]
         self._room = keep_bytes
         self._kept: dict[Form, Made] = {}
         self._one_each = index.tolist() == list(range(len(sources)))
@@ -56,15 +59,17 @@ class Mix:
         layout: RowLayout,
         forms: Iterable[Form],
         keep_bytes: int,
+        common: Tensor | None = None,
     ) -> Self:
         """Mix adapters, and make what there is room for.
 
         Args:
             names: For every row of the batch its adapter's name, `None` for none; or one name for all.
-            rows: These adapters, at least one, each of shape `(size,)`.
+            rows: These adapters, at least one, each of shape `(size,)`, without what is common.
             layout: Where an adapter's tensors stand in its row.
             forms: The modules' forms.
             keep_bytes: As the class takes it.
+            common: The same.
 
         Returns:
             The mix.
@@ -77,7 +82,7 @@ class Mix:
             named = torch.tensor([name is not None for name in names], device=device)
         # What is made here may be used where gradients are wanted, whatever is in force now.
         with torch.inference_mode(False), torch.no_grad():
-            mix = cls(list(rows.values()), index, named, layout, keep_bytes, for_all)
+            mix = cls(list(rows.values()), index, named, layout, keep_bytes, for_all, common)
             mix.prepare(forms)
         return mix
 
@@ -128,7 +133,10 @@ class Mix:
         return found if self.named is None else torch.where(self.named[:, None, None], found, 0)
 
     def _rows(self) -> Tensor:  # (adapters, size)
-        return torch.stack(self._sources) if self.learns else self._sources[0]
+        return self._complete(torch.stack(self._sources)) if self.learns else self._sources[0]
+
+    def _complete(self, rows: Tensor) -> Tensor:  # (adapters, own size) -> (adapters, size)
+        return rows if self._common is None else torch.cat([rows, self._common.expand(len(rows), -1)], 1)
 
     @torch.compiler.disable
     def _make(self, form: Form) -> Made:

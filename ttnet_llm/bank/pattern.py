@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm.bank.common import TASK_FIELDS, is_own, one_task, tensors_of_task
 from ttnet_llm.bank.forms import Form, form_of
 from ttnet_llm.bank.rows import RowLayout
 from ttnet_llm.linear import LinearAdapterLayer
@@ -40,13 +42,17 @@ class Pattern:
     Args:
         model: The model.
         config: The configuration.
+        common: Where the cores are that adapters share with each other, as `AdapterBank` takes it.
 
     Raises:
-        TTTypeError: If adapters of it cannot be stacked.
+        TTTypeError: If adapters of it cannot be stacked, or have no cores in common.
     """
 
-    def __init__(self, model: nn.Module, config: AdapterConfig) -> None:
+    def __init__(self, model: nn.Module, config: AdapterConfig, common: Any = False) -> None:
         _refuse(model, config)
+        self._has_common = common is not False
+        if self._has_common:
+            config = one_task(config)
         if found := [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]:
             raise TTTypeError(f"model has an adapter at {found[0]!r} already; give the bare model, or unload it first.")
         self.config = copy.deepcopy(config)
@@ -62,7 +68,10 @@ class Pattern:
                     f"The config adapts {odd[0]!r}, a {type(self.layers[odd[0]].get_base_layer()).__name__}, whose "
                     "rows have no product of their own; a bank adapts linear layers: leave it out of target_modules."
                 )
-            self.layout = RowLayout({key: tuple(t.shape) for key, t in self._tensors(self.layers).items()})
+            shapes = {key: tuple(t.shape) for key, t in self._tensors(self.layers).items()}
+            own = {key: shape for key, shape in shapes.items() if not self._has_common or is_own(key, config)}
+            self.own_size = RowLayout(own).size  # of what an adapter has alone, in front of what is common
+            self.layout = RowLayout(own | shapes)
             self.forms = {name: self._form(name, layer) for name, layer in self.layers.items()}
             networks = [layer.networks[_NAME] for layer in self.layers.values()]
             # An adapter that counts from its start keeps that in buffers, which no training may move.
@@ -77,6 +86,52 @@ class Pattern:
         self.config.task_type = config.task_type
         base = config.base_model_name_or_path or getattr(model, "name_or_path", None)
         self.config.base_model_name_or_path = base or None
+        self.common: Tensor | None = None
+        if self._has_common:
+            try:
+                self.common = self._read_common(common)
+            except BaseException:
+                self.thaw()
+                raise
+
+    def _read_common(self, source: Any) -> Tensor:  # (size - own_size,)
+        adapter = source.active_adapter if isinstance(source, PeftModel) else _NAME
+        task = 0 if isinstance(source, Mapping) else None  # whichever: all have the same common cores
+        if isinstance(source, Mapping):
+            zeros = {key: torch.zeros(self.layout.shapes[key]) for key in self._own_keys()}
+            source = {**zeros, **source}
+        return self.row_of(None if source is True else source, "common", adapter, task)[self.own_size :]
+
+    def _own_keys(self) -> list[str]:
+        return [key for key in self.layout.shapes if is_own(key, self.config)]
+
+    def split_common(
+        self,
+        common: Tensor,  # (size - own_size,)
+    ) -> dict[str, Tensor]:
+        """Give the common cores by their keys in a checkpoint.
+
+        Args:
+            common: Shape `(size - own_size,)`.
+
+        Returns:
+            The tensors, as copies.
+        """
+        row = torch.cat([common.new_zeros(self.own_size), common.detach()])
+        own = set(self._own_keys())
+        return {key: t.clone() for key, t in self.layout.split(row).items() if key not in own}
+
+    def arrange(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Take another order of the same tensors.
+
+        Args:
+            shapes: Their shapes by their keys, those of the adapters' own first.
+        """
+        common = None if self.common is None else self.split_common(self.common)
+        self.layout = RowLayout(shapes)
+        if common is not None:
+            zeros = {key: torch.zeros(shapes[key]) for key in self._own_keys()}
+            self.common = self.layout.flatten(zeros | common)[self.own_size :]
 
     def thaw(self) -> None:
         """Let those of the model's parameters learn that did before."""
@@ -137,13 +192,14 @@ class Pattern:
             for key, t in network.state_dict().items()
         }
 
-    def row_of(self, source: Any, what: str, adapter: str) -> Tensor:  # (size,)
+    def row_of(self, source: Any, what: str, adapter: str, task: int | None = None) -> Tensor:  # (size,)
         """Read an adapter, wherever it is.
 
         Args:
             source: As `AdapterBank.add` takes it.
             what: Whose it is, for messages.
             adapter: Its name, in a model that has it.
+            task: Which of its tasks, where others have common cores with it; `None` takes its config's.
 
         Returns:
             Its numbers, in one row.
@@ -154,23 +210,31 @@ class Pattern:
             TTTypeError: If the source is of another type, or holds what a bank does not keep.
             TTValueError: If the adapter is of another configuration.
         """
+        if task is not None and not self._has_common:
+            raise TTValueError(f"task is {task!r}; the adapters of a bank without common have all of their tasks.")
+        config: Any = None
         if source is None:
             tensors: Mapping[str, Tensor] = self.draw()
         elif isinstance(source, PeftModel):
             tensors = tensors_of(source, adapter)
-            self.check_like(source.peft_config[adapter], what)
+            config = source.peft_config[adapter]
+            self.check_like(config, what)
         elif isinstance(source, Mapping):
             tensors = source
         elif isinstance(source, str | Path):
             what = f"the adapter in {str(source)!r}"
             read_config(source)  # whose errors speak of adapters
-            self.check_like(PeftConfig.from_pretrained(str(source)), what)
+            config = PeftConfig.from_pretrained(str(source))
+            self.check_like(config, what)
             tensors = read_weights(source)
         else:
             raise TTTypeError(
                 f"source is a {type(source).__name__}; expected a folder, tensors by their keys, a PeftModel, or None "
                 "for a fresh adapter."
             )
+        if self._has_common:
+            chosen = getattr(config, "task", None) if task is None else task
+            tensors = tensors_of_task(tensors, self._own_keys(), chosen, what)
         return self.layout.flatten(tensors, what)
 
     def check_like(self, config: PeftConfig, what: str) -> None:
@@ -185,7 +249,8 @@ class Pattern:
         """
         own, others = self.config.to_dict(), config.to_dict()
         where = _WHERE if self._shares else ()  # what modules share says nothing of which they are
-        for name in ("peft_type", *(each for each in own if each in where or each not in _OWN)):
+        free = (_OWN | TASK_FIELDS if self._has_common else _OWN) - set(where)
+        for name in ("peft_type", *(each for each in own if each not in free)):
             ours, theirs = _plain(own[name]), _plain(others.get(name))
             if ours != theirs:
                 raise TTValueError(

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ttnet.errors import TTFileError
@@ -31,8 +31,9 @@ from ttnet_llm.tuner import AdapterConfig
 logger = logging.getLogger(__name__)
 
 INDEX = "bank.json"
-_FORMAT = 1
+_FORMATS = (1, 2)  # without common cores, and with them
 _PART = re.compile(r"part-\d{5}-[0-9a-f]{8}\.safetensors")
+_COMMON = re.compile(r"common-[0-9a-f]{8}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Index:
         shapes: The adapters' tensors, in the order in which they stand in a row.
         bank: What tells the bank from others.
         generation: How often it was saved.
+        common: The file with what stands once for all adapters, if there is such.
     """
 
     dtype: str
@@ -58,6 +60,7 @@ class Index:
     shapes: dict[str, tuple[int, ...]]
     bank: str
     generation: int
+    common: str | None = None
 
 
 def is_bank(path: str | Path) -> bool:
@@ -89,9 +92,10 @@ def read_index(path: str | Path) -> Index:
         raise TTFileError(f"{str(path)!r} holds no bank (there is no {INDEX}); check the path.")
     try:
         raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if raw["format"] != _FORMAT:
+        if raw["format"] not in _FORMATS:
             raise TTFileError(
-                f"{str(file)!r} is of format {raw['format']}; expected {_FORMAT}: use the version that saved it."
+                f"{str(file)!r} is of format {raw['format']}; expected {_FORMATS[0]} or {_FORMATS[1]}: use the version "
+                "that saved it."
             )
         parts = [None if name is None else str(name) for name in raw["parts"]]
         numbers = {str(name): int(number) for name, number in raw["adapters"].items()}
@@ -104,6 +108,7 @@ def read_index(path: str | Path) -> Index:
             shapes={str(key): tuple(map(int, shape)) for key, shape in raw["tensors"].items()},
             bank=str(raw["bank"]),
             generation=int(raw["generation"]),
+            common=raw.get("common"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TTFileError(f"{str(file)!r} cannot be read: {error!r}; restore it from a copy.") from error
@@ -111,6 +116,8 @@ def read_index(path: str | Path) -> Index:
         raise TTFileError(f"{str(file)!r} says the dtype {index.dtype!r}, which is none; restore it from a copy.")
     if any(name is not None and not _PART.fullmatch(name) for name in parts):
         raise TTFileError(f"{str(file)!r} names a part that is none of a bank's files; restore it from a copy.")
+    if index.common is not None and not _COMMON.fullmatch(str(index.common)):
+        raise TTFileError(f"{str(file)!r} names common cores that are none of a bank's files; restore it from a copy.")
     if len(set(numbers.values())) < len(numbers):
         raise TTFileError(f"{str(file)!r} gives two adapters one row; restore it from a copy.")
     if any(not 0 <= number < len(parts) * BLOCK for number in numbers.values()):
@@ -139,7 +146,8 @@ def row_digest(path: str | Path, name: str) -> str:
             row = opened.get_slice("rows")[number % BLOCK : number % BLOCK + 1]
     except (SafetensorError, OSError) as error:
         raise TTFileError(f"{str(part)!r} cannot be read: {error}.") from error
-    return hashlib.sha256(row.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    own = row.contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(own + (index.common or "").encode()).hexdigest()
 
 
 def check_place(path: str | Path, bank: str, generation: int | None) -> Path:
@@ -172,11 +180,37 @@ def check_place(path: str | Path, bank: str, generation: int | None) -> Path:
             )
     elif folder.is_dir():
         ours = {CONFIG}  # what a first save leaves that did not end
-        if found := [
-            each.name for each in folder.iterdir() if each.name not in ours and not _PART.fullmatch(each.name)
-        ]:
+        if found := [each.name for each in folder.iterdir() if each.name not in ours and not _is_ours(each.name)]:
             raise TTFileError(f"The folder {str(path)!r} holds {found[0]!r} and no bank; name a new folder.")
     return folder
+
+
+def _is_ours(name: str) -> bool:
+    return bool(_PART.fullmatch(name) or _COMMON.fullmatch(name))
+
+
+def read_common(index: Index, folder: Path) -> dict[str, Tensor] | None:
+    """Read the cores that all adapters of a saved bank have in common.
+
+    Args:
+        index: The bank's index.
+        folder: Its folder.
+
+    Returns:
+        They by their keys in a checkpoint; `None` if there are none.
+
+    Raises:
+        TTFileError: If they cannot be read.
+    """
+    if index.common is None:
+        return None
+    try:
+        return load_file(folder / index.common)
+    except (SafetensorError, OSError) as error:
+        raise TTFileError(
+            f"{str(folder / index.common)!r} cannot be read: {error}; it holds what all adapters of the bank have in "
+            "common: restore it from a copy, such as the checkpoint of an adapter that was exported."
+        ) from error
 
 
 def open_parts(storage: Storage, index: Index, folder: Path) -> None:
@@ -197,7 +231,13 @@ def open_parts(storage: Storage, index: Index, folder: Path) -> None:
     storage.set_free(set(index.numbers.values()))
 
 
-def write_bank(folder: Path, config: AdapterConfig, storage: Storage, index: Index) -> None:
+def write_bank(
+    folder: Path,
+    config: AdapterConfig,
+    storage: Storage,
+    index: Index,
+    common: dict[str, Tensor] | None = None,
+) -> None:
     """Write what has changed of a bank.
 
     Args:
@@ -205,8 +245,10 @@ def write_bank(folder: Path, config: AdapterConfig, storage: Storage, index: Ind
         config: Of the adapters.
         storage: Their numbers; its blocks are those of the folder afterwards.
         index: What the new index says but for its parts.
+        common: What they have in common, by its keys in a checkpoint.
     """
-    earlier = set(read_index(folder).parts) if is_bank(folder) else set()
+    before = read_index(folder) if is_bank(folder) else None
+    earlier = set() if before is None else {*before.parts, before.common}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / CONFIG) as file:
         file.write_text(json.dumps(_as_json(config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -223,11 +265,15 @@ def write_bank(folder: Path, config: AdapterConfig, storage: Storage, index: Ind
             parts.append(block.file)
         else:
             part = folder / f"part-{place:05d}-{secrets.token_hex(4)}.safetensors"
-            _write_part(block.rows, part)
+            _write_part({"rows": block.rows}, part)
             parts.append(part)
     names = [None if part is None else part.name for part in parts]
+    common_file = None
+    if common is not None:  # some kilobytes, under a name that tells one content from another
+        common_file = f"common-{_digest(common)[:8]}.safetensors"
+        _write_part(common, folder / common_file)
     content = {
-        "format": _FORMAT,
+        "format": _FORMATS[common is not None],
         "bank": index.bank,
         "generation": index.generation,
         "dtype": index.dtype,
@@ -236,18 +282,27 @@ def write_bank(folder: Path, config: AdapterConfig, storage: Storage, index: Ind
         "parts": names,
         "adapters": index.numbers,
         "tensors": index.shapes,
+        "common": common_file,
     }
     write_text(folder / INDEX, json.dumps(content) + "\n")
     for block, written in zip(storage.blocks, parts, strict=True):
         block.file, block.changed = written, written is None
     for file in folder.iterdir():
-        if _PART.fullmatch(file.name) and file.name not in earlier | set(names):
+        if _is_ours(file.name) and file.name not in {*earlier, *names, common_file}:
             file.unlink(missing_ok=True)
 
 
-def _write_part(rows: Tensor, file: Path) -> None:
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key, t in sorted(tensors.items()):
+        digest.update(key.encode() + t.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write_part(tensors: dict[str, Tensor], file: Path) -> None:
     with naming_a_full_disk(file.parent), atomic(file) as partial:
-        save_file({"rows": rows.detach().cpu().contiguous()}, partial, metadata={"format": "pt"})
+        whole = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
+        save_file(whole, partial, metadata={"format": "pt"})
         with partial.open("rb") as written:
             os.fsync(written.fileno())
 

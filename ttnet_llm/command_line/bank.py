@@ -23,6 +23,16 @@ def add(
     capacity: Annotated[
         int | None, Option(help="How many adapters the bank may hold, from now on; 10,000 for a new one.")
     ] = None,
+    common: Annotated[
+        str | None,
+        Option(
+            help="For a new bank, with adapters that learn several tasks (MetaTT): the folder of one whose cores all "
+            "have in common; the bank holds these once, and of each adapter its task's core."
+        ),
+    ] = None,
+    task: Annotated[
+        int | None, Option(help="With common cores: which task of each adapter, from 0; by default its config's.")
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -39,16 +49,20 @@ def add(
             twice = next(name for name in names if names.count(name) > 1)
             raise TTValueError(f"Two adapters would be called {twice!r}; say NAME=FOLDER for one of them.")
         if is_bank(bank):
+            if common is not None:
+                raise TTValueError(f"--common is {common!r}, and {bank!r} is a bank already; it is for new ones.")
             opened = _open(bank, base)
             if capacity is not None:
                 opened.set_capacity(capacity)
         else:
             first = find_adapter(pairs[0][1])
             config: Any = PeftConfig.from_pretrained(str(first))
-            opened = AdapterBank(load_skeleton(first, base=base), config, capacity=capacity or 10_000, device="cpu")
+            shared = False if common is None else find_adapter(common)
+            options: dict[str, Any] = {"capacity": capacity or 10_000, "device": "cpu", "common": shared}
+            opened = AdapterBank(load_skeleton(first, base=base), config, **options)
         with screen.progress("Adding", len(pairs)) as advance:
             for done, (name, folder) in enumerate(pairs, 1):
-                opened.add(name, find_adapter(folder))
+                opened.add(name, find_adapter(folder), task=task)
                 advance(done)
         opened.save(bank)
         screen.say(f"Saved in {bank}: {len(opened):,} adapters of {opened.parameters_each:,} numbers each.")

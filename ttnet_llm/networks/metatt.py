@@ -40,6 +40,7 @@ class MetaTTConfig(SharedConfig, LinearConfig):
     """
 
     method: ClassVar[str] = "metatt"
+    task_cores: ClassVar[tuple[str, ...]] = ("tasks",)
 
     num_tasks: int | None = field(default=None)
     task: int = field(default=0)

@@ -50,6 +50,7 @@ class AdapterConfig(PeftConfig):
     scale_field: ClassVar[str] = "alpha"  # what `alpha_pattern` sets
     reads_weights: ClassVar[bool] = False  # whether what is added to a weight depends on that weight
     classes_are_the_models = False  # whether `id2label` was taken from a model, so that another's goes before it
+    task_cores: ClassVar[tuple[str, ...]] = ()  # parameters with a slice for each task, where tasks share all others
     starts: ClassVar[tuple[str, ...]] = ()  # names that `init_weights` takes, besides True and False
 
     target_modules: list[str] | set[str] | str | None = field(default=None)

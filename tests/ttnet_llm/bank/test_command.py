@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from tests.ttnet_llm import models
-from ttnet_llm import LorettaRepConfig
+from ttnet_llm import LorettaRepConfig, MetaTTConfig
 from ttnet_llm.bank import AdapterBank
 from ttnet_llm.command_line.cli import app
 
@@ -88,3 +88,24 @@ def test_mistakes_get_a_sentence(place: Path) -> None:
         code, output = run(*arguments)
         assert code == 1
         assert sentence in output
+
+
+def test_tasks_with_common_cores(tmp_path: Path) -> None:
+    base = models.llama()
+    base.save_pretrained(tmp_path / "base")
+    config = MetaTTConfig(r=2, num_tasks=3, init_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), config)
+    models.perturb(model)
+    model.save_pretrained(str(tmp_path / "all"))
+    bank = tmp_path / "bank"
+    code, output = run("add", bank, f"two={tmp_path / 'all'}", "--common", tmp_path / "all", "--task", 2)
+    assert code == 0, output
+    assert "1 adapters of 8 numbers each" in output
+    code, output = run("add", bank, tmp_path / "all")  # the task that its config says
+    assert code == 0, output
+    loaded = AdapterBank.load(bank, base)
+    for key, value in loaded.tensors("two").items():
+        assert torch.equal(value, loaded.tensors("all")[key]) == (not key.endswith(".tasks"))
+    code, output = run("add", bank, tmp_path / "all", "--common", tmp_path / "all")
+    assert code == 1, output
+    assert "it is for new ones" in output
