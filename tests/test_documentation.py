@@ -42,3 +42,10 @@ def test_the_map_for_contributors_names_every_room():
         rooms = {f"{path.name}/" for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()}
         modules = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
         assert named == rooms | modules, package
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_powers_are_written_as_code(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"`[^`]*`|^    .*$", "", text, flags=re.MULTILINE)
+    assert re.findall(r"(?<=[a-z0-9)])\*\*[\w(-]+", prose) == []  # Markdown reads two in a paragraph as bold

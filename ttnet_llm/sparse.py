@@ -34,6 +34,10 @@ class SparseLayer:
         zeros: How many of its weights are 0.
         lost: The share, in [0, 1], of the squares of all scores that the zeros had: of the weights' squares, or with
             calibration of what the layer gives out, were its inputs uncorrelated.
+
+    Example:
+        >>> SparseLayer("0", shape=(4, 8), zeros=16, lost=0.1).zeros
+        16
     """
 
     name: str
@@ -48,6 +52,11 @@ class SparsityReport:
 
     Args:
         layers: One by one.
+
+    Example:
+        >>> report = SparsityReport((SparseLayer("0", shape=(4, 8), zeros=16, lost=0.1),))
+        >>> report.sparsity, report.to_dict()["layers"][0]["zeros"]
+        (0.5, 16)
     """
 
     layers: tuple[SparseLayer, ...]

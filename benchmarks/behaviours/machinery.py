@@ -127,7 +127,7 @@ def crossed(lib: Library, f: Callable[[Tensor], Tensor], shape: tuple[int, ...],
     return close(wide(lib.dense(train)).reshape(shape), f(indices).reshape(shape), tolerance)
 
 
-@behaviour(CROSS, "1 / (1 + i + j + k + l) on 20**4 points to 1e-8: error below 1e-6")
+@behaviour(CROSS, "1 / (1 + i + j + k + l) on `20**4` points to 1e-8: error below 1e-6")
 def smooth(lib: Library) -> str:
     return crossed(lib, lambda i: 1 / (1.0 + i.double().sum(1)), (20,) * 4, 1e-6)
 

@@ -159,19 +159,19 @@ def norms_far_away(lib: Library) -> str:
     return ""
 
 
-@behaviour(SCALES, "The norm of 2**1000 entries of one, 3.3e150")
+@behaviour(SCALES, "The norm of `2**1000` entries of one, 3.3e150")
 def long_norm(lib: Library) -> str:
     train = lib.build([torch.ones(1, 2, 1, dtype=torch.float64)] * 1000)
     return close(lib.norm(train), torch.tensor(2.0**500, dtype=torch.float64), 1e-10)
 
 
-@behaviour(SCALES, "The norm of 4**1000 entries of one, 1.1e301")
+@behaviour(SCALES, "The norm of `4**1000` entries of one, 1.1e301")
 def longer_norm(lib: Library) -> str:
     train = lib.build([torch.ones(1, 4, 1, dtype=torch.float64)] * 1000)
     return close(lib.norm(train), torch.tensor(2.0**1000, dtype=torch.float64), 1e-10)
 
 
-@behaviour(SCALES, "The logarithm of a norm that is no float, 4**1000")
+@behaviour(SCALES, "The logarithm of a norm that is no float, `4**1000`")
 def log_norm(lib: Library) -> str:
     train = lib.build([torch.ones(1, 16, 1, dtype=torch.float64)] * 1000)
     return close(lib.log_norm(train), 2000 * math.log(2), 1e-10)
@@ -203,7 +203,7 @@ def uneven_bond(lib: Library) -> str:
     return f"{text}, {close(lib.dense(lib.round(train, eps=1e-6)).reshape(20, 20), expected, 1e-6)}"
 
 
-@behaviour(SCALES, "Full tensors of 2**40 entries are refused at once")
+@behaviour(SCALES, "Full tensors of `2**40` entries are refused at once")
 def refuse_vast(lib: Library) -> str:
     train = lib.build([torch.ones(1, 2, 1, dtype=torch.float64)] * 40)
     kind, mebibytes = with_memory(lambda: refused(lambda: lib.dense(train)))

@@ -1,14 +1,27 @@
-"""Let the site show doctests as code: griffe reads a section `Examples:`, the docstrings here say `Example:`."""
+"""Let the site show docstrings as they are meant: doctests as code, and powers as powers.
 
+griffe reads a section `Examples:`, the docstrings here say `Example:`; Markdown reads `2**20`, twice in a paragraph, as
+bold.
+"""
+
+import re
 from typing import Any
 
 import griffe
 
+POWER = re.compile(r"(?<=[\w)])\*\*(?=[\w(])")
+
+
+def escape_powers(text: str) -> str:
+    """Escape powers in prose; code, in backticks or after a prompt, is shown as it is."""
+    parts = re.split(r"(`[^`]*`|^ *(?:>>>|\.\.\.).*$)", text, flags=re.MULTILINE)
+    return "".join(part if k % 2 else POWER.sub(r"\\*\\*", part) for k, part in enumerate(parts))
+
 
 class Examples(griffe.Extension):
-    """Rename the section `Example:` wherever a docstring has one."""
+    """Rename the section `Example:` wherever a docstring has one, and escape powers."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Rename it in one object's docstring."""
+        """Do both in one object's docstring."""
         if obj.docstring:
-            obj.docstring.value = obj.docstring.value.replace("\nExample:\n", "\nExamples:\n")
+            obj.docstring.value = escape_powers(obj.docstring.value.replace("\nExample:\n", "\nExamples:\n"))

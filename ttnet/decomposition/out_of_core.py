@@ -55,6 +55,10 @@ class PassProgress:
         step: The number of the step that it belongs to, from 1.
         done: The entries read.
         total: The entries to read.
+
+    Example:
+        >>> PassProgress("gram", step=1, done=250, total=1000)
+        PassProgress(name='gram', step=1, done=250, total=1000)
     """
 
     name: str

@@ -25,6 +25,14 @@ class Chooser:
     Raises:
         TTTypeError: If there is no tokenizer.
         TTValueError: If `max_length` is below 2.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
+        >>> sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+        >>> model = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0))
+        >>> (answer,) = Chooser(model, ByT5Tokenizer())([Question("Is it? ", ("yes", "no"))])
+        >>> sorted(answer["probabilities"])
+        ['no', 'yes']
     """
 
     kind = "choices"

@@ -27,6 +27,10 @@ class Generation:
 
     Raises:
         TTValueError: If a value is outside its range.
+
+    Example:
+        >>> Generation(max_new_tokens=20).options()
+        {'max_new_tokens': 20, 'do_sample': False}
     """
 
     max_new_tokens: int = 256

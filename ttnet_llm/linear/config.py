@@ -18,6 +18,12 @@ class LinearConfig(AdapterConfig):
 
     Raises:
         TTValueError: If a value is outside its range.
+
+    Example:
+        >>> from ttnet_llm import MeloraConfig
+        >>> config = MeloraConfig(r=4, alpha=8)
+        >>> isinstance(config, LinearConfig), config.update_scale, config.fields_of_a_sum([config, config], rounds=True)
+        (True, 2.0, {})
     """
 
     rank_field: ClassVar[str] = "r"
@@ -53,6 +59,15 @@ class SharedConfig(AdapterConfig):
 
     Raises:
         TTValueError: If a value is outside its range, or single modules are given ranks of their own.
+
+    Example:
+        >>> from ttnet_llm import LotrConfig
+        >>> try:
+        ...     LotrConfig(rank_pattern={"v_proj": 2})
+        ... except TTValueError as error:
+        ...     print(error)
+        rank_pattern is {'v_proj': 2}, but lotr shares one network between all modules of a shape, which has one rank;
+        set r, or add a second adapter for the modules that want another.
     """
 
     def _check_patterns(self) -> None:

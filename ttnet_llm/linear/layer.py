@@ -33,6 +33,17 @@ class LinearAdapterLayer(ByRowLayer):
     """A linear layer or embedding with the update `delta_W = scaling * L @ R`, or with turns of its input and output.
 
     Subclass it with the method's name and network, `class X(LinearAdapterLayer, method="x", network=XNetwork)`.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from ttnet_llm import MeloraConfig
+        >>> config = MeloraConfig(r=2, n=1, target_modules=["0"], init_weights=False)
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(6, 4)), config)
+        >>> layer = model.base_model.model[0]
+        >>> isinstance(layer, LinearAdapterLayer)
+        True
+        >>> [tuple(factor.shape) for factor in layer.factors("default")], layer.get_delta_weight("default").shape
+        ([(6, 2), (2, 4)], torch.Size([4, 6]))
     """
 
     network_cls: ClassVar[type[FactorNetwork]]

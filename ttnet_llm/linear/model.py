@@ -24,7 +24,15 @@ from ttnet_llm.tuner.names import base_modules, expert_parameters, is_adaptable,
 
 
 class LinearModel(AdapterModel):
-    """Base of the linear methods' tuners."""
+    """Base of the linear methods' tuners.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from ttnet_llm import MeloraConfig
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(6, 4)), MeloraConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, LinearModel), list(model.base_model.adapter_layers())
+        (True, ['0'])
+    """
 
     tuner_layer_cls: type[LinearAdapterLayer]
     parameter_layer_cls: ClassVar[type[ParameterLayer] | None] = None  # of methods that adapt parameters

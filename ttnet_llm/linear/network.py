@@ -25,6 +25,19 @@ class FactorNetwork(nn.Module):
         fan_in: How many inputs an output adds up, which the spread of fresh weights goes by: all of a linear layer's,
             one row of an embedding.
         config: The method's config, as it holds for the layer.
+
+    Example:
+        >>> from ttnet_llm.linear import LinearConfig
+        >>> class Row(FactorNetwork):  # the same row is added to all of the weight's
+        ...     def __init__(self, in_features, out_features, fan_in, config):
+        ...         super().__init__(in_features, out_features, fan_in, config)
+        ...         self.row = nn.Parameter(torch.zeros(1, out_features))
+        ...
+        ...     def factors(self):
+        ...         return torch.ones(self.in_features, 1), self.row
+        >>> network = Row(6, 4, 6, config=None)
+        >>> (network.factors()[0] @ network.factors()[1]).shape, network.before(), network.few_tokens
+        (torch.Size([6, 4]), None, 0)
     """
 
     def __init__(self, in_features: int, out_features: int, fan_in: int, config: AdapterConfig) -> None:

@@ -40,6 +40,22 @@ class ParameterLayer(LinearAdapterLayer):
 
     Raises:
         TTTypeError: If the parameter is not a matrix, or several, in a floating dtype, or is spread over processes.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from ttnet_llm import TTLoraConfig
+        >>> class Experts(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.up = nn.Parameter(torch.randn(3, 8, 6))  # (experts, out, in)
+        ...
+        ...     def forward(self, x):
+        ...         return x @ self.up.mT
+        >>> config = TTLoraConfig(target_modules=[], target_parameters=["up"])
+        >>> model = get_peft_model(nn.Sequential(Experts()), config)
+        >>> (layer,) = model.base_model.adapter_layers().values()
+        >>> type(layer).__name__, layer.experts, model(torch.ones(3, 2, 6)).shape
+        ('TTLoraParameter', 3, torch.Size([3, 2, 8]))
     """
 
     wraps_module = False

@@ -63,6 +63,15 @@ class SharedView(FactorNetwork):
 
     The network is held by the first module's view alone, so that it is counted, moved and saved once. The others keep
     a reference that torch does not look into.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from ttnet_llm import LotrConfig
+        >>> model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+        >>> model = get_peft_model(model, LotrConfig(target_modules=["0", "1"]))
+        >>> first, second = (layer.networks["default"] for layer in model.base_model.adapter_layers().values())
+        >>> isinstance(second, SharedView), first.shared is second.shared, second.part("U").shape
+        (True, True, torch.Size([6, 2]))
     """
 
     common_cls: ClassVar[Any]  # of the common network; made from a group and a config

@@ -18,6 +18,11 @@ class Turn(NamedTuple):
     Args:
         down: D, of shape `(d, k)`.
         up: E, of shape `(k, d)`.
+
+    Example:
+        >>> turn = Turn(torch.ones(3, 1), torch.ones(1, 3))
+        >>> turn.held().down.shape
+        torch.Size([3, 1])
     """
 
     down: Tensor

@@ -54,6 +54,17 @@ class LoraCheckpoint:
         others: Everything else (modules trained whole, biases), by its key in the file.
         parameters: Those of the names that are parameters, which come in their order in the model.
         classes: What a config says of a classifier's classes, as `class_fields` gives it.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 48)), LoraConfig(r=2, target_modules=["0"]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     checkpoint = read_lora(folder)
+        >>> checkpoint.config.r, list(checkpoint.factors), checkpoint.others
+        (2, ['0'], {})
     """
 
     config: LoraConfig
@@ -102,6 +113,17 @@ def read_lora(path: str | Path) -> LoraCheckpoint:
     Raises:
         TTFileError: If the folder has no such files, or they do not fit together.
         TTTypeError: If the checkpoint is of another method, or its update is not a plain product.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 48)), LoraConfig(r=2, target_modules=["0"]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     checkpoint = read_lora(folder)
+        >>> [tuple(factor.shape) for factor in checkpoint.factors["0"]]
+        [(64, 2), (2, 48)]
     """
     folder = Path(path)
     method = str(read_config(folder).get("peft_type"))

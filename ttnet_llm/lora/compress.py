@@ -49,6 +49,16 @@ class CompressedModule:
         parameters: Number of parameters of the train.
         lora_parameters: Number of parameters that LoRA had.
         error: Relative Frobenius error of the update as stored.
+
+    Example:
+        >>> import tempfile
+        >>> from peft import LoraConfig, get_peft_model
+        >>> model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(64, 64)), LoraConfig(target_modules=["0"]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     report = compress_lora(folder, max_rank=2)
+        >>> [(module.name, module.shape) for module in report.modules]
+        [('0', (64, 64))]
     """
 
     name: str
@@ -67,6 +77,16 @@ class CompressReport:
         path: The folder; `None` if nothing was written.
         method: The method of the new adapter.
         modules: The modules, in the order of the file.
+
+    Example:
+        >>> import tempfile
+        >>> from peft import LoraConfig, get_peft_model
+        >>> model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(64, 64)), LoraConfig(target_modules=["0"]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     report = compress_lora(folder, max_rank=2)
+        >>> report.method, report.lora_parameters, report.path
+        ('tt_lora', 1024, None)
     """
 
     path: Path | None

@@ -36,6 +36,17 @@ class ExportedModule:
         rank: Rank of the exported update, before padding.
         parameters: Number of LoRA parameters in the file.
         error: Relative Frobenius error of the exported update, before it was cast to the file's dtype.
+
+    Example:
+        >>> import tempfile
+        >>> from peft import get_peft_model
+        >>> from ttnet_llm import TTLoraConfig
+        >>> config = TTLoraConfig(tt_rank=3, target_modules=["0"], init_weights=False)
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 48)), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = export_lora(model, folder)
+        >>> [(module.name, module.shape, module.rank) for module in report.modules]
+        [('0', (64, 48), 3)]
     """
 
     name: str
@@ -54,6 +65,17 @@ class ExportReport:
         rank: The rank that the config names.
         modules: The modules, in the order of the model.
         caution: What is in the file besides LoRA, and which engines do without it; empty if there is nothing.
+
+    Example:
+        >>> import tempfile
+        >>> from peft import get_peft_model
+        >>> from ttnet_llm import TTLoraConfig
+        >>> config = TTLoraConfig(tt_rank=3, target_modules=["0"], init_weights=False)
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 48)), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = export_lora(model, folder)
+        >>> report.rank, report.parameters
+        (3, 336)
     """
 
     path: Path

@@ -9,7 +9,16 @@ from ttnet_llm.tuner import targets
 
 
 class LorettaAdpModel(TTHeadModel):
-    """The tuner of LoRETTA_adp."""
+    """The tuner of LoRETTA_adp.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from torch import nn
+        >>> from ttnet_llm import LorettaAdpConfig
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), LorettaAdpConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, LorettaAdpModel)
+        True
+    """
 
     prefix = "loretta_adp_"
     tuner_layer_cls = LorettaAdpLinear

@@ -38,6 +38,16 @@ class TrainConfig(AdapterConfig):
 
     Raises:
         TTValueError: If a value is outside its range.
+
+    Example:
+        >>> from ttnet_llm import LorettaRepConfig
+        >>> config = LorettaRepConfig(tt_rank=2, modes={"64x8": [[8, 8], [8]]})
+        >>> matrix = config.matrix(64, 8)
+        >>> config.draw(matrix, variance=1 / 64)
+        >>> matrix.layout.split_modes, matrix.layout.ranks
+        ([[8, 8], [8]], (1, 2, 2, 1))
+        >>> config.expert_train(64, 8, experts=4).layout.ranks
+        (1, 2, 2, 2, 1)
     """
 
     rank_field: ClassVar[str] = "tt_rank"
@@ -139,6 +149,15 @@ class FittedConfig(TrainConfig):
 
     Raises:
         TTValueError: If one of the two is given without the other.
+
+    Example:
+        >>> from ttnet_llm import TTLoraConfig
+        >>> try:
+        ...     TTLoraConfig(init_weights="lora")
+        ... except TTValueError as error:
+        ...     print(error)
+        init_weights is 'lora' and lora_path is None; give init_weights='lora' and the folder of a LoRA checkpoint
+        together, or neither.
     """
 
     starts: ClassVar[tuple[str, ...]] = ("gaussian", "tt_svd", "lora")

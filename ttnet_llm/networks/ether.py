@@ -218,7 +218,14 @@ class EtherLinear(LinearAdapterLayer, method="ether", network=EtherNetwork):
 
 
 class EtherModel(LinearModel):
-    """The tuner of ETHER."""
+    """The tuner of ETHER.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), EtherConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, EtherModel)
+        True
+    """
 
     prefix = "ether_"
     tuner_layer_cls = EtherLinear

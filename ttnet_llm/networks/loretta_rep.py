@@ -123,7 +123,15 @@ class LorettaRepParameter(ParameterLayer, LorettaRepLinear):
 
 
 class LorettaRepModel(TTHeadModel, LinearModel):
-    """The tuner of LoRETTA_rep."""
+    """The tuner of LoRETTA_rep.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from torch import nn
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), LorettaRepConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, LorettaRepModel)
+        True
+    """
 
     prefix = "loretta_rep_"
     tuner_layer_cls = LorettaRepLinear

@@ -98,7 +98,14 @@ class LortaLinear(LinearAdapterLayer, method="lorta", network=LortaView):
 
 
 class LortaModel(LinearModel):
-    """The tuner of LoRTA."""
+    """The tuner of LoRTA.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), LortaConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, LortaModel)
+        True
+    """
 
     prefix = "lorta_"
     tuner_layer_cls = LortaLinear

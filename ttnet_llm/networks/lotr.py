@@ -103,7 +103,14 @@ class LotrLinear(LinearAdapterLayer, method="lotr", network=LotrView):
 
 
 class LotrModel(LinearModel):
-    """The tuner of LoTR."""
+    """The tuner of LoTR.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), LotrConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, LotrModel)
+        True
+    """
 
     prefix = "lotr_"
     tuner_layer_cls = LotrLinear

@@ -94,7 +94,14 @@ class MeloraLinear(LinearAdapterLayer, method="melora", network=MeloraNetwork):
 
 
 class MeloraModel(LinearModel):
-    """The tuner of MELoRA."""
+    """The tuner of MELoRA.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), MeloraConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, MeloraModel)
+        True
+    """
 
     prefix = "melora_"
     tuner_layer_cls = MeloraLinear

@@ -121,7 +121,14 @@ class MetaTTLinear(LinearAdapterLayer, method="metatt", network=MetaTTView):
 
 
 class MetaTTModel(LinearModel):
-    """The tuner of MetaTT."""
+    """The tuner of MetaTT.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), MetaTTConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, MetaTTModel)
+        True
+    """
 
     prefix = "metatt_"
     tuner_layer_cls = MetaTTLinear

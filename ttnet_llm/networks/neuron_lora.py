@@ -147,7 +147,14 @@ class NeuronLoraLinear(LinearAdapterLayer, method="neuron_lora", network=NeuronL
 
 
 class NeuronLoraModel(LinearModel):
-    """The tuner of NeuronLoRA."""
+    """The tuner of NeuronLoRA.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), NeuronLoraConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, NeuronLoraModel)
+        True
+    """
 
     prefix = "neuron_lora_"
     tuner_layer_cls = NeuronLoraLinear

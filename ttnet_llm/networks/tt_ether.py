@@ -157,7 +157,14 @@ class TTEtherLinear(EtherLinear, method="tt_ether", network=TTEtherView):
 
 
 class TTEtherModel(LinearModel):
-    """The tuner of TT-ETHER."""
+    """The tuner of TT-ETHER.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), TTEtherConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, TTEtherModel)
+        True
+    """
 
     prefix = "tt_ether_"
     tuner_layer_cls = TTEtherLinear

@@ -120,7 +120,15 @@ class TTLoraParameter(ParameterLayer, TTLoraLinear):
 
 
 class TTLoraModel(TTHeadModel, LinearModel):
-    """The tuner of TT-LoRA."""
+    """The tuner of TT-LoRA.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from torch import nn
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 64)), TTLoraConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, TTLoraModel)
+        True
+    """
 
     prefix = "tt_lora_"
     tuner_layer_cls = TTLoraLinear

@@ -14,7 +14,15 @@ from ttnet_llm.tuner.names import is_target, plain_name
 
 
 class DeptModel(AdapterModel):
-    """The tuner of DePT."""
+    """The tuner of DePT.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from transformers import AutoModel
+        >>> model = get_peft_model(AutoModel.from_pretrained("encoder"), DeptConfig(num_virtual_tokens=4))
+        >>> isinstance(model.base_model, DeptModel)
+        True
+    """
 
     prefix = "dept_"
     tuner_layer_cls = DeptEmbedding

@@ -37,6 +37,12 @@ class Allocation:
         scores: For every module that could be chosen, and every rank, how much of the trained update's square a rank
             of that size holds.
         costs: The same for the numbers of parameters.
+
+    Example:
+        >>> from ttnet_llm import MeloraConfig
+        >>> scores, costs = {"0": {1: 2.0, 2: 3.0}, "1": {1: 1.0, 2: 1.0}}, {"0": {1: 8, 2: 16}, "1": {1: 8, 2: 16}}
+        >>> Allocation(MeloraConfig(r=1, target_modules=["0"]), {"0": 2}, 16, scores, costs).kept
+        0.75
     """
 
     config: AdapterConfig

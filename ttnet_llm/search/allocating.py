@@ -39,6 +39,15 @@ class AllocateAtEnd(TrainerCallback):
         budget: As `allocate` takes it.
         candidates: The same.
         weigh: Whether updates are weighed by the training data that goes into their modules.
+
+    Example:
+        >>> from ttnet_llm.training import FinetuneSettings, finetune
+        >>> data = {"model": "encoder", "train": "reviews.jsonl", "output": "run"}
+        >>> settings = FinetuneSettings(**data, epochs=1, batch_size=4, method="melora")
+        >>> sharing = AllocateAtEnd(budget=500)
+        >>> result = finetune(settings, callbacks=[sharing])
+        >>> sharing.allocation.parameters <= 500
+        True
     """
 
     allocation: Allocation
@@ -107,6 +116,13 @@ def allocate_finetuning(
         TTFileError: If something would be lost, or there is nothing to resume.
         TTTypeError: If the method's modules cannot have ranks of their own.
         TTValueError: If the budget is below the cheapest module, or a setting is wrong.
+
+    Example:
+        >>> data = {"model": "encoder", "train": "reviews.jsonl", "output": "run"}
+        >>> settings = FinetuneSettings(**data, epochs=1, batch_size=4, method="melora")
+        >>> found = allocate_finetuning(settings, budget=500)
+        >>> found.allocation.parameters <= 500, found.settings.method
+        (True, 'melora')
     """
     if settings.seeds:
         raise TTValueError(f"seeds is {settings.seeds}, but this trains once; name one with seed.")

@@ -57,6 +57,14 @@ class TunedFinetuning:
         tuned: The search; its values are scores, negated where larger is better.
         final: The run by the best settings on all training data, judged on data that the search has not seen; `None`
             where there is no validation file, or the search was interrupted.
+
+    Example:
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1)
+        >>> from ttnet_llm.search import Trial
+        >>> trial = Trial({"learning_rate": 1e-3}, value=-0.9, error=None, seconds=1.0)
+        >>> tuned = Tuned(trial.point, -0.9, (trial,))
+        >>> TunedFinetuning(settings, "accuracy", 0.9, tuned, final=None).scores
+        [0.9]
     """
 
     settings: FinetuneSettings
@@ -146,6 +154,13 @@ def tune_finetuning(
         TTConvergenceError: If all trials failed.
         TTFileError: If something would be lost, or there is nothing to resume.
         TTValueError: If a setting is wrong, unknown, or another than the search began with.
+
+    Example:
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1)
+        >>> space = Space({"learning_rate": Log(1e-4, 1e-2)})
+        >>> found = tune_finetuning(settings, space, evaluations=2, engine="random")
+        >>> found.measure, len(found.scores), found.settings.learning_rate == found.tuned.best["learning_rate"]
+        ('accuracy', 2, True)
     """
     check_search(evaluations, engine, settings.seed)
     if settings.seeds:

@@ -21,6 +21,10 @@ class Trial:
         value: What came of it, smaller being better; `None` where it failed.
         error: How it failed; `None` where it did not.
         seconds: How long it took.
+
+    Example:
+        >>> Trial({"learning_rate": 0.01}, value=None, error="ValueError: no", seconds=0.5).error
+        'ValueError: no'
     """
 
     point: Point

@@ -58,11 +58,25 @@ class Choice:
         return all(isinstance(value, int | float) for value in self.values) and list(self.values) == sorted(self.values)
 
     def value(self, coordinate: float) -> Any:
-        """Give the value at an index."""
+        """Give the value at an index.
+
+        Args:
+            coordinate: From 0 to below `size`; it is rounded.
+
+        Returns:
+            The value there.
+        """
         return self.values[round(coordinate)]
 
     def coordinate(self, value: Any) -> float:
-        """Give the index of a value; a `ValueError` if there is none."""
+        """Give the index of a value; a `ValueError` if there is none.
+
+        Args:
+            value: One of those that may be tried.
+
+        Returns:
+            Where it is, so that `value` gives it back.
+        """
         return list(map(_key, self.values)).index(_key(value))
 
     def __repr__(self) -> str:
@@ -106,11 +120,25 @@ class Whole:
         return True
 
     def value(self, coordinate: float) -> int:
-        """Give the integer at an index."""
+        """Give the integer at an index.
+
+        Args:
+            coordinate: From 0 to below `size`; it is rounded.
+
+        Returns:
+            The integer there.
+        """
         return self.low + round(coordinate)
 
     def coordinate(self, value: Any) -> float:
-        """Give the index of an integer; a `ValueError` if there is none."""
+        """Give the index of an integer; a `ValueError` if there is none.
+
+        Args:
+            value: One of those that may be tried.
+
+        Returns:
+            Where it is, so that `value` gives it back.
+        """
         if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
             raise ValueError
         return value - self.low
@@ -158,12 +186,26 @@ class Log:
         return True
 
     def value(self, coordinate: float) -> float:
-        """Give the number at a coordinate in [0, 1]."""
+        """Give the number at a coordinate in [0, 1].
+
+        Args:
+            coordinate: A number in [0, 1].
+
+        Returns:
+            The number there.
+        """
         exact = math.exp(math.log(self.low) + coordinate * (math.log(self.high) - math.log(self.low)))
         return min(max(float(f"{exact:.{_DIGITS}g}"), float(self.low)), float(self.high))
 
     def coordinate(self, value: Any) -> float:
-        """Give the coordinate of a number; a `ValueError` if it is outside."""
+        """Give the coordinate of a number; a `ValueError` if it is outside.
+
+        Args:
+            value: One of those that may be tried.
+
+        Returns:
+            Where it is, so that `value` gives it back.
+        """
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             raise ValueError
         return (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
@@ -215,7 +257,14 @@ class Space:
         return self.at([0.5 if d.size is None else (d.size - 1) // 2 for d in self.dimensions.values()])
 
     def at(self, coordinates: list[float]) -> Point:
-        """Give the point at coordinates, one for each name."""
+        """Give the point at coordinates, one for each name.
+
+        Args:
+            coordinates: As the dimensions' `value` take them.
+
+        Returns:
+            A value for every name.
+        """
         pairs = zip(self.dimensions.items(), coordinates, strict=True)
         return {name: dimension.value(coordinate) for (name, dimension), coordinate in pairs}
 
@@ -246,7 +295,14 @@ class Space:
         return found
 
     def draw(self, rng: random.Random) -> Point:
-        """Draw a point, uniformly in its coordinates."""
+        """Draw a point, uniformly in its coordinates.
+
+        Args:
+            rng: What draws.
+
+        Returns:
+            A value for every name.
+        """
         return self.at([rng.random() if d.size is None else rng.randrange(d.size) for d in self.dimensions.values()])
 
     def nth(self, number: int) -> Point:

@@ -27,6 +27,11 @@ class Tuned:
         value: Its value.
         trials: All that was tried, in order.
         interrupted: Whether it was stopped before it had tried as many as it was told to.
+
+    Example:
+        >>> first, second = Trial({"x": 1}, 4.0, None, 0.1), Trial({"x": 2}, 5.0, None, 0.1)
+        >>> Tuned(best={"x": 1}, value=4.0, trials=(first, second)).course
+        [4.0, 4.0]
     """
 
     best: Point

@@ -31,6 +31,13 @@ class Axis:
         sizes: The attributes of the model that count them or their features.
         groups: How many there are; of heads that share their keys and values, how many groups of these.
         parameters: How many parameters go with one of them.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6)
+        >>> neurons = axes(BertModel(config))[1]
+        >>> neurons.groups, neurons.readers, neurons.writers
+        (6, ('encoder.layer.0.output.dense',), (('encoder.layer.0.intermediate.dense', 1),))
     """
 
     name: str

@@ -28,6 +28,11 @@ class Plan:
         removed: How many parameters of the model go.
         samples: A few weights of the layers that write and read each of them, float32, by which a record knows the
             model that it is for; an empty one knows none.
+
+    Example:
+        >>> kept, factors = {"output": torch.tensor([0, 2])}, {"output": torch.ones(2)}
+        >>> Plan(kept, factors, groups={"output": 3}, removed=17).kept["output"]
+        tensor([0, 2])
     """
 
     kept: dict[str, Tensor]

@@ -33,6 +33,14 @@ class SlimAtEnd(LearnMasks):
         neurons: The same.
         l1: As `LearnMasks` takes it.
         learning_rate: The same.
+
+    Example:
+        >>> from ttnet_llm.training import FinetuneSettings, finetune
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1)
+        >>> learning = SlimAtEnd(heads=0.5, neurons=0.5)
+        >>> result = finetune(settings, callbacks=[learning])
+        >>> [len(kept) for name, kept in learning.plan.kept.items() if "attention" in name]
+        [1, 1]
     """
 
     plan: Plan
@@ -61,6 +69,10 @@ class Slimmed:
         axes: What there was.
         steps: In how many steps the masks were learnt.
         parameters: The base model's number of parameters, before and after.
+
+    Example:
+        >>> Slimmed(Plan({}, {}, {}, removed=300), axes=[], steps=10, parameters=(1000, 700)).parameters
+        (1000, 700)
     """
 
     plan: Plan
@@ -98,6 +110,13 @@ def slim_finetuning(
         TTFileError: If something would be lost.
         TTTypeError: If the model cannot be cut.
         TTValueError: If a setting is wrong.
+
+    Example:
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="slim", epochs=1)
+        >>> slimmed = slim_finetuning(settings)
+        >>> before, after = slimmed.parameters
+        >>> before > after
+        True
     """
     if settings.seeds:
         raise TTValueError(f"seeds is {settings.seeds}, but this trains once; name one with seed.")

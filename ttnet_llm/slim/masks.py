@@ -176,6 +176,14 @@ class LearnMasks(TrainerCallback):
     Args:
         l1: Weight of the penalty, at least 0.
         learning_rate: Of the masks, above 0.
+
+    Example:
+        >>> from ttnet_llm.training import FinetuneSettings, finetune
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1)
+        >>> learning = LearnMasks()
+        >>> result = finetune(settings, callbacks=[learning])
+        >>> [tuple(mask.shape) for mask in learning.masks.values()]
+        [(2,), (64,), (2,), (64,)]
     """
 
     masks: dict[str, Tensor]

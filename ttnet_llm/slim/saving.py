@@ -273,6 +273,13 @@ def load_slim(path: str | Path, *, base: str | None = None, **options: Any) -> P
     Raises:
         TTFileError: If there is no slim model, or its base model is not to be found or has other weights by now.
         TTTypeError: If transformers has no such class.
+
+    Example:
+        >>> from ttnet_llm.slim import plan, save_slim
+        >>> model = AutoModel.from_pretrained("encoder")
+        >>> save_slim(plan(model, {axis.name: torch.rand(axis.groups) for axis in axes(model)}), "slim", base="encoder")
+        >>> model.num_parameters() > load_slim("slim").num_parameters()
+        True
     """
     config = load_config(str(path))
     if not is_slim(config):

@@ -159,6 +159,14 @@ def record(model: nn.Module) -> nn.Module:
 
     Raises:
         TTTypeError: If the model is quantised, or a table that is dense again has lost its scale.
+
+    Example:
+        >>> from transformers import AutoModel
+        >>> from ttnet_llm.tensorize import tensorize
+        >>> model = AutoModel.from_pretrained("encoder")
+        >>> report = tensorize(model, targets="all-linear", ratio=0.5, progress=False)
+        >>> record(model) is model
+        True
     """
     check_unquantised(model)
     for part in model.modules():
@@ -225,6 +233,15 @@ def load_tensorized(path: str | Path, **kwargs: Any) -> PreTrainedModel:
     Raises:
         TTFileError: If there is no such model, it has no trains, or its weights do not fit its config.
         TTTypeError: If its class is none of transformers'.
+
+    Example:
+        >>> from transformers import AutoModel
+        >>> from ttnet_llm.tensorize import tensorize
+        >>> model = AutoModel.from_pretrained("encoder")
+        >>> report = tensorize(model, targets="all-linear", ratio=0.5, progress=False)
+        >>> save_tensorized(model, "small")
+        >>> load_tensorized("small").num_parameters() == model.num_parameters()
+        True
     """
     config = load_config(str(path))
     if not is_tensorized(config):
@@ -260,6 +277,15 @@ def save_tensorized(model: PreTrainedModel, path: str | Path, *, tokenizer: Any 
         TTTypeError: If the model is none of transformers'.
         TTValueError: If it has no trains.
         TTFileError: If the folder holds something else, which would be lost.
+
+    Example:
+        >>> from transformers import AutoModel
+        >>> from ttnet_llm.tensorize import tensorize
+        >>> model = AutoModel.from_pretrained("encoder")
+        >>> report = tensorize(model, targets="all-linear", ratio=0.5, progress=False)
+        >>> save_tensorized(model, "small", report=report)
+        >>> sorted(path.name for path in Path("small").iterdir())
+        ['config.json', 'tensorize.json', 'trains.safetensors', 'ttnet_llm.json']
     """
     if not isinstance(model, PreTrainedModel):
         raise TTTypeError(f"model is a {type(model).__name__}; expected a model of transformers'.")

@@ -81,6 +81,11 @@ class TextTask:
     """A task to fine-tune on; `names` holds the classes in the order of their indices, `None` for a regression.
 
     `taken_as` says in words what the labels are, and why.
+
+    Example:
+        >>> task = load_files("reviews.jsonl", "reviews.jsonl")  # of texts that "encoder" reads
+        >>> task.names, task.measures, len(task.train.labels)
+        (('bad', 'good'), ('accuracy',), 24)
     """
 
     train: Split
@@ -124,6 +129,11 @@ def load_files(
         TTFileError: If a file is missing, of another kind or codec, or malformed.
         TTValueError: If a column is missing or cannot be guessed, a label is missing or out of range, what the labels
             are is unclear, or the measures are none for them.
+
+    Example:
+        >>> task = load_files("reviews.jsonl", "reviews.jsonl", text_columns=["text"])  # of texts that "encoder" reads
+        >>> task.names, task.taken_as
+        (('bad', 'good'), '2 classes (bad, good), as the labels are words')
     """
     return make_task(
         read_table(train, encoding=encoding),
@@ -182,6 +192,13 @@ def load_glue(task: str) -> TextTask:
     Raises:
         TTValueError: If there is no such task.
         TTError: If the hub cannot be reached and the task is not in the cache.
+
+    Example:
+        >>> try:
+        ...     load_glue("mrcp")
+        ... except TTValueError as error:
+        ...     print(error)
+        task is 'mrcp'; expected one of cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb, wnli.
     """
     if task not in GLUE_TASKS:
         raise TTValueError(f"task is {task!r}; expected one of {', '.join(GLUE_TASKS)}.")

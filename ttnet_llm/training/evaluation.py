@@ -30,6 +30,14 @@ class Evaluation:
         predictions: The same in words or numbers, such as class names.
         labels: Class indices, or numbers for a regression, shape `(n,)`; `None` for kinds without.
         outputs: What `logits` holds, in a word.
+
+    Example:
+        >>> from ttnet_llm.training import FinetuneSettings, finetune
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1)
+        >>> result = finetune(settings)
+        >>> evaluation = evaluate("run", "reviews.jsonl")
+        >>> evaluation.logits.shape, evaluation.labels.shape, set(evaluation.predictions) <= {"good", "bad"}
+        ((24, 2), (24,), True)
     """
 
     measures: dict[str, float]
@@ -68,6 +76,13 @@ def evaluate(
         TTFileError: If the adapter, its base model or the file is not to be found, or the file cannot be read.
         TTTypeError: If the model is of no kind that is judged here.
         TTValueError: If a column is missing, or a label is missing, unknown, or could be either of two classes.
+
+    Example:
+        >>> from ttnet_llm.training import FinetuneSettings, finetune
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1)
+        >>> result = finetune(settings)
+        >>> sorted(evaluate("run", "reviews.jsonl").measures)
+        ['accuracy']
     """
     from ttnet_llm.loading import find_model, load  # which reads configs by this room
 

@@ -41,6 +41,12 @@ def finetune(
         TTFileError: If something in the output folder would be lost, there is nothing to resume, or a file cannot be
             read.
         TTValueError: If a setting, column or label is wrong.
+
+    Example:
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1)
+        >>> result = finetune(settings)
+        >>> result.kind, result.names, result.examples
+        ('classify', ('bad', 'good'), (21, 3))
     """
     if settings.seeds:
         raise TTValueError(f"seeds is {settings.seeds}, but this trains once; call finetune_seeds, or leave it out.")

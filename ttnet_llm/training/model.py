@@ -143,6 +143,14 @@ def predict(
 
     Returns:
         Logits, float32, shape `(n, classes)`.
+
+    Example:
+        >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        >>> from ttnet_llm.training import load_files
+        >>> model = AutoModelForSequenceClassification.from_pretrained("encoder")
+        >>> texts = load_files("reviews.jsonl", "reviews.jsonl").train
+        >>> predict(model, AutoTokenizer.from_pretrained("encoder"), texts, max_length=16).shape
+        (24, 2)
     """
     rows = tokenize(tokenizer, split, max_length)
     device = next(model.parameters()).device

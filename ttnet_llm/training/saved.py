@@ -30,6 +30,14 @@ def load_finetuned(
 
     Raises:
         TTFileError: If the folder holds no fine-tuned model, or its base model is not to be found.
+
+    Example:
+        >>> from ttnet_llm.training import FinetuneSettings, finetune
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1)
+        >>> result = finetune(settings)
+        >>> model, tokenizer, details = load_finetuned("run")
+        >>> model.training, tokenizer.pad_token
+        (False, '[PAD]')
     """
     inner = find_saved(folder)
     details = read_details(inner)

@@ -34,6 +34,12 @@ class SeedsResult:
     Args:
         settings: The settings of all of them.
         runs: Their results, in the order of the seeds.
+
+    Example:
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1, seeds=(0, 1))
+        >>> result = finetune_seeds(settings)
+        >>> list(result.mean), list(result.spread)
+        (['accuracy'], ['accuracy'])
     """
 
     settings: FinetuneSettings
@@ -80,6 +86,12 @@ def finetune_seeds(
         TTFileError: If something in the output folder would be lost, there is nothing to resume, or a file cannot be
             read.
         TTValueError: If there are no seeds, or a setting, column or label is wrong.
+
+    Example:
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1, seeds=(0, 1))
+        >>> result = finetune_seeds(settings)
+        >>> sorted(result.by_seed), len(result.runs)
+        (['0', '1'], 2)
     """
     if not settings.seeds:
         raise TTValueError("seeds is empty; name several, or call finetune, which trains once.")

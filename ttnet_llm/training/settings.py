@@ -86,6 +86,11 @@ class FinetuneSettings:
 
     Raises:
         TTValueError: If a value is outside its range.
+
+    Example:
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1)
+        >>> settings.says("epochs"), settings.says("batch_size"), settings.head_rate(1e-3), settings.rates_by_name()
+        (True, False, 0.001, {})
     """
 
     model: str
@@ -136,7 +141,14 @@ class FinetuneSettings:
     early_stopping: int | None = None
 
     def says(self, name: str) -> bool:
-        """Tell whether a setting is another than where nothing is said."""
+        """Tell whether a setting is another than where nothing is said.
+
+        Args:
+            name: The setting's name.
+
+        Returns:
+            Whether it is set to something.
+        """
         entry = type(self).__dataclass_fields__[name]
         usual = entry.default if entry.default_factory is MISSING else entry.default_factory()
         return bool(getattr(self, name) != usual)
@@ -147,7 +159,14 @@ class FinetuneSettings:
         return (self.template,) if isinstance(self.template, str) else tuple(self.template or ())
 
     def head_rate(self, learning_rate: float) -> float:
-        """Give the peak learning rate of a new head, beside that of the adapter."""
+        """Give the peak learning rate of a new head, beside that of the adapter.
+
+        Args:
+            learning_rate: The adapter's peak learning rate.
+
+        Returns:
+            The head's: what is set, or the method's own, or the adapter's.
+        """
         return self.head_learning_rate or find_method(self.method).head_learning_rate or learning_rate
 
     def rates_by_name(self) -> dict[str, float]:
@@ -250,6 +269,13 @@ class FinetuneResult:
         processes: How many trained together, each on batches of its own.
         threads: CPU threads.
         versions: Of the packages that matter.
+
+    Example:
+        >>> from ttnet_llm.training import finetune
+        >>> settings = FinetuneSettings(model="encoder", train="reviews.jsonl", output="run", epochs=1)
+        >>> result = finetune(settings)
+        >>> result.adapter, sorted(result.after), result.parameters.trainable < result.parameters.frozen
+        ('run/adapter', ['accuracy'], True)
     """
 
     settings: FinetuneSettings

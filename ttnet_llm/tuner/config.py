@@ -43,6 +43,14 @@ class AdapterConfig(PeftConfig):
 
     Raises:
         TTValueError: If a value is outside its range.
+
+    Example:
+        >>> from ttnet_llm import MeloraConfig
+        >>> config = MeloraConfig(r=8, rank_pattern={"v_proj": 2})
+        >>> isinstance(config, AdapterConfig), config.for_module("layer.0.v_proj").r, config.for_module("q_proj").r
+        (True, 2, 8)
+        >>> config.changes_of_ranks("layer.0.v_proj")
+        {'r': 2}
     """
 
     method: ClassVar[str]

@@ -40,6 +40,17 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     Raises:
         TTTypeError: If the base layer is of a kind that no adapter is defined for.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from ttnet_llm import MeloraConfig
+        >>> config = MeloraConfig(r=2, n=1, target_modules=["0"], init_weights=False)
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(6, 4)), config)
+        >>> layer = model.base_model.model[0]
+        >>> isinstance(layer, AdapterLayer)
+        True
+        >>> list(layer.networks), layer.scalings, layer.active_adapters
+        (['default'], {'default': 8.0}, ['default'])
     """
 
     method: ClassVar[str]
@@ -113,18 +124,38 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return getattr(self, f"{self.method}_scaling")
 
     def make_network(self, config: AdapterConfig) -> nn.Module:
-        """Build the trainable network of one adapter, initialised as `config.init_weights` says."""
+        """Build the trainable network of one adapter, initialised as `config.init_weights` says.
+
+        Args:
+            config: The adapter's config, as it holds for the layer.
+
+        Returns:
+            The network, whose parameters are all that is trained.
+        """
         raise NotImplementedError
 
     def adapt_input(self, adapter: str, x: Tensor) -> Tensor:  # x: (*batch, in_features)
-        """Return the base layer's input as changed by one adapter; by default unchanged."""
+        """Return the base layer's input as changed by one adapter; by default unchanged.
+
+        Args:
+            adapter: Name of the adapter.
+            x: What goes into the layer, `(*batch, in_features)`.
+
+        Returns:
+            The same, changed or not.
+        """
         return x
 
     def adapt_output(self, adapter: str, x: Tensor, result: Tensor) -> Tensor:
         """Return the base layer's output as changed by one adapter; by default unchanged.
 
-        `x`, of shape `(*batch, in_features)`, is what `adapt_input` of this adapter was given; `result` has shape
-        `(*batch, out_features)`.
+        Args:
+            adapter: Name of the adapter.
+            x: What `adapt_input` of this adapter was given, `(*batch, in_features)`.
+            result: What the base layer gives, `(*batch, out_features)`.
+
+        Returns:
+            The same, changed or not.
         """
         return result
 
@@ -134,11 +165,25 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return False
 
     def network_parts(self, adapter: str) -> dict[str, nn.Module]:
-        """Give the network of one adapter, and what else it asks, by names."""
+        """Give the network of one adapter, and what else it asks, by names.
+
+        Args:
+            adapter: Its name.
+
+        Returns:
+            Modules by names of the method's choice.
+        """
         return {"network": self.networks[adapter]}
 
     def structure(self, adapter: str) -> Hashable:
-        """Say what adapters agree in that can be stacked; `None` where one cannot."""
+        """Say what adapters agree in that can be stacked; `None` where one cannot.
+
+        Args:
+            adapter: Its name.
+
+        Returns:
+            Something to compare with that of others.
+        """
         return look_at(self.network_parts(adapter)).structure if self.stacks else None
 
     def stack(self, adapters: list[str]) -> Matrices:
@@ -153,22 +198,51 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         raise NotImplementedError
 
     def ask_together(self, adapters: list[str], ask: Callable[[Any], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Ask the networks of adapters of one structure for their matrices, all at once."""
+        """Ask the networks of adapters of one structure for their matrices, all at once.
+
+        Args:
+            adapters: Their names.
+            ask: Takes the parts of one network, and gives its matrices.
+
+        Returns:
+            The matrices, each with the adapters in front.
+        """
         return ask_together([self.network_parts(adapter) for adapter in adapters], ask)
 
     def scales(self, adapters: list[str], like: Tensor) -> Tensor:  # (adapters, 1, 1)
-        """Give the factors on adapters' contributions."""
+        """Give the factors on adapters' contributions.
+
+        Args:
+            adapters: Their names.
+            like: A tensor of the dtype and on the device that is wanted.
+
+        Returns:
+            The factors, `(adapters, 1, 1)`.
+        """
         return like.new_tensor([self.scalings[adapter] for adapter in adapters])[:, None, None]
 
     def adapt_input_by_row(self, matrices: Matrices, x: Tensor) -> Tensor:  # x: (n, *tokens, in_features)
-        """Return the base layer's input as changed by an adapter for each row; by default unchanged."""
+        """Return the base layer's input as changed by an adapter for each row; by default unchanged.
+
+        Args:
+            matrices: What `stack` gave for the rows' adapters.
+            x: What goes into the layer, `(n, *tokens, in_features)`.
+
+        Returns:
+            The same, changed or not.
+        """
         return x
 
     def adapt_output_by_row(self, matrices: Matrices, x: Tensor, result: Tensor) -> Tensor:
         """Return the base layer's output as changed by an adapter for each row; by default unchanged.
 
-        `x`, of shape `(n, *tokens, in_features)`, is what `adapt_input_by_row` was given; `result` has shape
-        `(n, *tokens, out_features)`.
+        Args:
+            matrices: What `stack` gave for the rows' adapters.
+            x: What `adapt_input_by_row` was given, `(n, *tokens, in_features)`.
+            result: What the base layer gives, `(n, *tokens, out_features)`.
+
+        Returns:
+            The same, changed or not.
         """
         return result
 

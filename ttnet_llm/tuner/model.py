@@ -33,7 +33,15 @@ NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm
 
 
 class AdapterModel(BaseTuner):
-    """Base of every method's tuner; a method sets `prefix`, `tuner_layer_cls` and `target_module_mapping`."""
+    """Base of every method's tuner; a method sets `prefix`, `tuner_layer_cls` and `target_module_mapping`.
+
+    Example:
+        >>> from peft import get_peft_model
+        >>> from ttnet_llm import MeloraConfig
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(6, 4)), MeloraConfig(target_modules=["0"]))
+        >>> isinstance(model.base_model, AdapterModel), list(model.base_model.adapter_layers())
+        (True, ['0'])
+    """
 
     tuner_layer_cls: type[AdapterLayer]
     default_names: ClassVar[tuple[tuple[str, ...], ...]] = (INPUTS, STATE_SPACE)  # for architectures not in the mapping
@@ -144,7 +152,18 @@ class AdapterModel(BaseTuner):
                 yield from (module.modules_to_save[name] for name in module.active_adapters)
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse to add adapters up; methods whose update is linear override this."""
+        """Refuse to add adapters up; methods whose update is linear override this.
+
+        Args:
+            *args: As the methods that have sums take them.
+            **kwargs: The same.
+
+        Returns:
+            Nothing here.
+
+        Raises:
+            TTTypeError: Always.
+        """
         raise TTTypeError(
             f"{self.method_name} adapters have no sum: they are not linear in their input. Use one for each row of a "
             "batch (adapter_names), or train one on the data of all."

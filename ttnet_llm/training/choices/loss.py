@@ -99,7 +99,15 @@ class ChoiceLoss:
         return _divided(self.sums(logits, labels), self.count(labels))
 
     def sums(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the parts before they are divided by what `count` gives; 0 for one whose weight is 0."""
+        """Give the parts before they are divided by what `count` gives; 0 for one whose weight is 0.
+
+        Args:
+            logits: As the loss itself takes them.
+            labels: The same.
+
+        Returns:
+            The likelihood of the right choices, the unlikelihood of the wrong ones, and the ranking, all summed up.
+        """
         scores, counts = token_scores(logits, labels, shift=self.shift)  # (examples, choices, tokens)
         if not (there := counts[:, 0].any(-1)).all():
             missing = int((~there).nonzero()[0])

@@ -103,6 +103,12 @@ def encode(tokenizer: Any, question: Question, *, max_length: int = 512, encoder
 
     Raises:
         TTValueError: If a choice has no tokens, or does not fit, or nothing stands before the choices.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> encoded = encode(ByT5Tokenizer(), Question("Is it? ", ("yes", "no")), encoder_decoder=True)
+        >>> encoded["labels"]
+        [[124, 104, 118, 1], [113, 114, 1]]
     """
     if encoder_decoder:
         read = list(tokenizer(question.prompt, truncation=True, max_length=max_length)["input_ids"])
