@@ -35,6 +35,7 @@ EXACT = ("tensorly", "torchTT", "tntorch, svd")  # whose decompositions hold at 
 METHODS = ("auto", "gram", "qr", "randomized")
 NO_EPS = 1e-14  # torchTT's, where max_rank alone is to count: it knows no None
 SLOW_SECONDS = 1.5  # a contender that takes longer runs once only
+SHORT_LEAST = 0.8  # of a recorded ratio
 MOST_SECONDS = 60.0  # and is given up after so long, as soon as its library returns
 
 
@@ -325,10 +326,15 @@ def compare_with_record(ratios: dict[str, float], record: bool) -> None:
         )
         print(f"recorded in {path}")
         return
+    slower = []
     for title, before in kept[group].items():
         now = ratios.get(title, float("nan"))
-        verdict = "SLOWER than recorded" if now < before / 1.5 else "as recorded"
+        if now < SHORT_LEAST * before:
+            slower.append(title)
+        verdict = "SLOWER than recorded" if title in slower else "as recorded"
         print(f"{title}: {now:.1f} times the fastest exact one, {before:.1f} recorded: {verdict}")
+    if slower:
+        raise SystemExit(f"{len(slower)} of {len(kept[group])} ratios fell by more than {1 - SHORT_LEAST:.0%}.")
 
 
 def main(arguments: Sequence[str] = ()) -> None:

@@ -10,7 +10,10 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.tt_svd import RESULTS
-from ttnet.decomposition.unfolding_kernels import Unfolding, gram_matrix, project, sketch, sum_of_squares, triangle
+from benchmarks.tt_svd_compiled import processor
+from ttnet.decomposition.unfolding import Unfolding
+from ttnet.decomposition.unfolding_kernels import gram_matrix, project, sketch, sum_of_squares, triangle
+from ttnet.numerics import machine_code
 from ttnet.numerics.blas import matmul_for, torch_threads
 
 NUMEL = 2**25
@@ -60,9 +63,9 @@ def passes(dtype: torch.dtype, side: str) -> list[tuple[str, float, float, Calla
     for n, r in ((64, 16), (256, 16), (256, 64)):
         found.append((f"projection, {n} to {r}", 2 * NUMEL * r, size * (1 + r / n), projection(n, r)))
     found.append(("sketch, 400 to 20", 2 * NUMEL * 20, size, sketching(400, 20)))
-    found.append(("projection and norms, 400 to 20", 2 * NUMEL * 22, size * 1.05, projection(400, 20, missed="norms")))
+    found.append(("projection and norms, 400 to 20", 2 * NUMEL * 22, size * 1.05, projection(400, 20, measure="norms")))
     found.append(
-        ("projection and entries, 400 to 20", 2 * NUMEL * 41, size * 1.05, projection(400, 20, missed="entries"))
+        ("projection and entries, 400 to 20", 2 * NUMEL * 41, size * 1.05, projection(400, 20, measure="entries"))
     )
     if dtype == torch.float64:
         for n in (64, 256):
@@ -95,9 +98,11 @@ def table(dtype: torch.dtype) -> str:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     text = "\n\n".join(table(dtype) for dtype in (torch.float64, torch.float32))
-    (RESULTS / "tt_svd_floor.md").write_text(
+    maker = "amd" if "AMD" in processor() else "intel" if "Intel" in processor() else "other"
+    way = "compiled" if machine_code.is_available() else "libraries'"
+    (RESULTS / f"tt_svd_floor_{maker}.md").write_text(
         "# TT-SVD: its passes and their floors\n\n"
-        f"One thread, torch {torch.__version__}; the shortest of seven runs, in processor time, with the short side of "
-        "the unfolding at the left or at the right end. The last column is for the faster of the two. Repeat: "
-        f"`OMP_NUM_THREADS=1 python -m benchmarks.tt_svd_floor`\n\n{text}\n"
+        f"{processor()}, one thread, torch {torch.__version__}, {way} passes; the shortest of seven runs, in processor "
+        "time, with the short side of the unfolding at the left or at the right end. The last column is for the faster "
+        f"of the two. Repeat: `OMP_NUM_THREADS=1 python -m benchmarks.tt_svd_floor`\n\n{text}\n"
     )

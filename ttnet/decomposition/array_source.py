@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ttnet.decomposition.storage import ArrayLike, Ranges, Storage, is_dask, read, read_raw, release
-from ttnet.decomposition.unfolding_kernels import Unfolding, gram_matrix, project, sum_of_squares, triangle
+from ttnet.decomposition.unfolding import Unfolding
+from ttnet.decomposition.unfolding_kernels import gram_matrix, project, triangle
 from ttnet.errors import TTTypeError
 from ttnet.numerics.dense import as_dense
 from ttnet.numerics.scales import compute_dtype, count_nonfinite, max_exponent
@@ -241,8 +242,8 @@ def slab_projection(slab: Any, axes: int, left: bool, dtype: torch.dtype, expone
     """Multiply a slab's unfolding by the adjoint of a basis `(rank, columns)`; give also the sum of squares."""
     u = _unfolded(slab, axes, left, dtype, exponent)
     product = u.new_product(len(basis))
-    project(u, torch.from_numpy(basis).mH, product)
-    return u.fold(product).resolve_conj().numpy(), sum_of_squares(Unfolding(product, 1, dtype))
+    _, squares = project(u, torch.from_numpy(basis).mH, product, measure="product")
+    return u.fold(product).resolve_conj().numpy(), squares
 
 
 def _check_precision(x: Tensor, dtype: torch.dtype) -> None:

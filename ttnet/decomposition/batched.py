@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ttnet.decomposition.in_memory import zero_cores
 from ttnet.decomposition.tt_svd import tt_svd
-from ttnet.decomposition.unfolding_kernels import double
+from ttnet.decomposition.unfolding import double
 from ttnet.errors import TTShapeError, TTValueError
 from ttnet.numerics.dense import as_dense
 from ttnet.numerics.scales import compute_dtype

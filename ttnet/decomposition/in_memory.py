@@ -14,7 +14,8 @@ from ttnet.decomposition import plan
 from ttnet.decomposition.spectrum import OutOfRange, check_range
 from ttnet.decomposition.storage import ArrayLike, Storage, mirrored
 from ttnet.decomposition.sweep import Sweep
-from ttnet.decomposition.unfolding_kernels import Unfolding, double, sum_of_squares
+from ttnet.decomposition.unfolding import Unfolding, double
+from ttnet.decomposition.unfolding_kernels import sum_of_squares
 from ttnet.errors import TTShapeError, TTValueError
 from ttnet.numerics.linalg import qr
 from ttnet.numerics.scales import compute_dtype, count_nonfinite, max_exponent, times_power_of_two

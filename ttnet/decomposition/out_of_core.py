@@ -26,15 +26,15 @@ from torch import Tensor
 
 from ttnet.decomposition import plan
 from ttnet.decomposition.array_source import Source, plan_slabs, slab_gram, slab_projection, slab_size, slab_triangle
+from ttnet.decomposition.compiled_passes import threads_of_passes
 from ttnet.decomposition.in_memory import dense_cores
 from ttnet.decomposition.passes_file import PassesFile
 from ttnet.decomposition.plan import Step
 from ttnet.decomposition.spectrum import Spectrum, of_gram, of_triangle
 from ttnet.decomposition.storage import ArrayLike, read, read_raw, release
 from ttnet.decomposition.sweep import Sweep, basis_of, cut_bonds, identities, mirrored
-from ttnet.decomposition.unfolding_kernels import double
+from ttnet.decomposition.unfolding import double
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet.numerics.blas import torch_threads
 from ttnet.numerics.linalg import triangular_factor
 from ttnet.numerics.scales import compute_dtype
 from ttnet.numerics.truncation import ErrorBudget
@@ -170,7 +170,7 @@ class ArraySweep:
                 self._restore(self._file)
             if self._is_whole and self._is_large() and self._source.storage.is_one_piece:
                 self._unpack()
-            with torch_threads():
+            with threads_of_passes():
                 while self._is_large() and len(self._source.shape) > 3 and self._norm != 0:
                     self._take()
                 cores = self._in_memory()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, check_range, gram_bound
-from ttnet.decomposition.unfolding_kernels import Unfolding, double, project, sketch
+from ttnet.decomposition.unfolding import Unfolding, double
+from ttnet.decomposition.unfolding_kernels import project, sketch
 
 PROBES = 4  # rows of a sketch that are kept back to estimate what the others miss
 _MISSES = 0.1  # how much of the allowance, in the square, may lie outside of the sketch
@@ -123,7 +124,7 @@ def _verified(
     resolution = 8 * eps  # of sums of squares
     resolved = resolution <= goal / (4 * (1.0 if norm is None else norm**2))
     by = "norms" if torch.finfo(dtype).bits == 64 and resolved else "entries"
-    squares, missed = project(u, v, product, dtype, missed=by)
+    squares, missed = project(u, v, product, dtype, measure=by)
     if norm is None:
         check_range(squares, u.numel)
         norm = squares**0.5

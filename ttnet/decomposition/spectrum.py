@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.unfolding_kernels import Unfolding, gram_matrix, triangle
+from ttnet.decomposition.unfolding import Unfolding
+from ttnet.decomposition.unfolding_kernels import gram_matrix, triangle
 
 
 class OutOfRange(Exception):

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ttnet.decomposition import plan
+from ttnet.decomposition.compiled_passes import threads_of_passes
 from ttnet.decomposition.plan import OVERSAMPLING, Step
 from ttnet.decomposition.randomized import by_sketch
 from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, gram_bound
-from ttnet.decomposition.unfolding_kernels import Unfolding, double, project, sum_of_squares
-from ttnet.numerics.blas import torch_threads
+from ttnet.decomposition.unfolding import Unfolding, double
+from ttnet.decomposition.unfolding_kernels import project, sum_of_squares
 from ttnet.numerics.linalg import qr, truncated_svd
 from ttnet.numerics.scales import times_power_of_two
 from ttnet.numerics.truncation import ErrorBudget
@@ -94,7 +95,7 @@ class Sweep:
         Raises:
             OutOfRange: If the norm was not known and the entries have to be scaled first.
         """
-        with torch_threads(), np.errstate(over="ignore", invalid="ignore"):
+        with threads_of_passes(), np.errstate(over="ignore", invalid="ignore"):
             while self._rest.ndim > 3:
                 if self._rest.numel() <= plan.SMALL_NUMEL:
                     self._to_double()
@@ -232,11 +233,12 @@ class Sweep:
         basis = basis_of(cores, shape, left)
         product = u.new_product(rank)
         if spectrum.seen is None:
-            project(u, basis.mH, product, dtype)
+            _, squares = project(u, basis.mH, product, dtype, measure="product")
         else:
             v, seen = spectrum.seen
             torch.mm(seen, (v.mH @ basis.mH).to(u.dtype), out=product)
-        self._norm = sum_of_squares(Unfolding(product.mT if left else product, 1, u.dtype)) ** 0.5
+            squares = sum_of_squares(Unfolding(product.mT if left else product, 1, u.dtype))
+        self._norm = squares**0.5
         self._rest, self._exponent = u.fold(product), 0
 
     def _finish(self) -> list[Tensor]:

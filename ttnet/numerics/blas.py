@@ -13,8 +13,10 @@ import contextlib
 import functools
 import importlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,9 @@ _PROBE = (1024, 256)
 # order of its own. A copy pays in large products, but skinny ones take up to 1.8 times as long with it.
 _SMALL = 900_000
 _FEWEST_ROWS = 6
+_outside: ContextVar[int | None] = ContextVar("threads outside of single_threaded", default=None)
+_lock = threading.Lock()
+_inside, _before = 0, 1  # how many are in `single_threaded`, and torch's threads before the first of them
 
 
 def _torch_matmul(a: Tensor, b: Tensor, out: Tensor) -> object:
@@ -64,27 +69,75 @@ def matmul_for(device: torch.device, dtype: torch.dtype) -> Matmul:
     """
     if device.type != "cpu":
         return _torch_matmul
-    threads = torch.get_num_threads()
+    threads = thread_count()
     choice = os.environ.get("TTNET_BLAS")
     if choice is None:
         choice = "numpy" if _numpy_follows(threads) and _numpy_is_faster(dtype, threads) else "torch"
     return _numpy_matmul if choice == "numpy" else _torch_matmul
 
 
+def thread_count() -> int:
+    """Give how many threads a pass over much memory may take: torch's, or what torch had before `single_threaded`.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> thread_count() == torch.get_num_threads()
+        True
+    """
+    return _outside.get() or torch.get_num_threads()
+
+
 @contextlib.contextmanager
 def torch_threads() -> Iterator[None]:
-    """Let numpy's products use as many threads as torch's, for as long as the context lasts.
+    """Let libraries take `thread_count()` threads, numpy's products too, for as long as the context lasts.
 
     Example:
         >>> with torch_threads():
         ...     pass
     """
-    controller = _controller()
-    if controller is None:
+    with _limited(thread_count()):
         yield
-    else:
-        with controller.limit(limits=torch.get_num_threads(), user_api="blas"):
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """Let libraries take one thread: for small steps between passes that have threads of their own.
+
+    The threads of a library go on looking for work for milliseconds after each call, and meanwhile take the place of
+    those that have some.
+
+    Example:
+        >>> with single_threaded():
+        ...     pass
+    """
+    global _inside, _before
+    with _lock:  # several threads of Python may be here, of which the later ones see what the first one has set
+        _before = _before if _inside else torch.get_num_threads()
+        _inside += 1
+    token = _outside.set(_before)
+    try:
+        with _limited(1):
             yield
+    finally:
+        _outside.reset(token)
+        with _lock:
+            _inside -= 1
+
+
+@contextlib.contextmanager
+def _limited(count: int) -> Iterator[None]:
+    before = thread_count() if count == 1 else torch.get_num_threads()
+    if before != count:
+        torch.set_num_threads(count)
+    try:
+        controller = _controller()
+        with contextlib.nullcontext() if controller is None else controller.limit(limits=count, user_api="blas"):
+            yield
+    finally:
+        if before != count:
+            torch.set_num_threads(before)
 
 
 @functools.cache

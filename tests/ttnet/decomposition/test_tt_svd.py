@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 import ttnet
+from tests.ttnet.decomposition.passes import PASSES, choose_passes
 from tests.ttnet.strategies import (
     DTYPES,
     dense,
@@ -22,7 +23,7 @@ from tests.ttnet.strategies import (
     wide,
 )
 from ttnet import TTShapeError, TTTypeError, TTValueError
-from ttnet.decomposition import plan, unfolding_kernels
+from ttnet.decomposition import plan, unfolding
 
 METHODS = ("auto", "svd", "qr", "gram", "randomized")
 
@@ -30,12 +31,13 @@ methods = st.sampled_from(METHODS)
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_tensor_is_small():
-    """Send these small tensors through the kernels for large ones, in several blocks."""
+@pytest.fixture(scope="module", autouse=True, params=PASSES)
+def _no_tensor_is_small(request):
+    """Send these small tensors through the kernels for large ones, in several blocks, compiled or not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "SMALL_NUMEL", 0)
-        patch.setitem(unfolding_kernels.BLOCK_NUMEL, "cpu", 512)
+        patch.setitem(unfolding.BLOCK_NUMEL, "cpu", 512)
+        choose_passes(patch, request.param)
         yield
 
 

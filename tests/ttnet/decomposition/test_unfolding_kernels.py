@@ -8,29 +8,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.ttnet.decomposition.passes import PASSES, choose_passes
 from tests.ttnet.strategies import DTYPES, draw_tensor, dtypes, seeds, wide
-from ttnet.decomposition import unfolding_kernels
+from ttnet.decomposition import unfolding
 from ttnet.decomposition.randomized import by_sketch
 from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, gram_bound
-from ttnet.decomposition.unfolding_kernels import (
-    Unfolding,
-    double,
-    gram_matrix,
-    project,
-    sketch,
-    sum_of_squares,
-    triangle,
-)
+from ttnet.decomposition.unfolding import Unfolding, double
+from ttnet.decomposition.unfolding_kernels import gram_matrix, project, sketch, sum_of_squares, triangle
 from ttnet.numerics import blas
 
 sides = st.sampled_from(["left", "right"])
 shapes = st.lists(st.integers(1, 5), min_size=2, max_size=5).map(tuple)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _small_blocks():
+@pytest.fixture(scope="module", autouse=True, params=PASSES)
+def _small_blocks(request):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(unfolding_kernels.BLOCK_NUMEL, "cpu", 64)
+        patch.setitem(unfolding.BLOCK_NUMEL, "cpu", 64)
+        choose_passes(patch, request.param)
         yield
 
 
@@ -75,7 +70,7 @@ def test_sum_of_squares(pair):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_sum_of_many_equal_squares_keeps_its_digits(dtype, monkeypatch):
-    monkeypatch.setitem(unfolding_kernels.BLOCK_NUMEL, "cpu", 2**16)
+    monkeypatch.setitem(unfolding.BLOCK_NUMEL, "cpu", 2**16)
     value = torch.tensor(0.7, dtype=dtype)
     for side in ("left", "right"):
         u = Unfolding(value.expand(2, 3, 2**17).contiguous(), 1 if side == "right" else 2, dtype, side=side)
@@ -110,18 +105,20 @@ def test_triangle_of_many_blocks_keeps_small_singular_values():
     )
 
 
-@given(unfoldings(), st.integers(1, 4), st.sampled_from([None, "norms", "entries"]))
-def test_project(pair, rank, missed):
+@given(unfoldings(), st.integers(1, 4), st.sampled_from([None, "product", "norms", "entries"]))
+def test_project(pair, rank, measure):
     u, matrix = pair
     v, _ = torch.linalg.qr(draw_tensor((u.shape[1], min(rank, u.shape[1])), double(u.dtype), 0))
     for dtype in (u.dtype, double(u.dtype)):
         out = u.new_product(v.shape[1])
-        squares, lost = project(u, v, out, dtype, missed=missed)
+        squares, found = project(u, v, out, dtype, measure=measure)
         norm = float(matrix.norm())
-        assert squares == pytest.approx(0.0 if missed is None else norm**2, rel=eps(dtype))
+        assert squares == pytest.approx(0.0 if measure in (None, "product") else norm**2, rel=eps(dtype))
         assert float((wide(out) - matrix @ v).norm()) <= eps(u.dtype) * norm
-        expected = 0.0 if missed is None else float((matrix - matrix @ v @ v.mH).norm()) ** 2
-        assert lost == pytest.approx(expected, abs=eps(dtype) * norm**2)
+        outside = matrix - matrix @ v @ v.mH
+        measured = {None: 0.0, "product": float((matrix @ v).norm()), "norms": float(outside.norm())}
+        expected = measured.get(measure, float(outside.norm())) ** 2
+        assert found == pytest.approx(expected, abs=eps(dtype) * norm**2)
         assert u.fold(out).numel() == out.numel()
 
 
@@ -130,7 +127,7 @@ def test_entries_see_what_norms_do_not():
     v = torch.eye(8, dtype=torch.float64)[:, :6]
     u = Unfolding(matrix, 1, torch.float64)
     expected = float(matrix[:, 6:].norm())
-    assert math.sqrt(project(u, v, u.new_product(6), torch.float64, missed="entries")[1]) == pytest.approx(
+    assert math.sqrt(project(u, v, u.new_product(6), torch.float64, measure="entries")[1]) == pytest.approx(
         expected, rel=1e-9
     )
 
@@ -178,7 +175,7 @@ DATA = {
 @pytest.mark.parametrize("n", [16, 64])
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
 def test_a_gram_matrix_is_wrong_by_less_than_its_bound(kind, n, precision, monkeypatch):
-    monkeypatch.setitem(unfolding_kernels.BLOCK_NUMEL, "cpu", 2**16)
+    monkeypatch.setitem(unfolding.BLOCK_NUMEL, "cpu", 2**16)
     x = DATA[kind](n).float().double()
     norm = float(x.norm())
     spectrum = by_gram(Unfolding(x, 1, torch.float64), norm, precision)

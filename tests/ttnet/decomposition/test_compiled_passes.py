@@ -1,0 +1,119 @@
+"""Passes compiled for every width of vectors, against dense matrices, and when they are taken."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.ttnet.decomposition.passes import choose_passes
+from tests.ttnet.strategies import draw_tensor, seeds
+from ttnet.decomposition import compiled_passes
+from ttnet.numerics import blas, machine_code
+
+pytestmark = pytest.mark.skipif(not machine_code.is_available(), reason="llvmlite (extra fast) is missing")
+reals = st.sampled_from([torch.float32, torch.float64])
+widths = st.sampled_from([16, 32, 64]).filter(lambda width: width <= machine_code.registers().width)
+sizes = st.tuples(st.integers(1, 90), st.integers(1, 70))
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    choose_passes(monkeypatch, "compiled")
+
+
+@st.composite
+def matrices(draw, shape):
+    """A matrix whose rows or columns lie together, with gaps between them or not."""
+    m, n = shape
+    gap = draw(st.integers(0, 3))
+    is_turned = draw(st.booleans())
+    stored = draw_tensor((n, m + gap) if is_turned else (m, n + gap), draw(reals), draw(seeds))
+    return stored[:, :m].mT if is_turned else stored[:, :n]
+
+
+@given(st.data(), sizes, reals, widths)
+def test_gram(data, shape, dtype, width):
+    x = data.draw(matrices(shape))
+    expected = x.double().mT @ x.double()
+    found = compiled_passes.gram(x, dtype, width)
+    assert torch.equal(found, found.mT)
+    limit = 20 * torch.finfo(dtype).eps * float(x.double().norm()) ** 2
+    assert float((found - expected).abs().max()) <= limit
+
+
+@given(st.data(), sizes, st.integers(1, 40), reals, widths, st.sampled_from([None, "product", "norms", "entries"]))
+def test_project(data, shape, rank, dtype, width, measured):
+    x = data.draw(matrices(shape))
+    v = torch.linalg.qr(draw_tensor((shape[1], min(rank, shape[1])), torch.float64, 0))[0].to(dtype)
+    out = data.draw(matrices((len(x), v.shape[1]))).clone(memory_format=torch.preserve_format)
+    squares, found = compiled_passes.project(x, v, out, dtype, measured, width)
+    wide, norm = x.double(), float(x.double().norm())
+    product = wide @ v.double()
+    u = max(torch.finfo(dtype).eps, torch.finfo(out.dtype).eps)
+    assert float((out - product).norm()) <= 20 * u * norm
+    assert squares == pytest.approx(norm**2 if measured in ("norms", "entries") else 0.0, rel=1e-14)
+    outside = wide - product @ v.double().mT
+    value = {None: 0.0, "product": float(product.norm())}.get(measured, float(outside.norm()))
+    assert found == pytest.approx(value**2, abs=20 * torch.finfo(dtype).eps * norm**2)
+
+
+@given(st.data(), sizes, st.integers(1, 20), st.integers(1, 30), reals, widths)
+def test_sketch(data, shape, k, height, dtype, width):
+    x = data.draw(matrices(shape))
+    omega = draw_tensor((k, height), dtype, data.draw(seeds))
+    starts = list(range(0, len(x), 2 * height))
+    signs = draw_tensor((len(starts), k), torch.float64, 1).sign()
+    blocks = [x[start : start + height].double() for start in starts]
+    terms = [sign[:, None] * (omega[:, : len(b)].double() @ b) for b, sign in zip(blocks, signs, strict=True)]
+    found = compiled_passes.sketch(x, omega, starts, signs, dtype, width)
+    limit = 20 * torch.finfo(dtype).eps * float(x.double().norm() * omega.double().norm())
+    assert float((found - sum(terms)).norm()) <= limit
+
+
+def test_nothing_outside_of_the_product_is_written():
+    x, v = draw_tensor((37, 20), torch.float64, 0), draw_tensor((20, 3), torch.float64, 1)
+    for turned in (False, True):
+        memory = torch.full((6, 50) if turned else (50, 6), 7.0, dtype=torch.float64)
+        out = memory[1:4, 5:42].mT if turned else memory[5:42, 1:4]
+        expected = memory.clone()
+        (expected[1:4, 5:42].mT if turned else expected[5:42, 1:4]).copy_(x @ v)
+        compiled_passes.project(x, v, out, torch.float64, None)
+        torch.testing.assert_close(memory, expected)
+
+
+def test_entries_that_are_not_finite_are_seen():
+    for value in (float("nan"), float("inf")):
+        x = torch.ones(40, 20, dtype=torch.float64)
+        x[31, 7] = value
+        squares, _ = compiled_passes.project(
+            x, torch.eye(20, 2, dtype=torch.float64), x.new_empty(40, 2), x.dtype, "norms"
+        )
+        assert not squares < float("inf")
+        assert not float(compiled_passes.gram(x, torch.float32).diagonal().sum()) < float("inf")
+
+
+def test_what_is_compiled(monkeypatch):
+    x = torch.ones(64, 32)
+    assert compiled_passes.takes_gram(x)
+    assert compiled_passes.takes_projection(x, x[:, :4])
+    assert compiled_passes.takes_sketch(x.mT)
+    assert not compiled_passes.takes_sketch(None)
+    assert not compiled_passes.takes_sketch(x[::2, ::2])
+    assert not compiled_passes.takes_sketch(x.half())
+    monkeypatch.setattr(machine_code, "is_available", lambda: False)
+    assert not compiled_passes.takes_gram(x)
+    monkeypatch.undo()
+    assert not compiled_passes.takes_gram(x)  # too small
+    choose_passes(monkeypatch, "compiled")
+    monkeypatch.setenv("TTNET_BLAS", "torch")
+    assert not compiled_passes.takes_gram(x)
+
+
+def test_small_steps_take_one_thread_and_passes_those_of_before(monkeypatch):
+    monkeypatch.undo()
+    before = torch.get_num_threads()
+    with compiled_passes.threads_of_passes():
+        assert blas.thread_count() == before
+        with blas.torch_threads():
+            assert blas.thread_count() == before
+    assert torch.get_num_threads() == before
