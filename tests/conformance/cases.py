@@ -6,7 +6,8 @@ from its entry in `tests/ttnet_llm/methods.py`.
 
 from typing import Any
 
-from tests.ttnet_llm.methods import DEPT, METHODS, Method
+from tests.conformance.own_method import WITH_OWN as METHODS
+from tests.ttnet_llm.methods import DEPT, Method
 from ttnet_llm.linear import LinearConfig
 
 Options = dict[str, Any]

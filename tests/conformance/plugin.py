@@ -16,8 +16,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from peft_tests import testing_common, testing_utils
 
-from tests.conformance.cases import NEEDS_MERGING, ROWS, SKIPS
-from tests.ttnet_llm.methods import DEPT, METHODS
+from tests.conformance.cases import METHODS, NEEDS_MERGING, ROWS, SKIPS
+from tests.ttnet_llm.methods import DEPT
 from ttnet_llm.tuner import AdapterConfig
 
 OUTCOMES = ("passed", "failed", "error", "skipped")
