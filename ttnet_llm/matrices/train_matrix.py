@@ -101,6 +101,8 @@ class TrainMatrix(nn.Module):
                 so that the gradient of the first core is not.
             gaussian: Whether to draw every core from a normal distribution instead.
         """
+        if self.cores[0].is_meta:  # where there are no entries
+            return
         for k, core in enumerate(self.cores):
             if gaussian:
                 nn.init.normal_(core)

@@ -264,3 +264,15 @@ def test_half_precision_is_rounded_once(layout: InterleavedLayout) -> None:
     (weight,) = matrix.to(torch.bfloat16).chain()
     (expected,) = matrix.float().chain()
     assert torch.equal(weight, expected.to(torch.bfloat16))
+
+
+def test_where_there_are_no_entries_none_are_drawn(monkeypatch):
+    def draws(*_: object) -> None:
+        raise AssertionError("something was drawn")
+
+    monkeypatch.setattr(torch.nn.init, "orthogonal_", draws)
+    with torch.device("meta"):
+        matrix = make(12, 8, 3)
+    assert all(core.is_meta for core in matrix.cores)
+    with pytest.raises(AssertionError, match="drawn"):
+        make(12, 8, 3)
