@@ -93,6 +93,7 @@ class Adaptation:
     def _level(self, cores: list[Tensor]) -> SolverStatus | None:
         """Fit cores of fixed ranks; keep the best of them."""
         last, slow, best = math.inf, 0, self.error
+        size = float(torch.linalg.vector_norm(self.values))
         for found, missed in islice(self.level(self.samples, self.values, cores), LEVEL_SWEEPS):
             error = self._held_error(found)
             if error < self.error:
@@ -107,7 +108,9 @@ class Adaptation:
             if len(self.history) == self.max_sweeps:
                 return SolverStatus.MAX_SWEEPS
             slow = slow + 1 if missed > SLOW * last else 0
-            if slow == SLOW_SWEEPS or (math.isfinite(best) and error > HOPELESS * self.error):
+            # Products that have found what there is of them get no better; near none of it they may yet.
+            patience = 1 if max(ranks) == 1 and missed < SLOW * size else SLOW_SWEEPS
+            if slow == patience or (math.isfinite(best) and error > HOPELESS * self.error):
                 return None
             last = missed
         return None

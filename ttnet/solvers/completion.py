@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import numbers
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import torch
@@ -21,7 +22,7 @@ from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, han
 from ttnet.solvers.sampled import Measurements, conjugate_gradients, least_squares, solve_normal
 from ttnet.trains.chain import check_shape, shorten
 from ttnet.trains.construct import zeros
-from ttnet.trains.evaluation import check_indices, evaluate
+from ttnet.trains.evaluation import check_indices
 from ttnet.trains.tensor_train import TensorTrain
 
 METHODS = {"als": least_squares, "rcg": conjugate_gradients}
@@ -106,18 +107,17 @@ def complete(
     bounds = check_bounds(max_rank, len(shape))
     generator = check_seed(seed)
     check_callback(callback)
-    where, numbers_there = _without_repeats(where, numbers_there)
-    train, held = split(len(where), share, generator)
-    _check_slices(where[train.to(device)], shape)
+    where, numbers_there = _without_repeats(where, numbers_there, shape)
+    train, held = (part.to(device) for part in split(len(where), share, generator))
+    _check_slices(where[train], shape)
     if not numbers_there.any():
         return SolverResult(zeros(shape, dtype=dtype, device=device), SolverStatus.CONVERGED, 0.0, 0, ())
     scaled, exponent = split_scale(numbers_there)
-    samples = IndexSamples(where, shape)
     search = Adaptation(
-        samples.take(train.to(device)),
-        scaled[train.to(device)],
-        samples.take(held.to(device)),
-        scaled[held.to(device)],
+        IndexSamples(where[train], shape),
+        scaled[train],
+        IndexSamples(where[held], shape),
+        scaled[held],
         start(shape, scaled, x0, -int(exponent), generator),
         bounds,
         bound,
@@ -129,11 +129,9 @@ def complete(
 
     def result(status: SolverStatus) -> SolverResult[TensorTrain]:
         value = TensorTrain(join_scale(search.cores, exponent, dtype))
-        rows = where[held.to(device)]
-        expected = scaled[held.to(device)]
         near_one = TensorTrain(join_scale(search.cores, 0, scaled.dtype)).to(dtype).to(scaled.dtype)
-        size = float(torch.linalg.vector_norm(expected))
-        error = float(torch.linalg.vector_norm(evaluate(near_one, rows) - expected)) / (size or 1.0)
+        size = float(torch.linalg.vector_norm(search.held_values))
+        error = float(torch.linalg.vector_norm(search.held.values(near_one.cores) - search.held_values)) / (size or 1.0)
         if status is SolverStatus.CONVERGED and error > bound:
             status = SolverStatus.DATA_SPENT
         return SolverResult(value, status, error, len(search.history), tuple(search.history))
@@ -159,34 +157,35 @@ class IndexSamples(Measurements):
     def __init__(self, indices: Tensor, sizes: Sequence[int]) -> None:
         self._indices, self.sizes, self.count = indices, tuple(sizes), len(indices)
         self._mirrored: IndexSamples | None = None
-        self._orders = [column.argsort() for column in indices.T]
-        self._counts = [column.bincount(minlength=size).tolist() for column, size in zip(indices.T, sizes, strict=True)]
-
-    def _slices(self, mode: int, *per_sample: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """Give for each index of a mode what belongs to its samples, in the order of `_orders`."""
-        parts = [each[self._orders[mode]].split(self._counts[mode]) for each in per_sample]
-        yield from enumerate(zip(*parts, strict=True))
+        self._sorted = [_Sorted(column, size) for column, size in zip(indices.T, sizes, strict=True)]
 
     def contract(self, mode: int, core: Tensor, left: Tensor) -> Tensor:
         """Carry vectors from the left of a core to its right, (samples, r')."""
-        slices = core.unbind(1)
-        result = left.new_empty(self.count, core.shape[2])
-        result[self._orders[mode]] = torch.cat([rows @ slices[i] for i, (rows,) in self._slices(mode, left)])
-        return result
+        there, slices = self._sorted[mode], core.transpose(0, 1)
+        return there.back([there.take(block, left) @ slices[block.slices] for block in there.blocks], core.shape[2:])
 
-    def correct(self, mode: int, left: Tensor, right: Tensor, missed: Tensor, ridge: float) -> Tensor:
-        """Give what to add to a core, (r, n, r'), for the samples to miss least."""
-        shape = (left.shape[1], right.shape[1])
-        steps = []
-        for _, (before, after, lacking) in self._slices(mode, left, right, missed):
-            rows = (before[:, :, None] * after[:, None, :]).flatten(1)
-            steps.append(solve_normal(rows, lacking, ridge).reshape(shape))
-        return torch.stack(steps, 1)
+    def correct(self, mode: int, left: Tensor, right: Tensor, missed: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+        """Give what to add to a core, (r, n, r'), for the samples to miss least, and what they see of it."""
+        there, shape = self._sorted[mode], (self.sizes[mode], left.shape[1], right.shape[1])
+        step, seen = left.new_zeros(shape), []
+        for block in there.blocks:
+            # Products of vectors as short as ranks are quick where the samples come last.
+            before, after = (there.take(block, each).permute(2, 0, 1).contiguous() for each in (left, right))
+            products = ((before * block.there)[:, None] * after).flatten(0, 1)  # (r r', slices, samples of each)
+            rows = products.permute(1, 2, 0)
+            found = solve_normal(rows, there.take(block, missed[:, None]), ridge)
+            step[block.slices] = found.reshape(-1, *shape[1:])
+            seen.append(rows @ found)
+        return step.transpose(0, 1), there.back(seen, (1,))[:, 0]
 
     def scatter(self, mode: int, left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
         """Sum the derivatives of the samples by a core, each times a weight, (r, n, r')."""
-        weighted = left.conj() * weights[:, None]
-        return torch.stack([before.mT @ after.conj() for _, (before, after) in self._slices(mode, weighted, right)], 1)
+        there, weighted = self._sorted[mode], left.conj() * weights[:, None]
+        total = left.new_zeros(self.sizes[mode], left.shape[1], right.shape[1])
+        for block in there.blocks:
+            before, after = there.take(block, weighted) * block.there[..., None], there.take(block, right)
+            total[block.slices] = before.mT @ after.conj()
+        return total.transpose(0, 1)
 
     def take(self, which: Tensor) -> IndexSamples:
         """Give some of the samples, by their numbers."""
@@ -195,8 +194,70 @@ class IndexSamples(Measurements):
     def mirrored(self) -> IndexSamples:
         """Give the samples with the order of modes turned round."""
         if self._mirrored is None:
-            self._mirrored = IndexSamples(self._indices.flip(1), self.sizes[::-1])
+            self._mirrored = copy.copy(self)
+            self._mirrored._indices, self._mirrored.sizes = self._indices.flip(1), self.sizes[::-1]
+            self._mirrored._sorted = self._sorted[::-1]
         return self._mirrored
+
+
+class _Block(NamedTuple):
+    """Slices with about as many samples each, the shorter ones filled up."""
+
+    slices: Tensor  # (g,)
+    numbers: Tensor  # of the samples, slice by slice, (g c,)
+    there: Tensor  # True for a sample and False for what fills up, (g, c)
+
+
+class _Sorted:
+    """Samples sorted by the slices that they are in, for all slices of about the same size in one product.
+
+    Args:
+        column: The slice of each sample, (samples,).
+        size: How many slices there are.
+    """
+
+    def __init__(self, column: Tensor, size: int) -> None:
+        counts = column.bincount(minlength=size)
+        by_count = counts.argsort(descending=True)
+        sizes = counts[by_count].tolist()
+        first = torch.zeros_like(counts)  # the place of each slice's first sample
+        parts: list[tuple[Tensor, int, int]] = []
+        begin, filled = 0, 0
+        while begin < size and sizes[begin]:
+            end = next((k for k in range(begin, size) if 2 * sizes[k] < sizes[begin]), size)
+            slices, most = by_count[begin:end], sizes[begin]
+            first[slices] = filled + most * torch.arange(end - begin, device=column.device)
+            parts.append((slices, filled, filled + most * (end - begin)))
+            begin, filled = end, parts[-1][2]
+        order = column.argsort()
+        along = torch.arange(len(column), device=column.device) + (first - counts.cumsum(0) + counts)[column[order]]
+        self._places = torch.empty_like(column)  # of the samples, among those of all blocks
+        self._places[order] = along
+        numbers, there = column.new_zeros(filled), torch.zeros(filled, dtype=torch.bool, device=column.device)
+        numbers[along], there[along] = order, True
+        self.blocks = [
+            _Block(slices, numbers[start:stop], there[start:stop].reshape(len(slices), -1))
+            for slices, start, stop in parts
+        ]
+
+    def take(
+        self,
+        block: _Block,
+        each: Tensor,  # (samples, r)
+    ) -> Tensor:  # (g, c, r)
+        """Give what belongs to the samples of a block, and anything where it is filled up."""
+        return each.index_select(0, block.numbers).unflatten(0, (len(block.slices), -1))
+
+    def back(
+        self,
+        found: Sequence[Tensor],  # each (g, c, r)
+        shape: Sequence[int],
+    ) -> Tensor:  # (samples, r)
+        """Give what was found for all blocks, in the order of the samples."""
+        rows = [each.flatten(0, 1) for each in found]
+        if not rows:
+            return torch.empty(0, *shape, dtype=torch.float64, device=self._places.device)
+        return (rows[0] if len(rows) == 1 else torch.cat(rows)).index_select(0, self._places)
 
 
 def check_share(held_out: object) -> float:
@@ -284,10 +345,17 @@ def start(
     return join_scale(moved.cores, exponent, dtype)
 
 
-def _without_repeats(indices: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def _without_repeats(indices: Tensor, values: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Give different entries, and the means of what they are said to be, in double precision."""
     wide = values.to(torch.complex128 if values.is_complex() else torch.float64)
-    unique, places, counts = indices.unique(dim=0, return_inverse=True, return_counts=True)
+    key, most = indices.new_zeros(len(indices)), 1  # one number for each entry, which sorts faster than a row
+    for column, size in zip(indices.T, shape, strict=True):
+        if most * size > 2**62:
+            key, most = key.unique(return_inverse=True)[1], len(indices)
+        key, most = key * size + column, most * size
+    _, places, counts = key.unique(return_inverse=True, return_counts=True)
+    unique = indices.new_empty(len(counts), len(shape))
+    unique[places] = indices
     return unique, wide.new_zeros(len(unique)).index_add(0, places, wide / counts[places])
 
 

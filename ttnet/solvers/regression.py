@@ -168,10 +168,11 @@ class FeatureSamples(Measurements):
         """Carry vectors from the left of a core to its right, (samples, r')."""
         return self._rows(mode, left) @ core.flatten(0, 1)
 
-    def correct(self, mode: int, left: Tensor, right: Tensor, missed: Tensor, ridge: float) -> Tensor:
-        """Give what to add to a core, (r, n, r'), for the samples to miss least."""
+    def correct(self, mode: int, left: Tensor, right: Tensor, missed: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+        """Give what to add to a core, (r, n, r'), for the samples to miss least, and what they see of it."""
         rows = (self._rows(mode, left)[:, :, None] * right[:, None, :]).flatten(1)
-        return solve_normal(rows, missed, ridge).reshape(left.shape[1], -1, right.shape[1])
+        step = solve_normal(rows, missed[:, None], ridge)
+        return step.reshape(left.shape[1], -1, right.shape[1]), (rows @ step)[:, 0]
 
     def scatter(self, mode: int, left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
         """Sum the derivatives of the samples by a core, each times a weight, (r, n, r')."""

@@ -47,8 +47,8 @@ class Measurements(ABC):
         right: Tensor,  # (samples, r')
         missed: Tensor,  # (samples,)
         ridge: float,
-    ) -> Tensor:
-        """Give what to add to a core, (r, n, r'), for the samples to miss least."""
+    ) -> tuple[Tensor, Tensor]:
+        """Give what to add to a core, (r, n, r'), for the samples to miss least, and what they see of it."""
 
     @abstractmethod
     def scatter(
@@ -77,28 +77,30 @@ class Measurements(ABC):
 
 
 def solve_normal(
-    rows: Tensor,  # (samples, q)
-    missed: Tensor,  # (samples,)
+    rows: Tensor,  # (..., samples, q)
+    missed: Tensor,  # (..., samples, 1)
     ridge: float,
-) -> Tensor:  # (q,)
-    """Solve least squares by the normal equations, a little regularised.
+) -> Tensor:  # (..., q, 1)
+    """Solve least squares by the normal equations, a little regularised; several problems at once.
 
     Args:
-        rows: The matrix.
-        missed: The right-hand side.
-        ridge: What is added to the squares of the singular values.
+        rows: The matrices.
+        missed: The right-hand sides.
+        ridge: What is added to the squares of the singular values, at least.
 
     Returns:
-        The solution.
+        The solutions.
 
     Example:
-        >>> solve_normal(torch.eye(2), torch.tensor([3.0, 4.0]), 0.0)
+        >>> solve_normal(torch.eye(2), torch.tensor([[3.0], [4.0]]), 0.0)[:, 0]
         tensor([3.0000, 4.0000])
     """
     gram = rows.mH @ rows
-    ridge = max(ridge, 4 * len(gram) * torch.finfo(gram.dtype).eps * float(gram.diagonal().real.max()))
-    gram.diagonal().add_(ridge or 1.0)
-    return torch.cholesky_solve((rows.mH @ missed)[:, None], torch.linalg.cholesky(gram))[:, 0]
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    least = 4 * gram.shape[-1] * torch.finfo(gram.dtype).eps * diagonal.real.amax(-1, keepdim=True)
+    added = least.clamp_min(ridge)
+    diagonal += torch.where(added > 0, added, 1.0)
+    return torch.cholesky_solve(rows.mH @ missed, torch.linalg.cholesky(gram))
 
 
 def half_sweep(
@@ -121,12 +123,13 @@ def half_sweep(
     lefts = [missed.new_ones(len(missed), 1)]
     for k, core in enumerate(cores):
         left, right = lefts[-1], rights[k]
-        ridge = RIDGE * float(left.abs().square().sum() * right.abs().square().mean()) / max(1, core.shape[1])
-        step = samples.correct(k, left, right, missed, ridge)
-        missed -= (samples.contract(k, step, left) * right).sum(1)
+        size = float(torch.linalg.vector_norm(left) * torch.linalg.vector_norm(right))
+        ridge = RIDGE * size**2 / (right.numel() * core.shape[1])
+        step, seen = samples.correct(k, left, right, missed, ridge)
+        missed -= seen
         cores[k] = core + step
         if k + 1 < len(cores):
-            q, r = qr(cores[k].flatten(0, 1))
+            q, r = torch.linalg.qr(cores[k].flatten(0, 1))
             cores[k] = q.reshape(core.shape[0], core.shape[1], -1)
             cores[k + 1] = torch.tensordot(r, cores[k + 1], 1)
             lefts.append(samples.contract(k, cores[k], left))
@@ -189,15 +192,16 @@ def least_squares(samples: Measurements, values: Tensor, cores: list[Tensor]) ->
     Yields:
         The cores, and the norm of what they miss.
     """
-    sides = (samples, samples.mirrored())
-    mirrored, lefts = _orthogonalised(sides[1], mirrored_cores(cores), values)
-    cores, rights = mirrored_cores(mirrored), lefts[::-1]
+    sides = (samples.mirrored(), samples)
+    # The first half sweep is one from the right: bases at the left may have directions that the tensor does not yet
+    # use, which orthogonal bases at the right would lose.
+    cores, lefts = _orthogonalised(samples, cores, values)
     missed = values - samples.values(cores)
     while True:
-        for backward, side in enumerate(sides):
-            lefts = half_sweep(side, cores, rights, missed)
-            yield (mirrored_cores(cores) if backward else list(cores)), float(torch.linalg.vector_norm(missed))
+        for forward, side in enumerate(sides):
             cores, rights = mirrored_cores(cores), lefts[::-1]
+            lefts = half_sweep(side, cores, rights, missed)
+            yield (list(cores) if forward else mirrored_cores(cores)), float(torch.linalg.vector_norm(missed))
 
 
 def _orthogonalised(samples: Measurements, cores: list[Tensor], like: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -43,12 +43,13 @@ def test_corrections_are_least_squares(problem):
     samples = IndexSamples(indices, x.shape)
     mode = x.ndim // 2
     left, right = (draw_tensor((len(indices), rank), x.dtype, rank) for rank in x.ranks[mode : mode + 2])
-    step = samples.correct(mode, left, right, missed, 0.0)
+    step, seen = samples.correct(mode, left, right, missed, 0.0)
     rows = torch.zeros(len(indices), x.shape[mode], left.shape[1] * right.shape[1], dtype=x.dtype)
     rows[torch.arange(len(indices)), indices[:, mode]] = (left[:, :, None] * right[:, None, :]).flatten(1)
     dense = rows.flatten(1)
     best = dense @ (torch.linalg.pinv(dense, rtol=1e-10) @ missed)
     found = (samples.contract(mode, step, left) * right).sum(1)
+    torch.testing.assert_close(seen, found)
     assert float((found - missed).norm()) <= float((best - missed).norm()) + 1e-4 * float(missed.norm())
 
 
@@ -73,6 +74,45 @@ def test_no_sweep_misses_more(problem, level):
         if level is least_squares:
             assert missed <= last + 1e-8 * (1 + last)
             last = missed
+
+
+@given(st.integers(2, 6), st.integers(2, 6), doubles, seeds)
+def test_least_squares_use_new_directions_at_once(m, n, dtype, seed):
+    """The best rank 1 of a matrix, and one more column: one half sweep finds what lies in the span of the two."""
+    matrix = draw_tensor((m, n), dtype, seed)
+    indices = torch.cartesian_prod(torch.arange(m), torch.arange(n))
+    samples, values = IndexSamples(indices, (m, n)), matrix.flatten()
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    cores = [u[None, :, :1], (s[0] * v[:1])[..., None]]
+    larger = enlarged(samples, cores, values - samples.values(cores), [1], torch.Generator().manual_seed(0))
+    _, missed = next(least_squares(samples, values, larger))
+    q = larger[0][0]
+    best = float((matrix - q @ (q.mH @ matrix)).norm())
+    assert missed <= best + 1e-6 * float(s[0])
+    assert best <= float(s[1:].norm()) * (1 - 0.01 / min(m, n))  # the column is worth something
+
+
+@given(st.lists(st.integers(2, 5), min_size=1, max_size=4), doubles, st.integers(0, 2), seeds)
+def test_slices_of_any_sizes_are_solved_together(sizes, dtype, skew, seed):
+    """Also where one slice has most of the samples, and some have none."""
+    generator = torch.Generator().manual_seed(seed % 2**31)
+    draws = [torch.rand(80, generator=generator) ** (1 + 4 * skew) for _ in sizes]
+    indices = torch.stack([(draw * size).long() for draw, size in zip(draws, sizes, strict=True)], 1).unique(dim=0)
+    samples, mode = IndexSamples(indices, sizes), len(sizes) // 2
+    left, right = (draw_tensor((len(indices), 2), dtype, seed + k) for k in (1, 2))
+    core, weights = draw_tensor((2, sizes[mode], 3), dtype, seed + 3), draw_tensor((len(indices),), dtype, seed + 4)
+    at = indices[:, mode]
+    expected = torch.einsum("ir,irs->is", left, core.permute(1, 0, 2)[at])
+    torch.testing.assert_close(samples.contract(mode, core, left), expected)
+    found = samples.scatter(mode, left, right, weights)
+    step = samples.correct(mode, left, right, weights, 0.1)[0]
+    for place in range(sizes[mode]):
+        here = at == place
+        one = (left[here].conj() * weights[here, None]).mT @ right[here].conj()
+        torch.testing.assert_close(found[:, place], one)
+        rows = (left[here][:, :, None] * right[here][:, None]).flatten(1)
+        gram = rows.mH @ rows + 0.1 * torch.eye(4, dtype=dtype)
+        torch.testing.assert_close(step[:, place].flatten(), torch.linalg.solve(gram, rows.mH @ weights[here]))
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.data())
