@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.numerics.memory import check_memory
 from ttnet.operators.building import finish, identity_cores, kronecker_sum
 from ttnet.trains.chain import check_scalar, check_shape
 from ttnet.trains.tt_matrix import TTMatrix
 
 BOUNDARIES = ("dirichlet", "neumann", "periodic")
+MATRICES = 6  # of a mode, that are there at a time when an operator is made
 
 
 def laplace(
@@ -56,7 +58,7 @@ def laplace(
     Raises:
         TTTypeError: If an argument is of the wrong type.
         TTShapeError: If there are no modes, or a size is below 1 or, if quantised, no power of two above 1.
-        TTValueError: If there is no such boundary.
+        TTValueError: If there is no such boundary, or an ordinary mode's matrix is larger than this machine's memory.
 
     Example:
         >>> laplace((3,)).full()
@@ -254,6 +256,15 @@ def _check(
         if kind not in BOUNDARIES:
             raise TTValueError(f"boundary is {kind!r}; expected {' or '.join(map(repr, BOUNDARIES))}.")
     for size in sizes:
+        if not quantised:
+            check_memory(
+                MATRICES * size * size,
+                torch.float64,
+                torch.device("cpu"),
+                what=f"the operator of a dimension of {size} points, made of {MATRICES} dense matrices,",
+                advice="take modes of size 2 instead (quantised=True), for which the number of points has to be a "
+                "power of two.",
+            )
         if quantised and (size < 2 or size & (size - 1)):
             raise TTShapeError(f"shape is {sizes}; expected powers of two above 1 where modes are quantised.")
     return sizes, kinds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Sequence
 
@@ -20,7 +19,7 @@ def check_tol(tol: object, dtype: torch.dtype) -> float:
     """Give a tolerance as a float, if the precision of a dtype has a chance to reach it.
 
     Args:
-        tol: A relative residual, above 0.
+        tol: A relative residual, above 0 and below 1.
         dtype: The dtype of the answer.
 
     Returns:
@@ -28,17 +27,19 @@ def check_tol(tol: object, dtype: torch.dtype) -> float:
 
     Raises:
         TTTypeError: If it is not a real number.
-        TTValueError: If it is not above 0, or below 4 machine epsilons of the dtype.
+        TTValueError: If it is not above 0 and below 1, or below 4 machine epsilons of the dtype.
 
     Example:
         >>> check_tol(1e-8, torch.float64)
         1e-08
     """
     if isinstance(tol, bool) or not isinstance(tol, numbers.Real):
-        raise TTTypeError(f"tol is a {type(tol).__name__}; expected a real number above 0.")
+        raise TTTypeError(f"tol is a {type(tol).__name__}; expected a real number above 0 and below 1.")
     value = float(tol)
-    if not value > 0 or not math.isfinite(value):
-        raise TTValueError(f"tol is {tol}; expected a finite number above 0.")
+    if not 0 < value < 1:
+        raise TTValueError(
+            f"tol is {tol}; expected a number above 0 and below 1, as residuals are relative: zero has one of 1."
+        )
     least = 4 * torch.finfo(dtype).eps
     if value < least:
         raise TTValueError(

@@ -38,6 +38,7 @@ from ttnet.trains.tt_matrix import TTMatrix
 
 LARGEST_PAIR = 100  # the largest product of two modes that are solved for together, unless told otherwise
 EARLY = 1e3  # times tol**2: the change of values at which a residual is worth looking at
+EXPLORING = 2  # sweeps from a given train that look beyond what A makes of it
 PATIENCE = 6  # how many sweeps may pass before the residual must be lower by a quarter
 
 
@@ -101,8 +102,8 @@ def eigsh(
             epsilons. Errors of the eigenvalues go with its square.
         max_sweeps: The largest number of sweeps over all bonds, in either direction; at least 1.
         max_rank: Bound on the ranks that all vectors share, an int or one int per inner bond.
-        x0: A train whose bases to begin with; None for random ones. One that is an eigenvector itself, or has no part
-            in the vectors that are sought, may be settled on.
+        x0: A train whose bases to begin with; None for random ones. The first two sweeps add random directions to them,
+            so that one that is another eigenvector is left.
         sites: How many cores to solve for at a time, 1 or 2; None for 2 unless modes are large.
         seed: The seed of all random choices.
         callback: Called with a `SolverProgress` after each sweep, whose `residual` is the relative change of the
@@ -170,7 +171,12 @@ def _differentiable_vector(a: TTMatrix, v: TensorTrain, value: float, tol: float
         across = gradient - v * v.dot(gradient)
         found = solve(plain - shift + projector * scale, across, max(tol, 1e-12))
         if not found.converged:
-            raise TTConvergenceError(f"The adjoint system of a gradient: {found.status.value}", found)
+            raise TTConvergenceError(
+                f"The gradient of the eigenvector of {value:.6g} is not known: its adjoint system was solved to "
+                f"{found.residual:.1e} only, as where other eigenvalues are as good as equal to it, and vectors turn "
+                "into each other. Use functions of `values` alone, or add a small term to A that tells them apart.",
+                found,
+            )
         return found.value - v * v.dot(found.value)
 
     def pairing(multiplier: TensorTrain, cores: list[Tensor]) -> Tensor:
@@ -221,6 +227,7 @@ class _Search:
                 f"k is {count}, but there is room for {room} vectors at most beside each other; raise max_rank or "
                 "sites, or lower k."
             )
+        self._given = x0 is not None
         if x0 is None:
             ranks = [min(rank, max(4, 2 * count)) for rank in most]
             sizes = [(ranks[k], n, ranks[k + 1]) for k, n in enumerate(shape)]
@@ -247,7 +254,7 @@ class _Search:
         residuals: list[float] = []
         changes: list[float] = []
         for sweep in range(1, max_sweeps + 1):
-            self._values = self._block.sweep(cut=self._cut)
+            self._values = self._block.sweep(cut=self._cut, explore=self._given and sweep <= EXPLORING)
             self._block.turn()
             self._best = None
             scale = max(1.0, float(self._values.abs().max()))

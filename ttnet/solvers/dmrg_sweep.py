@@ -22,6 +22,7 @@ from ttnet.solvers.ritz import lowest_pairs
 DENSE_SIZE = 60  # up to here a local matrix is diagonalised whole
 EXPANSION = 2  # how many directions a basis takes in at each step
 LOCAL_STEPS = 24  # of the iteration for a local problem
+EXPLORED_SIZE, EXPLORING_STEPS = 400, 100  # the same where a sweep explores
 
 
 class BlockState:
@@ -108,11 +109,12 @@ class BlockState:
         found = [[self._centre[..., j], *self._x[1:]] for j in range(self._centre.shape[3])]
         return [mirrored(cores) if self._is_mirrored else cores for cores in found]
 
-    def sweep(self, *, cut: float) -> Tensor:
+    def sweep(self, *, cut: float, explore: bool = False) -> Tensor:
         """Go over all bonds once; `turn` before the next sweep.
 
         Args:
             cut: The Frobenius norm that each bond may lose of each vector, relative to its own.
+            explore: Look into random directions, too. Those that A makes of eigenvectors are no new ones.
 
         Returns:
             The lowest eigenvalues (k,) of the last local problem.
@@ -129,10 +131,10 @@ class BlockState:
             core, v = self._local(k)
             last = k + self._sites - 1
             system = LocalSystem(self._left[k], core, self._right[last], hermitian=True)
-            values, vectors = self._solve(system, v, cut * self._scale / (2 * math.sqrt(order)))
+            values, vectors = self._solve(system, v, cut * self._scale / (2 * math.sqrt(order)), explore)
             self._scale = max(1.0, float(values.abs().max()))
             if last > k or k < order - 1:
-                self._split(k, vectors, cut)
+                self._split(k, vectors, cut, explore)
             else:
                 self._centre = vectors
         return values
@@ -150,21 +152,24 @@ class BlockState:
             self._pairs[key] = OperatorCore(pair.transpose(2, 3).flatten(3, 4).flatten(1, 2))
         return self._pairs[key], both.reshape(r, n * following.shape[1], -1, count)
 
-    def _solve(self, system: LocalSystem, v: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    def _solve(self, system: LocalSystem, v: Tensor, bound: float, explore: bool) -> tuple[Tensor, Tensor]:
         """Give the lowest eigenvalues of a local problem, and their vectors (r, n, s, k)."""
         k = min(self._count, system.size)
-        if system.size <= max(DENSE_SIZE, 4 * k):
+        if system.size <= max(EXPLORED_SIZE if explore else DENSE_SIZE, 4 * k):
             values, vectors = torch.linalg.eigh(system.matrix())
             return values[:k], vectors[:, :k].reshape(*system.shape, k)
         start = v.reshape(system.size, -1).mT
-        if len(start) < k:
-            missing = torch.randn(k - len(start), system.size, dtype=v.dtype, generator=self._generator)
+        wanted = k + explore
+        if len(start) < wanted:
+            missing = torch.randn(wanted - len(start), system.size, dtype=v.dtype, generator=self._generator)
             start = torch.cat([start, missing.to(v.device)])
-        values, rows = lowest_pairs(system.apply_to_rows, start, bound=bound, gain=0.1, steps=LOCAL_STEPS)
-        return values, rows.mT.reshape(*system.shape, k)
+        # A vector that is random to begin with takes many steps to come down to what is sought.
+        gain, steps = (0.0, EXPLORING_STEPS) if explore else (0.1, LOCAL_STEPS)
+        values, rows = lowest_pairs(system.apply_to_rows, start, bound=bound, gain=gain, steps=steps)
+        return values[:k], rows[:k].mT.reshape(*system.shape, k)
 
-    def _split(self, k: int, vectors: Tensor, cut: float) -> None:
-        """Cut ranks down, expand the basis by a few directions of `A v`, and go one core on."""
+    def _split(self, k: int, vectors: Tensor, cut: float, explore: bool) -> None:
+        """Cut ranks down, expand the basis by a few directions of `A v` or any at all, and go one core on."""
         left, n = self._centre.shape[:2]
         s, count = vectors.shape[2:]
         matrix = vectors.reshape(left * n, -1)  # (r n, n' s vectors)
@@ -174,9 +179,13 @@ class BlockState:
         room = u.shape[0] if most is None else most
         extra = max(0, min(EXPANSION, room - u.shape[1], u.shape[0] - u.shape[1]))
         if extra:
-            seen = through_operator(self._left[k], self._there[k], core).reshape(len(u), -1)  # (r n, b s)
-            mix = torch.randn(seen.shape[1], extra, dtype=u.dtype, generator=self._generator).to(u.device)
-            basis, factor = torch.linalg.qr(torch.cat([u, seen @ mix], 1))
+            if explore:
+                new = torch.randn(len(u), extra, dtype=u.dtype, generator=self._generator).to(u.device)
+            else:
+                seen = through_operator(self._left[k], self._there[k], core).reshape(len(u), -1)  # (r n, b s)
+                mix = torch.randn(seen.shape[1], extra, dtype=u.dtype, generator=self._generator)
+                new = seen @ mix.to(u.device)
+            basis, factor = torch.linalg.qr(torch.cat([u, new], 1))
             core, w = basis.reshape(left, n, -1), factor[:, : u.shape[1]] @ w
         self._x[k] = core
         self._left[k + 1] = advance_operator(self._left[k], core, self._there[k], core)

@@ -103,7 +103,8 @@ def evolve(
     dtype = solver_dtype(A, x0)
     bound = check_tol(tol, dtype)
     if isinstance(t, bool) or not isinstance(t, int | float):
-        raise TTTypeError(f"t is a {type(t).__name__}; expected a real number: let A be -1j * H for quantum dynamics.")
+        remedy = "let A be -1j * H for quantum dynamics" if isinstance(t, complex) else "float(t) may give one"
+        raise TTTypeError(f"t is a {type(t).__name__}; expected a real number, an int or a float: {remedy}.")
     if not is_finite_number(t):
         raise TTValueError(f"t is {t}; expected a finite number.")
     steps = check_count(max_sweeps, "max_sweeps")
@@ -202,6 +203,8 @@ class _Tdvp:
         if self._most is not None and all(most != rank for most, rank in zip(self._most, ranks, strict=True)):
             return 0.0
         moved = self._operator @ train
+        if not float(train.norm()) or not float(moved.norm()):
+            return 0.0
         try:
             followed = project(train, moved)
         except TTValueError:  # ranks that the shape does not allow

@@ -30,7 +30,7 @@ def tangent(x: TensorTrain, directions: Sequence[Tensor]) -> TangentVector:
     Raises:
         TTTypeError: If `x` is not a train.
         TTShapeError: If the number of directions or a shape does not fit.
-        TTValueError: If `x` has NaN or infinite entries, or ranks that its shape does not allow.
+        TTValueError: If `x` is zero, or has NaN or infinite entries, or ranks that its shape does not allow.
 
     Example:
         >>> import ttnet
@@ -66,8 +66,8 @@ def project(x: TensorTrain, z: TensorTrain) -> TangentVector:
     Raises:
         TTTypeError: If an argument is not a train.
         TTShapeError: If the shapes differ.
-        TTValueError: If entries are NaN or infinite, the devices differ, or `x` has ranks that its shape does not
-            allow.
+        TTValueError: If entries are NaN or infinite, the devices differ, or `x` is zero or has ranks that its shape
+            does not allow.
 
     Example:
         >>> import ttnet
@@ -221,6 +221,11 @@ def _space_at(x: object, name: str = "x") -> TangentSpace:
     if not isinstance(x, TensorTrain):
         raise TTTypeError(f"{name} is a {type(x).__name__}; expected a TensorTrain.")
     check_finite(x.cores)
+    if not float(x.norm()):
+        raise TTValueError(
+            f"{name} is zero; expected a train of full ranks, as there is no tangent space at zero: take another "
+            "point, such as a random train of small norm."
+        )
     return TangentSpace(x.cores)
 
 

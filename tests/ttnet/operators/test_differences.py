@@ -167,6 +167,17 @@ def test_dtypes(dtype):
         (lambda: operators.laplace(()), TTShapeError, "shape is (); expected at least one dimension."),
         (lambda: operators.laplace((3, 0)), TTShapeError, "every mode must have size at least 1"),
         (lambda: operators.laplace((6,), quantised=True), TTShapeError, "shape is (6,); expected powers of two"),
+        (
+            lambda: operators.laplace((2**24,)),
+            TTValueError,
+            "the operator of a dimension of 16777216 points, made of 6 dense matrices, has",
+        ),
+        (
+            lambda: operators.laplace((2**24, 4)),
+            TTValueError,
+            "take modes of size 2 instead (quantised=True), for which",
+        ),
+        (lambda: operators.gradient((2**24,)), TTValueError, "than this machine's memory of"),
         (lambda: operators.laplace((3,), boundary="open"), TTValueError, "boundary is 'open'; expected 'dirichlet' or"),
         (lambda: operators.laplace((3,), boundary=["neumann"] * 2), TTShapeError, "boundary has 2 entries; expected 1"),
         (lambda: operators.laplace((3,), dtype=torch.int64), TTTypeError, "dtype is torch.int64"),

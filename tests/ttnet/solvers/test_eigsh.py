@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import ttnet
 from tests.ttnet.solvers.systems import draw_operator, vector
 from tests.ttnet.strategies import dense, draw_train, dtypes, relative_error, same, seeds
-from ttnet import TTMatrix, TTShapeError, TTTypeError, TTValueError, operators, solvers
+from ttnet import TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError, operators, solvers
 from ttnet.solvers import SolverStatus, dmrg_sweep
 from ttnet.solvers.residuals import eigen_residual
 from ttnet.solvers.ritz import lowest_pairs
@@ -89,6 +89,32 @@ def test_the_laplacian_on_large_modes(boundary):
     result = solvers.eigsh(a, k=4)
     assert torch.allclose(result.values, expected[:4], atol=1e-9)
     assert math.isclose(float(solvers.eigsh(a, 1, "LA").values), float(expected[-1]), rel_tol=1e-9)
+
+
+@given(
+    st.sampled_from([3, 8, 16, 32, 64]), st.lists(st.integers(1, 3), min_size=1, max_size=4), st.sampled_from([1, 2])
+)
+def test_another_eigenvector_to_begin_with_is_left(n, numbers, sites):
+    """Products of sines are the Laplacian's eigenvectors, and what it makes of one is no new direction."""
+    points = torch.arange(1, n + 1, dtype=torch.float64)
+    x0 = TensorTrain([torch.sin(math.pi * k * points / (n + 1)).reshape(1, -1, 1) for k in numbers])
+    result = solvers.eigsh(operators.laplace((n,) * len(numbers)), x0=x0, sites=sites if n < 32 else None)
+    lowest = len(numbers) * (2 - 2 * math.cos(math.pi / (n + 1)))
+    assert not result.converged or math.isclose(float(result.values[0]), lowest, rel_tol=1e-8)
+    if n < 64:
+        assert result.converged
+
+
+@pytest.mark.parametrize("which", ["SA", "LA"])
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_every_eigenvector_of_a_chain_to_begin_with(number, which):
+    H = operators.heisenberg(8)
+    values, vectors = torch.linalg.eigh(H.full())
+    values, vectors = (values, vectors) if which == "SA" else (values.flip(0), vectors.flip(1))
+    x0 = ttnet.tt_svd(vectors[:, number].reshape((2,) * 8), eps=1e-14)
+    result = solvers.eigsh(H, which=which, x0=x0)
+    assert result.converged
+    assert math.isclose(float(result.values[0]), float(values[0]), rel_tol=1e-9)
 
 
 def test_oscillators():

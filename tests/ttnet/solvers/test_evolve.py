@@ -220,7 +220,16 @@ A, X = ttnet.eye((2, 3), dtype=torch.float64), ttnet.ones((2, 3), dtype=torch.fl
     ("call", "error", "message"),
     [
         (lambda: solvers.evolve(A, ttnet.ones((3, 2)), 1.0), TTShapeError, "x0 has shape (3, 2) but A has modes"),
-        (lambda: solvers.evolve(A, X, 1j), TTTypeError, "t is a complex; expected a real number: let A be -1j * H"),
+        (
+            lambda: solvers.evolve(A, X, 1j),
+            TTTypeError,
+            "t is a complex; expected a real number, an int or a float: let A b",
+        ),
+        (
+            lambda: solvers.evolve(A, X, torch.tensor(0.1)),
+            TTTypeError,
+            "t is a Tensor; expected a real number, an int or a",
+        ),
         (lambda: solvers.evolve(A, X, math.inf), TTValueError, "t is inf; expected a finite number."),
         (lambda: solvers.evolve(A, X, 1.0, "euler"), TTValueError, "method is 'euler'; expected 'tdvp' or 'tdvp2'"),
         (lambda: solvers.evolve(A, X, 1.0, tol=1e-30), TTValueError, "below the precision of float64"),

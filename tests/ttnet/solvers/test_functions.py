@@ -171,6 +171,23 @@ def test_complex_functions():
     assert interpolate(lambda x: torch.exp(1j * x.sum(1)), [(0, 1)] * 3).converged
 
 
+@given(st.integers(1, 4), st.floats(0.1, 10), st.floats(-5, 5), st.integers(1, 3))
+def test_integrals_of_zero(d, width, low, waves):
+    """Relative to the integral of the function's size, which zero is not."""
+    domain = [(low, low + width)] * d
+    result = integrate(lambda x: torch.sin(2 * math.pi * waves * (x - low) / width).prod(1), domain, 1e-9)
+    assert result.converged
+    assert abs(float(result.value)) < 1e-8 * width**d
+    assert result.residual <= 1e-9
+
+
+@given(st.integers(1, 2), st.floats(0.05, 0.95), st.sampled_from([1e-2, 1e-6]))
+def test_integrals_of_jumps_say_how_far_off_they_are(d, place, tol):
+    result = integrate(lambda x: (x[:, 0] > place).double(), [(0, 1)] * d, tol)
+    error = abs(float(result.value) - (1 - place)) / max(float(result.value), 1 - place)
+    assert error <= 3 * result.residual or (result.converged and error <= 10 * tol)
+
+
 @pytest.mark.parametrize("call", [interpolate, integrate])
 def test_limits_callbacks_and_exceptions(call):
     def f(x):

@@ -6,7 +6,7 @@ import torch
 import ttnet
 from tests.ttnet.solvers.systems import draw_operator, general, vector
 from tests.ttnet.strategies import draw_train, relative_error
-from ttnet import TensorTrain, TTMatrix, operators, solvers
+from ttnet import TensorTrain, TTConvergenceError, TTMatrix, operators, solvers
 
 DTYPES = [torch.float64, torch.complex128]
 
@@ -77,3 +77,14 @@ def test_eigenpairs_on_small_shapes(shape, dtype):
         return result.values, *(weights.dot(v).abs() ** 2 for v in result.vectors)
 
     assert torch.autograd.gradcheck(pairs, leaves(a), eps=1e-5, atol=1e-5)
+
+
+def test_gradients_of_vectors_of_equal_eigenvalues_say_why_there_are_none():
+    a = operators.laplace((4, 4))  # of whose eigenvalues the second and third are one
+    cores = leaves(a)
+    result = solvers.eigsh(TTMatrix(cores), k=2, tol=1e-9)
+    weights = ttnet.random((4, 4), 2, dtype=torch.float64, seed=0)
+    with pytest.raises(
+        TTConvergenceError, match=r"The gradient of the eigenvector of 1\.76393 is not known: .* equal to it"
+    ):
+        result.vectors[1].dot(weights).backward()

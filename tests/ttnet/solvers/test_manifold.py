@@ -136,6 +136,12 @@ def one(shape=(2, 3)):
             TTValueError,
             r"cores\[0\] has shape \(1, 2, 3\), with a rank larger than .*; round the train first",
         ),
+        (lambda: project(0 * one(), one()), TTValueError, "x is zero; expected a train of full ranks"),
+        (
+            lambda: transport(project(one(), one()), 0 * one()),
+            TTValueError,
+            "y is zero; expected a train of full ranks",
+        ),
         (lambda: tangent(one(), [torch.ones(1, 2, 1)]), TTShapeError, "directions have the shapes"),
         (lambda: transport(one(), one()), TTTypeError, "vector is a TensorTrain; expected a TangentVector"),
         (lambda: transport(project(one(), one()), 3), TTTypeError, "y is a int; expected a TensorTrain"),

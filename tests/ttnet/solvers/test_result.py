@@ -42,8 +42,22 @@ def test_exceptions_hand_back_the_best_so_far(kind):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: arguments.check_tol("1", torch.float64), TTTypeError, "tol is a str; expected a real number above 0."),
-        (lambda: arguments.check_tol(0, torch.float64), TTValueError, "tol is 0; expected a finite number above 0."),
+        (
+            lambda: arguments.check_tol("1", torch.float64),
+            TTTypeError,
+            "tol is a str; expected a real number above 0 and b",
+        ),
+        (
+            lambda: arguments.check_tol(0, torch.float64),
+            TTValueError,
+            "tol is 0; expected a number above 0 and below 1",
+        ),
+        (
+            lambda: arguments.check_tol(2, torch.float64),
+            TTValueError,
+            "tol is 2; expected a number above 0 and below 1",
+        ),
+        (lambda: arguments.check_tol(1.0, torch.float64), TTValueError, "tol is 1.0; expected a number above 0 and be"),
         (lambda: arguments.check_tol(math.nan, torch.float64), TTValueError, "tol is nan; expected"),
         (lambda: arguments.check_tol(1e-8, torch.float32), TTValueError, "below the precision of float32; expected at"),
         (lambda: arguments.check_tol(1e-8, torch.complex64), TTValueError, "convert the trains to complex128."),

@@ -260,7 +260,7 @@ A, B = ttnet.eye((2, 3), dtype=torch.float64), ttnet.ones((2, 3), dtype=torch.fl
         (lambda: solvers.solve(A, B * math.nan), TTValueError, "b.cores[1] holds NaN"),
         (lambda: solvers.solve(A * math.inf, B), TTValueError, "A.cores[1] holds NaN or infinite entries"),
         (lambda: solvers.solve(A.to(torch.float32), B.to(torch.float32)), TTValueError, "below the precision of"),
-        (lambda: solvers.solve(A, B, tol=0), TTValueError, "tol is 0; expected a finite number above 0."),
+        (lambda: solvers.solve(A, B, tol=0), TTValueError, "tol is 0; expected a number above 0 and below 1"),
         (lambda: solvers.solve(A, B, max_sweeps=0), TTValueError, "max_sweeps is 0; expected an int >= 1."),
         (lambda: solvers.solve(A, B, max_rank=0), TTValueError, "max_rank holds 0; every rank must be at least 1."),
         (lambda: solvers.solve(A, B, sites=3), TTValueError, "sites is 3; expected 1 or 2."),
