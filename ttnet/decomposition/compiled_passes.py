@@ -22,7 +22,7 @@ from ttnet.decomposition.pass_code import Kind, product_pass, project_pass
 from ttnet.numerics import machine_code
 from ttnet.numerics.blas import single_threaded, thread_count, torch_threads
 
-LEAST_NUMEL = 2**18  # below which calls take longer than they save
+LEAST_NUMEL = 2**20  # below which a pass takes a millisecond, and compiling it a hundred
 THREAD_NUMEL = 2**20  # with which a thread of its own pays
 _MOST_GRAM_COLUMNS = 512  # above which the sums of a Gram matrix leave the cache
 LEAST_COLUMNS = 16

@@ -289,14 +289,15 @@ class Function:
         features = binding.get_host_cpu_features()
         features["prefer-256-bit"] = False
         machine = binding.Target.from_default_triple().create_target_machine(
-            cpu=binding.get_host_cpu_name(), features=features.flatten(), opt=3
+            cpu=binding.get_host_cpu_name(), features=features.flatten(), opt=2
         )
         module = binding.parse_assembly(str(self._module))
         module.verify()
-        options = binding.create_pipeline_tuning_options(speed_level=1)
-        options.loop_unrolling = False  # what is to be repeated is written so
-        passes = binding.create_pass_builder(machine, options)
-        passes.getModulePassManager().run(module, passes)
+        # Variables into registers; what else could be made better would take longer to compile than it saves.
+        passes = binding.create_new_function_pass_manager()
+        passes.add_sroa_pass()
+        options = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options())
+        passes.run(module.get_function("run"), options)
         engine = binding.create_mcjit_compiler(module, machine)
         engine.finalize_object()
         kinds = [ctypes.c_void_p if is_pointer else ctypes.c_int64 for is_pointer in self._is_pointer]
