@@ -6,18 +6,16 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet.numerics.scales import split_scale, times_power_of_two
+from ttnet.numerics.scales import compute_dtype, split_scale, times_power_of_two
 from ttnet.numerics.train_scales import join_scale
 from ttnet.numerics.truncation import check_method
 from ttnet.operators.sums import is_finite_number
-from ttnet.solvers.amen import solve
 from ttnet.solvers.arguments import (
     check_bounds,
     check_callback,
@@ -30,18 +28,19 @@ from ttnet.solvers.arguments import (
     solver_dtype,
 )
 from ttnet.solvers.interfaces import prepare_operator, prepare_train
-from ttnet.solvers.manifold import project
+from ttnet.solvers.kronecker import exponential_of_sum
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
 from ttnet.solvers.tdvp_sweep import TdvpState
-from ttnet.trains.construct import eye, ones
-from ttnet.trains.joining import outer
+from ttnet.solvers.time_steps import Implicit, Stepper, Tdvp
 from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
 
 METHODS = ("tdvp", "tdvp2", "implicit")
-STAGES = 6  # of the implicit steps, which are of order 11
 UNBOUNDED = 2**31  # a rank that no bond has
-CUT = 0.02  # of the error that a step may make, for each bond that is cut
+SHARE_MISSED = 0.1  # of what bounded ranks cannot follow, that a step may err by: shorter ones are no better
+ROUNDING = 10  # machine epsilons: differences of steps that are no more than errors of rounding
+SHORTEST = 1e-9  # share of the time
+NEAR = 0.1  # the error of a step from which on that of half of it tells something
 
 
 def evolve(
@@ -132,12 +131,12 @@ def evolve(
         operator, power = prepare_operator(A, dtype)
         operator[0] = times_power_of_two(operator[0], power)
         cores[0] = cores[0] / size
-        stepper: _Stepper
+        stepper: Stepper
         if method == "implicit":
-            stepper = _Implicit(TTMatrix(operator), TensorTrain(cores), max_rank, seed)
+            stepper = Implicit(TTMatrix(operator), TensorTrain(cores), max_rank, seed)
         else:
             sites = 1 if method == "tdvp" else 2
-            stepper = _Tdvp(
+            stepper = Tdvp(
                 TdvpState(operator, cores, max_ranks, sites), TTMatrix(operator), None if sites == 1 else max_ranks
             )
         return _March(stepper, float(t), bound, exponent, size, target).run(steps, callback)
@@ -163,134 +162,10 @@ def _without_ones(
     return dataclasses.replace(result, value=value)
 
 
-class _Stepper(Protocol):
-    """Something that makes steps in time, and stays as it is."""
-
-    order: int
-
-    @property
-    def train(self) -> TensorTrain: ...
-
-    def after(self, time: float, tol: float) -> _Stepper: ...
-
-    def normalised(self) -> tuple[_Stepper, float]: ...
-
-    def missed(self) -> float: ...
-
-
-class _Tdvp:
-    """Steps by sweeps there and back."""
-
-    order = 2
-
-    def __init__(self, state: TdvpState, operator: TTMatrix, most: Sequence[int | None] | None) -> None:
-        self._state, self._operator = state, operator
-        self._most = most  # the largest rank of each bond; `None` for ranks that stay
-
-    @property
-    def train(self) -> TensorTrain:
-        return TensorTrain(self._state.cores)
-
-    def after(self, time: float, tol: float) -> _Tdvp:
-        state = self._state.copy()
-        state.step(time, tol=tol, cut=CUT * tol)
-        return _Tdvp(state, self._operator, self._most)
-
-    def missed(self) -> float:
-        """Give the size of what A does to the train that no train of these ranks can follow, per unit of time."""
-        train = self.train
-        ranks = train.ranks[1:-1]
-        if self._most is not None and all(most != rank for most, rank in zip(self._most, ranks, strict=True)):
-            return 0.0
-        moved = self._operator @ train
-        if not float(train.norm()) or not float(moved.norm()):
-            return 0.0
-        try:
-            followed = project(train, moved)
-        except TTValueError:  # ranks that the shape does not allow
-            followed = project(train.round(), moved)
-        return math.sqrt(max(0.0, float(moved.norm()) ** 2 - float(followed.norm()) ** 2))
-
-    def normalised(self) -> tuple[_Tdvp, float]:
-        state = self._state.copy()
-        size = float(torch.linalg.vector_norm(state.cores[0]))
-        state.scale(1 / size if size else 1.0)
-        return _Tdvp(state, self._operator, self._most), size
-
-
-class _Implicit:
-    """Steps of collocation at Radau points: `(I - time A x R) y = x x 1`, whose last time is the step's end."""
-
-    order = 2 * STAGES - 1
-
-    def __init__(self, a: TTMatrix, x: TensorTrain, max_rank: int | Sequence[int] | None, seed: int) -> None:
-        self._a, self._x, self._max_rank, self._seed = a, x, max_rank, seed
-
-    @property
-    def train(self) -> TensorTrain:
-        return self._x
-
-    def after(self, time: float, tol: float) -> _Implicit:
-        stages = torch.from_numpy(radau_matrix(STAGES)).to(self._a.dtype).to(self._a.device)
-        modes = self._a.col_shape
-        both = TTMatrix([*self._a.cores, stages[None, :, :, None]]) * -time
-        both = both + eye((*modes, STAGES), dtype=self._a.dtype, device=self._a.device)
-        rhs = outer(self._x, ones((STAGES,), dtype=self._a.dtype, device=self._a.device))
-        precise = max(CUT * tol, 10 * torch.finfo(self._a.dtype).eps)
-        most = self._max_rank
-        bounds = [*most, STAGES] if isinstance(most, Sequence) else most
-        found = solve(both, rhs, precise, max_rank=bounds, x0=rhs, seed=self._seed)
-        end = found.value[(slice(None),) * len(modes) + (-1,)]
-        assert isinstance(end, TensorTrain)
-        end = end.round(eps=precise, max_rank=most) if end.ndim > 1 else end
-        return _Implicit(self._a, end, most, self._seed)
-
-    def normalised(self) -> tuple[_Implicit, float]:
-        size = float(self._x.norm())
-        x = self._x / size if size else self._x
-        return _Implicit(self._a, x, self._max_rank, self._seed), size
-
-    def missed(self) -> float:
-        return 0.0
-
-
-def radau_matrix(stages: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Give the matrix of the collocation method of Radau IIA: integrals of Lagrange's polynomials up to each point.
-
-    Source: Hairer & Wanner 1996, "Solving ordinary differential equations II", section IV.5.
-
-    Args:
-        stages: How many points, the last of which is 1; at least 1.
-
-    Returns:
-        The matrix, of shape (stages, stages).
-
-    Example:
-        >>> radau_matrix(2).round(4)
-        array([[ 0.4167, -0.0833],
-               [ 0.75  ,  0.25  ]])
-    """
-    # The points are the zeros of P_s - P_(s-1) on [-1, 1], of which 1 is one.
-    series = np.zeros(stages + 1)
-    series[-1], series[-2] = 1.0, -1.0
-    points = np.sort(np.polynomial.legendre.legroots(series).real)
-    points[-1] = 1.0
-    # In Legendre's basis both the values at the points and their integrals from -1 are well conditioned.
-    values = np.polynomial.legendre.legvander(points, stages - 1)
-    integrals = np.stack(
-        [
-            np.polynomial.legendre.legval(points, np.polynomial.legendre.legint(np.eye(stages)[j], lbnd=-1))
-            for j in range(stages)
-        ],
-        axis=1,
-    )
-    return np.linalg.solve(values.T, integrals.T).T / 2
-
-
 class _Point(NamedTuple):
     """How far the evolution has come."""
 
-    stepper: _Stepper
+    stepper: Stepper
     passed: float  # the share of the time
     exponent: int
     size: float
@@ -300,10 +175,10 @@ class _Point(NamedTuple):
 class _Comparison(NamedTuple):
     """A step beside two of half its length."""
 
-    long: _Stepper | None
-    half: _Stepper
-    short: _Stepper
-    unit: _Stepper  # the latter, divided by its norm
+    long: Stepper | None
+    half: Stepper
+    short: Stepper
+    unit: Stepper  # the latter, divided by its norm
     grown: float
     difference: float  # infinite for what is beyond floats
 
@@ -312,9 +187,10 @@ class _March:
     """Steps from 0 to the end of the time, each compared with two halves."""
 
     def __init__(
-        self, stepper: _Stepper, time: float, tol: float, exponent: int, size: float, dtype: torch.dtype
+        self, stepper: Stepper, time: float, tol: float, exponent: int, size: float, dtype: torch.dtype
     ) -> None:
         self._time, self._tol, self._dtype = time, tol, dtype
+        self._precision = torch.finfo(compute_dtype(dtype)).eps
         self._now = _Point(stepper, 0.0, exponent, size, 0.0)
         self._history: list[SolverProgress] = []
 
@@ -325,15 +201,16 @@ class _March:
 
     def _steps(self, max_steps: int, callback: Callable[[SolverProgress], object] | None) -> SolverStatus:
         share = 1.0
-        long: _Stepper | None = None  # a step of that share from here, if it is known already
+        long: Stepper | None = None  # a step of that share from here, if it is known already
         before = math.inf  # the error of the step that was taken back, for its share of the time
+        missed = self._now.stepper.missed() * abs(self._time)  # were it as now for all of the time
         for step in range(1, max_steps + 1):
             now = self._now
             share = min(share, 1 - now.passed)
-            allowed = self._tol * share
+            allowed = max(self._tol, SHARE_MISSED * missed) * share
             long, half, _, unit, grown, difference = self._compare(long, share, allowed)
             if not math.isfinite(difference):  # numbers beyond floats: norms are taken out after each step
-                if share < 1e-9:
+                if share < SHORTEST:
                     raise TTValueError(
                         "the norm of x leaves the range of floats in the shortest steps; expected A and t of smaller "
                         "product."
@@ -343,10 +220,13 @@ class _March:
                 continue
             # Not divided by 2**order - 1, as that holds for short steps alone: long ones would be told too good.
             error = difference / grown if grown else 0.0
-            # Where half a step errs for its time as a whole one did, it is by what is cut off, not by its length.
-            floored = error / share > 0.7 * before
-            if error > allowed and share > 1e-9 and not floored:
-                before = error / share
+            # Where half a step errs for its time as a whole one did, it is by what is cut off, not by its length, or by
+            # rounding. Steps that are far too long tell nothing of the kind.
+            floored = error < NEAR and error / share > 0.7 * before
+            if allowed < error <= ROUNDING * self._precision:
+                floored, error = True, ROUNDING * self._precision
+            if error > allowed and share > SHORTEST and not floored:
+                before = error / share if error < NEAR else math.inf
                 # A step of half the length is known; if that is still far too long, begin anew.
                 factor = (0.5 * allowed / error) ** (1 / now.stepper.order)
                 long, share = (half, share / 2) if factor > 0.25 else (None, share * max(factor, 0.01))
@@ -356,8 +236,9 @@ class _March:
                 size = math.ldexp(now.size * grown, -int(power)) if grown else 0.0
                 passed = now.passed + share
                 passed = 1.0 if passed > 1 - 1e-12 else passed
-                missed = now.stepper.missed() * share * abs(self._time)
-                self._now = _Point(unit, passed, now.exponent + int(power), size, now.error + error + missed)
+                last, missed = missed, unit.missed() * abs(self._time)
+                error_there = now.error + error + max(last, missed) * share  # ranks may have met their bound meanwhile
+                self._now = _Point(unit, passed, now.exponent + int(power), size, error_there)
                 self._record(step, self._now)
                 growth = 0.9 * (allowed / error) ** (1 / (now.stepper.order + 1)) if error else 4.0
                 long, share, before = None, share * (2.0 if floored else min(4.0, max(0.5, growth))), math.inf
@@ -368,7 +249,7 @@ class _March:
                 return SolverStatus.STOPPED
         return SolverStatus.MAX_SWEEPS
 
-    def _compare(self, long: _Stepper | None, share: float, allowed: float) -> _Comparison:
+    def _compare(self, long: Stepper | None, share: float, allowed: float) -> _Comparison:
         """Make a step, and the two halves of it."""
         stepper, time = self._now.stepper, share * self._time
         try:
@@ -402,7 +283,10 @@ def expm_apply(
     max_rank: int | Sequence[int] | None = None,
     seed: int = 0,
 ) -> SolverResult[TensorTrain]:
-    """Apply the exponential of an operator to a train, `exp(t A) x`: `evolve` by implicit steps of high order.
+    """Apply the exponential of an operator to a train, `exp(t A) x`.
+
+    Where A is a Kronecker sum, as Laplacians on ordinary modes are, the exponentials of its matrices do it mode by
+    mode; otherwise `evolve` by implicit steps of high order.
 
     Args:
         A: The operator.
@@ -427,4 +311,11 @@ def expm_apply(
         >>> round(float(solvers.expm_apply(ttnet.eye((2, 3), dtype=torch.float64), x).value.sum()), 6)
         16.309691
     """
+    if isinstance(t, int | float) and not isinstance(t, bool) and is_finite_number(t) and max_rank is None:
+        check_operator(A, "A")
+        check_fit(A, check_train(x, "x"), "x")
+        with torch.no_grad():
+            found = exponential_of_sum(A, x, float(t), check_tol(tol, solver_dtype(A, x)))
+        if found is not None:
+            return found
     return evolve(A, x, t, "implicit", tol, max_rank=max_rank, seed=seed)

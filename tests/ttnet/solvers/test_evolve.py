@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 import ttnet
 from tests.ttnet.solvers.systems import definite, draw_operator, sine, vector
 from tests.ttnet.strategies import dense, draw_train, dtypes, relative_error, seeds
-from ttnet import TensorTrain, TTShapeError, TTTypeError, TTValueError, operators, solvers
+from ttnet import TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError, operators, solvers
+from ttnet.operators.building import kronecker_sum
 from ttnet.solvers import SolverStatus
-from ttnet.solvers.evolution import radau_matrix
 from ttnet.solvers.exponentials import exponential_times
+from ttnet.solvers.kronecker import summands
+from ttnet.solvers.time_steps import radau_matrix
 
 METHODS = ["tdvp2", "implicit"]
 shapes = st.lists(st.integers(1, 3), min_size=1, max_size=4).map(tuple)
@@ -150,6 +152,74 @@ def test_max_rank_bounds_ranks():
     a = operators.heisenberg(6) * -1j
     x = draw_train((2,) * 6, [2] * 5, torch.complex128, 0)
     assert max(solvers.evolve(a, x, 0.2, "tdvp2", 1e-2, max_rank=3).value.ranks) <= 3
+
+
+@pytest.mark.parametrize(("method", "max_rank"), [("tdvp2", 2), ("tdvp2", 4), ("implicit", 2), ("tdvp", None)])
+def test_ranks_that_cannot_follow_are_told_in_few_steps(method, max_rank):
+    a = operators.heisenberg(6) * -1j
+    x = draw_train((2,) * 6, [2] * 5, torch.complex128, 0)
+    result = solvers.evolve(a, x, 0.5, method, 1e-8, max_rank=max_rank)
+    assert result.status is SolverStatus.IMPRECISE
+    assert result.sweeps <= 60
+    assert relative_error(vector(result.value), exact(a, x, 0.5)) <= 1.5 * result.residual
+
+
+@pytest.mark.parametrize("method", ["tdvp", "tdvp2"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_steps_do_not_chase_errors_of_rounding(method, seed):
+    a = -operators.laplace((4, 4, 4), dtype=torch.float32)
+    x = draw_train((4, 4, 4), [4, 4], torch.float32, seed)
+    tol = 5 * torch.finfo(torch.float32).eps
+    result = solvers.evolve(a, x, 1.0, method, tol)
+    assert result.sweeps <= 20
+    assert result.status in (SolverStatus.REACHED, SolverStatus.IMPRECISE)
+    assert relative_error(vector(result.value), exact(a, x, 1.0)) <= max(tol, 2 * result.residual)
+
+
+@settings(max_examples=15)
+@given(shapes, dtypes, seeds, st.sampled_from([-1.0, 0.3, 20.0]))
+def test_exponentials_of_kronecker_sums(shape, dtype, seed, t):
+    parts = [draw_operator((size,), 1, dtype, seed + k) for k, size in enumerate(shape)]
+    a = TTMatrix(kronecker_sum([[part.cores[0] / max(float(part.norm()), 1)] for part in parts]))
+    x = draw_train(shape, [2] * (len(shape) - 1), dtype, seed + 9)
+    found = summands(a)
+    assert found is not None
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    assert torch.allclose(
+        dense(TTMatrix(kronecker_sum([[p[None, :, :, None]] for p in found]))), dense(a).to(wide), atol=1e-5
+    )
+    tol = 1e-4 if torch.finfo(dtype).eps > 1e-10 else 1e-9
+    result = solvers.expm_apply(a, x, t, tol)
+    expected = torch.linalg.matrix_exp(dense(a).to(wide) * t) @ vector(x).to(wide)
+    assert result.status is SolverStatus.REACHED
+    assert result.value.dtype == dtype
+    assert relative_error(vector(result.value).to(wide), expected) <= 2 * tol
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (6, 5, 4)])
+def test_stiff_diffusion_is_exact_mode_by_mode(shape):
+    a = operators.laplace(shape) * -100
+    x = draw_train(shape, [2] * (len(shape) - 1), torch.float64, 1)
+    result = solvers.expm_apply(a, x, 1.0, 1e-9)
+    assert result.sweeps == 0
+    assert result.value.ranks == x.ranks
+    assert relative_error(vector(result.value), exact(a, x, 1.0)) < 1e-8
+
+
+@given(st.lists(st.integers(2, 4), min_size=2, max_size=3), seeds)
+def test_what_is_no_kronecker_sum_is_none(shape, seed):
+    a = draw_operator(tuple(shape), 2, torch.float64, seed)
+    noise = draw_operator(tuple(shape), 1, torch.float64, seed + 1)
+    a = a + noise * (1e-6 * float(a.norm()) / float(noise.norm()))
+    assert summands(a) is None
+
+
+def test_implicit_steps_of_stiff_operators_are_no_shorter_than_needed_and_no_longer():
+    a = operators.laplace((6, 6)) * -100
+    x = draw_train((6, 6), [2], torch.float64, 1)
+    result = solvers.evolve(a, x, 0.2, "implicit", 1e-6)
+    assert result.status is SolverStatus.REACHED
+    assert relative_error(vector(result.value), exact(a, x, 0.2)) <= 1e-6
 
 
 @settings(max_examples=15)
