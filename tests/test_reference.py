@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +26,6 @@ ROOMS = (
 def find(path: str) -> Any:
     """Give what a full name stands for; a function goes before the module that it is written in."""
     parent, _, name = path.rpartition(".")
-    if not parent:
-        return importlib.import_module(path)
     owner = importlib.import_module(parent)
     return getattr(owner, name) if hasattr(owner, name) else importlib.import_module(path)
 
@@ -83,6 +82,12 @@ def test_every_public_name_is_in_the_reference(room):
 
 def test_no_name_is_in_the_reference_twice():
     assert [name for name, count in Counter(home(thing) for _, thing in NAMED).items() if count > 1] == []
+
+
+def test_a_function_is_named_by_its_module_where_that_has_its_name():
+    """As the site shows the module otherwise, and everything in it."""
+    functions = [path for path, thing in NAMED if not isinstance(thing, ModuleType)]
+    assert [path for path in functions if path in sys.modules] == []
 
 
 def test_every_page_of_the_reference_is_in_the_navigation():
