@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.behaviours import machinery, numerics, values  # noqa: F401 (they register their cases)
+from benchmarks.behaviours import machinery, numerics, solving, values  # noqa: F401 (they register their cases)
 from benchmarks.behaviours.judging import BEHAVIOURS
 from benchmarks.behaviours.libraries import Ttnet
 

@@ -24,7 +24,8 @@ SAFETY = "Values and files"
 GRADIENTS = "Gradients and transforms"
 CROSS = "Cross approximation of a function"
 OPERATIONS = "Operations"
-GROUPS = (BOUNDS, SCALES, DIGITS, NONSENSE, SHAPES, SAFETY, GRADIENTS, CROSS, OPERATIONS)
+SOLVERS = "Linear systems and lowest eigenvalues"
+GROUPS = (BOUNDS, SCALES, DIGITS, NONSENSE, SHAPES, SAFETY, GRADIENTS, CROSS, OPERATIONS, SOLVERS)
 
 
 class Wrong(Exception):

@@ -100,6 +100,14 @@ class Library:
         """A train from a function of int64 indices of shape (batch, order)."""
         raise Absent
 
+    def solve(self, matrix_cores: Sequence[Tensor], b: Any, tol: float) -> tuple[Any, bool | None]:
+        """A linear system with a TT-matrix; the solution, and whether the library says that it converged."""
+        raise Absent
+
+    def lowest(self, matrix_cores: Sequence[Tensor], tol: float) -> tuple[Any, bool | None]:
+        """The lowest eigenvalue of a Hermitian TT-matrix, and whether the library says that it converged."""
+        raise Absent
+
     def save(self, train: Any, path: str) -> None:
         raise Absent
 
@@ -161,6 +169,14 @@ class Ttnet(Library):
     def cross(self, f: Callable[[Tensor], Tensor], shape: Sequence[int], eps: float) -> Any:
         return self.module.tt_cross(f, shape, eps=eps).value
 
+    def solve(self, matrix_cores: Sequence[Tensor], b: Any, tol: float) -> tuple[Any, bool | None]:
+        result = self.module.solvers.solve(self.module.TTMatrix(matrix_cores), b, tol)
+        return result.value, result.converged
+
+    def lowest(self, matrix_cores: Sequence[Tensor], tol: float) -> tuple[Any, bool | None]:
+        result = self.module.solvers.eigsh(self.module.TTMatrix(matrix_cores), tol=tol)
+        return result.values[0], result.converged
+
     def save(self, train: Any, path: str) -> None:
         train.save(path)
 
@@ -217,6 +233,9 @@ class TorchTT(Library):
 
     def cross(self, f: Callable[[Tensor], Tensor], shape: Sequence[int], eps: float) -> Any:
         return self.module.interpolate.dmrg_cross(f, list(shape), eps=eps)
+
+    def solve(self, matrix_cores: Sequence[Tensor], b: Any, tol: float) -> tuple[Any, bool | None]:
+        return self.module.solvers.amen_solve(self.module.TT(list(matrix_cores)), b, eps=tol), None
 
     def save(self, train: Any, path: str) -> None:
         self.module.save(train, path)
@@ -381,6 +400,14 @@ class Quimb(Library):
         arrays[0] = arrays[0][0]
         arrays[-1] = arrays[-1][..., 0]
         return self.networks.MatrixProductOperator(arrays, shape="ludr").apply(train)
+
+    def lowest(self, matrix_cores: Sequence[Tensor], tol: float) -> tuple[Any, bool | None]:
+        arrays = [core.numpy() for core in matrix_cores]
+        arrays[0] = arrays[0][0]
+        arrays[-1] = arrays[-1][..., 0]
+        search = self.networks.DMRG2(self.networks.MatrixProductOperator(arrays, shape="ludr"), cutoffs=1e-12)
+        converged = search.solve(tol=tol * abs(tol), max_sweeps=50)
+        return search.energy, bool(converged)
 
     def save(self, train: Any, path: str) -> None:
         self.module.save_to_disk(train, path)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks.behaviours import machinery, numerics, values  # noqa: F401 (they register their cases)
+from benchmarks.behaviours import machinery, numerics, solving, values  # noqa: F401 (they register their cases)
 from benchmarks.behaviours.judging import BEHAVIOURS, Behaviour, Wrong
 from benchmarks.behaviours.libraries import LIBRARIES, Absent, Library
 
