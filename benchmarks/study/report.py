@@ -80,7 +80,7 @@ deviation over the seeds {_list(plan.seeds)}.{differences}
 
 {table}
 
-{picture}{versions}; one CPU thread a training. Repeat:
+{plan.note and plan.note + 2 * chr(10)}{picture}{versions}; one CPU thread a training. Repeat:
 
     {command}
 """,

@@ -118,6 +118,7 @@ class Study:
         max_length: Tokens to cut texts to.
         model: Name of the pretrained model, whose folder the command is told; `None` for all-MiniLM-L6-v2.
         evaluations: How often a reported training is judged on its way, evenly spaced; 0 for its end alone.
+        note: What a reader of the table has to know besides.
     """
 
     tasks: tuple[str, ...]
@@ -135,6 +136,7 @@ class Study:
     max_length: int = 128
     model: str | None = None
     evaluations: int = 0
+    note: str = ""
 
     @classmethod
     def read(cls, file: Path) -> Study:
