@@ -116,3 +116,51 @@ def test_a_toggle_switch_keeps_probability_and_agrees_with_its_matrix():
     expected = (torch.linalg.matrix_exp(a.full() * 2.0)[:, 0]).reshape(size, size)
     assert float((p - expected).abs().max()) < 1e-7
     assert float((p - p.T).abs().max()) < 1e-7  # the genes are alike
+
+
+def simulated_switch(production, paths, end, seed):
+    """Gillespie's direct method for two genes that repress each other: the counts of all paths at the end of the time.
+
+    Source: Gillespie 1977, "Exact stochastic simulation of coupled chemical reactions".
+    """
+    generator = torch.Generator().manual_seed(seed)
+    counts, time = torch.zeros(paths, 2, dtype=torch.float64), torch.zeros(paths, dtype=torch.float64)
+    moves = torch.tensor([[1, 0], [0, 1], [-1, 0], [0, -1]], dtype=torch.float64)
+    running = torch.ones(paths, dtype=torch.bool)
+    while running.any():
+        rates = torch.cat([production / (1 + (counts.flip(1) / 2) ** 2), counts], 1)  # (paths, reactions)
+        total = rates.sum(1)
+        waits, choices = torch.rand(2, paths, dtype=torch.float64, generator=generator)
+        time = time - torch.log1p(-waits) / total
+        running &= time <= end
+        chosen = (rates.cumsum(1) <= (choices * total)[:, None]).sum(1).clamp_max(3)
+        counts = counts + moves[chosen] * running[:, None]
+    return counts.long()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("time", [1.0, 4.0])
+def test_a_toggle_switch_against_a_histogram_of_simulated_paths(time):
+    """They differ by no more than sampling does: Pearson's statistic over all cells that five paths are expected in."""
+    size, production, paths = 32, 12.0, 20_000
+    repress = [operators.Reaction({k: 1}, production, {1 - k: lambda n: 1 / (1 + (n / 2) ** 2)}) for k in (0, 1)]
+    decay = [operators.Reaction.mass_action({k: 1}, {}) for k in (0, 1)]
+    start = torch.zeros(1, size, 1, dtype=torch.float64)
+    start[0, 0, 0] = 1
+    a = operators.reaction_network((size, size), [*repress, *decay])
+    p = solvers.expm_apply(a, TensorTrain([start, start]), time, 1e-6).value.full()
+    counts = simulated_switch(production, paths, time, seed=0)
+    assert int(counts.max()) < size
+    seen = (counts[:, 0] * size + counts[:, 1]).bincount(minlength=size * size).double()
+    expected = p.flatten() * paths
+    often = expected >= 5
+    cells = int(often.sum())
+    assert cells > 50
+    statistic = float(((seen - expected)[often].square() / expected[often]).sum())
+    assert abs(statistic - cells) < 5 * math.sqrt(2 * cells)  # its mean and standard deviation
+    rest = float(expected[~often].sum())
+    assert abs(float(seen[~often].sum()) - rest) < 5 * math.sqrt(rest)
+    # It would tell other rates: those of genes that repress each other a little less.
+    wrong = simulated_switch(production * 1.05, paths, time, seed=0)
+    seen = (wrong[:, 0] * 99 + wrong[:, 1]).bincount(minlength=99 * 99).double().reshape(99, 99)[:size, :size].flatten()
+    assert float(((seen - expected)[often].square() / expected[often]).sum()) - cells > 5 * math.sqrt(2 * cells)
