@@ -1,5 +1,10 @@
 """Passes compiled for every width of vectors, against dense matrices, and when they are taken."""
 
+import ctypes
+import math
+import mmap
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -79,6 +84,45 @@ def test_nothing_outside_of_the_product_is_written():
         (expected[1:4, 5:42].mT if turned else expected[5:42, 1:4]).copy_(x @ v)
         compiled_passes.project(x, v, out, torch.float64, None)
         torch.testing.assert_close(memory, expected)
+
+
+class Guarded:
+    """Memory between two pages that nobody may touch, which end where it does or begin where it does."""
+
+    def __init__(self, shape, dtype, at_end):
+        self._libc = ctypes.CDLL(None)
+        self._libc.mmap.restype = ctypes.c_void_p
+        page, size = mmap.PAGESIZE, math.prod(shape) * dtype.itemsize
+        pages = -(-size // page) * page
+        self._all = pages + 2 * page
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._start = self._libc.mmap(None, ctypes.c_size_t(self._all), 3, flags, -1, ctypes.c_long(0))
+        for guard in (self._start, self._start + page + pages):
+            assert self._libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
+        start = self._start + page + (pages - size if at_end else 0)
+        self.tensor = torch.frombuffer((ctypes.c_char * size).from_address(start), dtype=dtype).view(shape)
+
+    def free(self):
+        del self.tensor
+        self._libc.munmap(ctypes.c_void_p(self._start), ctypes.c_size_t(self._all))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are guarded by calls of Linux")
+@given(sizes, st.integers(1, 20), reals, reals, widths, st.booleans(), st.booleans())
+def test_no_memory_beside_the_matrices_is_touched(shape, rank, stored, dtype, width, turned, at_end):
+    (m, n), r = shape, min(rank, shape[1])
+    memory = [Guarded((k, m) if turned else (m, k), stored, at_end) for k in (n, r)]
+    x, out = (each.tensor.mT if turned else each.tensor for each in memory)
+    x.copy_(draw_tensor(shape, stored, 0))
+    v = torch.eye(n, r, dtype=dtype)
+    compiled_passes.gram(x, dtype, width)
+    for measured in (None, "product", "norms", "entries"):
+        compiled_passes.project(x, v, out, dtype, measured, width)
+    compiled_passes.sketch(x, torch.ones(3, m, dtype=dtype), [0], torch.ones(1, 3, dtype=torch.float64), dtype, width)
+    assert torch.equal(out, x[:, :r].to(dtype).to(stored))
+    del x, out
+    for each in memory:
+        each.free()
 
 
 def test_entries_that_are_not_finite_are_seen():
