@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ttnet.numerics.linalg import qr
 from ttnet.solvers.manifold import retract_cores
 from ttnet.solvers.tangent_space import TangentSpace, TangentVector
 
@@ -208,7 +207,7 @@ def _orthogonalised(samples: Measurements, cores: list[Tensor], like: Tensor) ->
     """Make all cores but the last left-orthogonal; give the vectors left of each, too."""
     done, lefts = list(cores), [like.new_ones(samples.count, 1)]
     for k in range(len(done) - 1):
-        q, r = qr(done[k].flatten(0, 1))
+        q, r = torch.linalg.qr(done[k].flatten(0, 1))
         done[k] = q.reshape(done[k].shape[0], done[k].shape[1], -1)
         done[k + 1] = torch.tensordot(r, done[k + 1], 1)
         lefts.append(samples.contract(k, done[k], lefts[-1]))
@@ -337,10 +336,11 @@ def enlarged(
                 column = torch.linalg.svd(gradient, full_matrices=False)[0]  # the most important first
                 if turn + 1 < SUBSPACE_STEPS:
                     before = samples.contract(k, column.reshape(rank, size, -1), left)
-                    probe = qr(samples.scatter(k + 1, before, rights[k + 1], missed).permute(1, 2, 0).flatten(0, 1))[0]
+                    both = samples.scatter(k + 1, before, rights[k + 1], missed).permute(1, 2, 0)
+                    probe = torch.linalg.qr(both.flatten(0, 1))[0]
                     probe = probe.reshape(*following, -1)
             unfolding = torch.cat([unfolding, column[:, :more]], 1)
-        q, r = qr(unfolding)
+        q, r = torch.linalg.qr(unfolding)
         done[k] = q.reshape(rank, size, -1)
         done[k + 1] = torch.tensordot(r[:, :after], done[k + 1], 1)
         left = samples.contract(k, done[k], left)
