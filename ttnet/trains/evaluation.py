@@ -17,6 +17,7 @@ from ttnet.numerics.train_scales import even_bonds
 from ttnet.trains.tensor_train import TensorTrain
 
 _CHUNK = 2**20  # entries of core slices gathered at a time
+_FEW_SLICES = 4  # so few are all multiplied sooner than each row's is gathered
 
 
 def evaluate(
@@ -105,11 +106,34 @@ def scaled_entries(
         values = slices[0][0].new_ones(len(rows), 1)  # (rows, r)
         exponents = exponent + torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         for (scaled, steps), index in zip(slices, rows.T, strict=True):
-            values, step = split_row_scales((values[:, None] @ scaled[index])[:, 0])
-            exponents = exponents + step + steps[index]
+            values = _times_slices(values, scaled, index)
+            exponents = exponents + steps[index]
+            if not _keeps_digits(values):
+                values, step = split_row_scales(values)
+                exponents = exponents + step
         first, second = powers_of_two(exponents, values.dtype)
         parts.append(values[:, 0] * first * second)
     return torch.cat(parts)
+
+
+def _times_slices(
+    values: Tensor,  # (rows, r)
+    slices: Tensor,  # (n, r, r')
+    index: Tensor,  # (rows,)
+) -> Tensor:  # (rows, r')
+    if len(slices) > _FEW_SLICES:
+        return (values[:, None] @ slices[index])[:, 0]
+    products = values @ slices.movedim(0, 1).flatten(1)  # with all of them, in one product
+    return products.unflatten(1, (len(slices), -1))[torch.arange(len(index), device=index.device), index]
+
+
+def _keeps_digits(
+    values: Tensor,  # (rows, r)
+) -> bool:
+    """Say whether every row is far from the ends of the range, as far as a step with entries of at most one leads."""
+    sizes = values.detach().abs().amax(1)
+    limit = torch.finfo(sizes.dtype).max ** 0.25
+    return read(((sizes > 1 / limit) & (sizes < limit)).all().long()) == 1
 
 
 def check_indices(indices: object, tt: TensorTrain) -> Tensor:
