@@ -287,7 +287,8 @@ class Function:
         binding = _binding()
         self.build.ret_void()
         features = binding.get_host_cpu_features()
-        features["prefer-256-bit"] = False
+        if features.get("avx512f"):
+            features["prefer-256-bit"] = False
         machine = binding.Target.from_default_triple().create_target_machine(
             cpu=binding.get_host_cpu_name(), features=features.flatten(), opt=2
         )
