@@ -153,7 +153,7 @@ def test_vast_trains(run):
         ("solve one one -o y", "'one' holds a train; expected a TT-matrix, the operator, and then a train."),
         ("solve eye eye -o y", "'eye' holds a TT-matrix; expected a train, the right-hand side."),
         ("solve eye zeros -o y", "b has shape (3, 3) but A has modes (3,)"),
-        ("solve eye one -o y --tol 0", "tol is 0.0; expected a finite number above 0."),
+        ("solve eye one -o y --tol 0", "tol is 0.0; expected a number above 0 and below 1"),
         ("solve eye none -o y", "There is no file 'none'"),
         ("eig one", "'one' holds a train; expected a TT-matrix."),
         ("eig eye -k 9", "k is 9; expected at most 3"),
