@@ -11,13 +11,15 @@ import contextlib
 import ctypes
 import functools
 import importlib
-import importlib.util
+import importlib.metadata
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 ITEMSIZE = {"float32": 4, "float64": 8}
+_OLDEST = (0, 45)  # version of llvmlite
 
 Code = Any  # a value, a type or a pointer of LLVM's language, for which llvmlite has no static types
 
@@ -27,13 +29,17 @@ def is_available() -> bool:
     """Say whether functions can be compiled here.
 
     Returns:
-        Whether llvmlite is installed.
+        Whether llvmlite is installed, and not older than what this is written for, as others may have asked for it.
 
     Example:
         >>> is_available() in (True, False)
         True
     """
-    return importlib.util.find_spec("llvmlite") is not None
+    try:
+        found = re.match(r"(\d+)\.(\d+)", importlib.metadata.version("llvmlite"))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return found is not None and (int(found[1]), int(found[2])) >= _OLDEST
 
 
 @dataclass(frozen=True)

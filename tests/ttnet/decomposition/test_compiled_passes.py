@@ -1,6 +1,7 @@
 """Passes compiled for every width of vectors, against dense matrices, and when they are taken."""
 
 import ctypes
+import importlib.metadata
 import math
 import mmap
 import sys
@@ -151,6 +152,22 @@ def test_what_is_compiled(monkeypatch):
     choose_passes(monkeypatch, "compiled")
     monkeypatch.setenv("TTNET_BLAS", "torch")
     assert not compiled_passes.takes_gram(x)
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("0.44.0", False), ("0.45.0", True), ("0.45rc1", True), ("1.0", True), ("odd", False)]
+)
+def test_an_older_llvmlite_is_left_alone(monkeypatch, version, expected):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    assert machine_code.is_available.__wrapped__() is expected
+
+
+def test_without_llvmlite_nothing_is_compiled(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    assert machine_code.is_available.__wrapped__() is False
 
 
 def test_small_steps_take_one_thread_and_passes_those_of_before(monkeypatch):
