@@ -4,7 +4,7 @@ A decomposition spends its time in skinny products `X^T X` and `X V`. On a CPU w
 numpy's OpenBLAS does them up to 2.6 times faster, since it uses the widest vectors there and computes one half of a
 symmetric product only. Which one to take is measured once per process and precision, by a product that takes
 milliseconds. numpy has to win clearly, so that the noise of a clock does not decide; the environment variable
-`TTNET_BLAS`, "numpy" or "torch", decides without measuring.
+`TTNET_BLAS`, "numpy" or "torch", decides without measuring. Here is also how many threads either of them takes.
 """
 
 from __future__ import annotations
