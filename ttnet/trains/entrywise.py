@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -189,3 +189,11 @@ class TrainArithmetic(CoreChain):
         for _ in range(power - 1):
             product = product * self
         return product
+
+    def __matmul__(self, other: object) -> Any:
+        if isinstance(other, CoreChain) and not isinstance(other, TrainArithmetic):
+            return NotImplemented  # a TT-matrix, which multiplies trains from either side
+        return self._refuse("@")
+
+    def __rmatmul__(self, other: object) -> NoReturn:
+        self._refuse("@")

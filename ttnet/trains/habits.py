@@ -6,7 +6,8 @@ up there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import builtins
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import numpy as np
@@ -24,7 +25,6 @@ _FUNCTIONS = (
 OF_BOTH = {
     "astype": "to(dtype)",
     "copy": "clone()",
-    "item": "full().item()",
     "rank": "ranks",
     "size": "shape",
     "tolist": "full().tolist()",
@@ -47,6 +47,7 @@ OF_TRAINS = (
         "view": "reshape(shape)",
         "/": "ttnet.apply(torch.div, a, b) for quotients, entry by entry",
         "**": "ttnet.apply(lambda x: x**power, train) for powers below 0 or between whole numbers",
+        "@": "a.dot(b) for the sum of all products, or make one of the two a ttnet.TTMatrix, which multiplies trains",
         "<": "(a - b).norm() or ttnet.solvers.optimize(a - b, 'max') to compare by",
     }
 )
@@ -59,6 +60,8 @@ OF_MATRICES = OF_BOTH | {
     "solve": "ttnet.solvers.solve(matrix, b)",
     "sum": "to_train().sum()",
     "mean": "to_train().mean()",
+    "std": "to_train().std()",
+    "var": "to_train().var()",
     "abs": "to_train(), of which ttnet.apply takes any function",
     "+": "matrix + c * ttnet.eye(matrix.row_shape) for the diagonal, or to_train() + c for every entry",
     "/": "ttnet.solvers.inverse(matrix), or to_train() for quotients entry by entry",
@@ -96,11 +99,14 @@ class TensorHabits:
     """
 
     __slots__ = ()
-    __array_ufunc__: ClassVar[None] = None  # so that `numpy_scalar * train` asks the train, not every entry of it
     __hash__ = object.__hash__  # by identity, as values are not compared
     _instead: ClassVar[Mapping[str, str]]
 
     if TYPE_CHECKING:
+
+        @property
+        def numel(self) -> Count:
+            """The number of entries."""
 
         @property
         def device(self) -> torch.device:
@@ -137,6 +143,19 @@ class TensorHabits:
         if copy is False:
             raise TTValueError("a train has no array that could be shared; leave copy out.")
         return np.asarray(self.numpy(), dtype=dtype)
+
+    # So that `numpy_scalar * train` asks the train, not every entry of it.
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        from ttnet.trains.numpy_calls import call_ufunc  # here, as it needs trains
+
+        return call_ufunc(self, ufunc, method, inputs, kwargs)
+
+    def __array_function__(
+        self, function: Callable[..., Any], types: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        from ttnet.trains.numpy_calls import call_function  # here, as it needs trains
+
+        return call_function(self, function, args, kwargs)
 
     # What torch.tensor and torch.as_tensor ask for first; without it they would read entry by entry.
     def __dlpack__(self, **options: Any) -> Any:
@@ -175,6 +194,46 @@ class TensorHabits:
             raise AttributeError(f"a {kind} has no {name!r}", name=name, obj=self)
         advice = f"take {self._instead[name]}." if name in self._instead else near(name, dir(type(self)))
         raise AttributeError(f"a {kind} has no {name!r}{'; ' if advice else ''}{advice.strip()}")
+
+    def item(self) -> Any:
+        """Give the entry of what has one only, as torch's `item()`.
+
+        Returns:
+            A Python number.
+
+        Raises:
+            TTTypeError: If there are more entries than one, or none.
+
+        Example:
+            >>> import ttnet
+            >>> ttnet.ones((1, 1)).item()
+            1.0
+        """
+        return self._only("no number", "a number of it, such as train.sum(), train.norm() or train[0, 0]")
+
+    def _only(self, what: str, instead: str) -> Any:
+        """Give the one entry there is, or say what the value is not."""
+        if self.numel != 1:
+            raise TTTypeError(f"a {type(self).__name__} of {self.numel} entries is {what}; take {instead}.")
+        return self.full().item()
+
+    def __bool__(self) -> bool:
+        return bool(self._only("neither true nor false", "`train is not None`, or train.norm() > 0"))
+
+    def __float__(self) -> builtins.float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
+    def __round__(self, digits: int | None = None) -> NoReturn:
+        raise TTTypeError("entries are not rounded to digits; take train.round(eps) for smaller ranks.")
+
+    def __setitem__(self, key: object, value: object) -> NoReturn:
+        raise TTTypeError("a train is not changed in place; add what changes: train + ttnet.pad(...), or take full().")
 
     def __contains__(self, value: object) -> NoReturn:
         raise TTTypeError("what entries a train has is not asked with `in`; take train.full() if it is small.")

@@ -110,6 +110,72 @@ def test_large_arrays_are_not_read_entry_by_entry():
         np.array(x, copy=False)
 
 
+@given(trains(least=1), st.data())
+def test_functions_of_numpy_that_are_exact(x, data):
+    full = x.full().numpy()
+    axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
+    keep = data.draw(st.booleans())
+    order = data.draw(st.permutations(range(x.ndim)))
+    for found, expected in [
+        (np.sum(x), full.sum()),
+        (np.sum(x, axis=axis, keepdims=keep), full.sum(axis, keepdims=keep)),
+        (np.mean(x), full.mean()),
+        (np.mean(x, axis), full.mean(axis)),
+        (np.std(x), full.std()),
+        (np.var(x), full.var()),
+        (np.linalg.norm(x), np.linalg.norm(full.ravel())),
+        (np.vdot(x, x), np.vdot(full, full)),
+        (np.transpose(x), full.transpose()),
+        (np.transpose(x, order), full.transpose(order)),
+        (np.reshape(x, (x.numel(), 1)), full.reshape(-1, 1)),
+        (np.concatenate([x, x], axis=axis), np.concatenate([full, full], axis)),
+        (np.stack([x, x]), np.stack([full, full])),
+        (np.kron(x, x), np.kron(full, full)),
+        (np.add(x, x), 2 * full),
+        (np.subtract(3, x), 3 - full),
+        (np.multiply(np.float64(0.5), x), full / 2),
+        (np.negative(x), -full),
+        (np.divide(x, 2), full / 2),
+        (np.power(x, 2), full**2),
+    ]:
+        assert isinstance(found, torch.Tensor if np.ndim(expected) == 0 else ttnet.TensorTrain)
+        dense = found if isinstance(found, torch.Tensor) else found.full()
+        assert tuple(dense.shape) == np.shape(expected)
+        close(dense, torch.as_tensor(expected))
+
+
+def test_functions_of_numpy_that_form_nothing():
+    huge = ttnet.ones((10,) * 100, dtype=torch.float64)
+    assert (np.ndim(huge), np.size(huge), np.shape(huge)) == (100, 10**100, (10,) * 100)
+    assert float(np.mean(huge)) == pytest.approx(1)
+    assert float(np.linalg.norm(huge)) == pytest.approx(1e50)
+    w = ttnet.eye((10,) * 100, dtype=torch.float64)
+    assert float(np.trace(w)) == pytest.approx(1e100)
+    assert isinstance(np.transpose(w), TTMatrix)
+    with pytest.raises(TTValueError, match="entries"):
+        np.cumsum(huge)
+
+
+def test_other_functions_of_numpy_take_the_dense_array(tmp_path):
+    full = X.full().numpy()
+    np.save(tmp_path / "x.npy", X)
+    assert np.array_equal(np.load(tmp_path / "x.npy"), full)
+    assert np.array_equal(np.cumsum(X), full.cumsum())
+    assert np.array_equal(np.sum(X, dtype=np.float32), full.sum(dtype=np.float32))  # not an argument of trains
+    assert np.array_equal(np.hstack((X, full)), np.hstack((full, full)))
+    assert np.linalg.norm(W, ord=2) == pytest.approx(np.linalg.norm(W.full().numpy(), ord=2))
+    np.testing.assert_allclose(X, full)
+
+
+def test_what_has_one_entry_is_a_number():
+    one = ttnet.tt_svd(torch.full((1, 1), 2.5, dtype=torch.float64))
+    assert (one.item(), float(one), int(one), complex(one)) == (2.5, 2.5, 2, 2.5)
+    assert bool(one)
+    assert not 0 * one
+    assert TTMatrix.from_dense(torch.full((1, 1), 3.0)).item() == 3
+    assert ttnet.allclose(sum([X, X, X]), 3 * X)  # which begins with the number 0
+
+
 X = ttnet.random((2, 3), 2, dtype=torch.float64, seed=0)
 W = TTMatrix.from_dense(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)), (2, 3), (2, 3))
 
@@ -141,10 +207,46 @@ W = TTMatrix.from_dense(torch.randn(6, 6, generator=torch.Generator().manual_see
         (lambda: W / W, r"ttnet\.solvers\.inverse\(matrix\)"),
         (lambda: abs(W), r"to_train\(\)"),
         (lambda: W == W, r"ttnet\.allclose"),
+        (lambda: X @ torch.ones(3), r"no '@' of this kind; take a\.dot\(b\).*ttnet\.TTMatrix"),
+        (lambda: X @ X, r"a\.dot\(b\)"),
+        (lambda: np.ones(2) @ X, r"a\.dot\(b\)"),
+        (lambda: torch.ones(2) @ X, r"a\.dot\(b\)"),
+        (lambda: W @ np.ones(6), r"a TTMatrix and a ndarray; take torch\.as_tensor\(array\)"),
+        (lambda: np.ones(6) @ W, r"a ndarray and a TTMatrix; take torch\.as_tensor\(array\)"),
+        (lambda: np.exp(X), r"numpy\.exp is given a TensorTrain; take ttnet\.apply\(torch\.exp, train\)"),
+        (lambda: np.abs(X), r"take ttnet\.apply\(torch\.abs, train\)"),
+        (lambda: np.cbrt(X), r"ttnet\.apply\(function, train\), or train\.numpy\(\) if it is small"),
+        (lambda: np.add.reduce(X), r"numpy\.add is given a TensorTrain"),
+        (lambda: np.greater(1, X), r"\(a - b\)\.norm\(\)"),
+        (lambda: np.equal(X, X), r"ttnet\.allclose\(a, b\)"),
+        (lambda: bool(X), "a TensorTrain of 6 entries is neither true nor false; take `train is not None`"),
+        (lambda: not W, "a TTMatrix of 36 entries is neither true nor false"),
+        (lambda: float(X), r"a TensorTrain of 6 entries is no number; take .*train\.sum\(\)"),
+        (lambda: complex(X), "is no number"),
+        (lambda: int(X), "is no number"),
+        (lambda: X.item(), "is no number"),
+        (lambda: round(X, 3), r"not rounded to digits; take train\.round\(eps\)"),
+        (lambda: operator.setitem(X, 0, 1.0), r"not changed in place; .*ttnet\.pad"),
     ],
 )
 def test_operators_that_are_not_exact_name_the_call(operation, words):
     with pytest.raises(TTTypeError, match=words):
+        operation()
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (lambda: np.max(X), r"no 'max'; take ttnet\.solvers\.optimize\(train, 'max'\)"),
+        (lambda: np.argmin(X), r"ttnet\.solvers\.optimize\(train, 'min'\)"),
+        (lambda: np.squeeze(X), r"train\[:, 0\]"),
+        (lambda: np.sum(W), r"to_train\(\)\.sum\(\)"),
+        (lambda: np.std(W), r"to_train\(\)\.std\(\)"),
+        (lambda: np.linalg.inv(W), r"ttnet\.solvers\.inverse\(matrix\)"),
+    ],
+)
+def test_functions_of_numpy_that_are_not_exact_name_the_call(operation, words):
+    with pytest.raises(AttributeError, match=words):
         operation()
 
 
