@@ -21,20 +21,30 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 import ttnet
 from ttnet.nn import TTEmbedding, TTLinear
 from ttnet_llm import (
+    AdapterBank,
+    DeptConfig,
+    EtherConfig,
     LorettaAdpConfig,
     LorettaRepConfig,
     LortaConfig,
     LotrConfig,
     MeloraConfig,
     MetaTTConfig,
+    NeuronLoraConfig,
+    TTEtherConfig,
     TTLoraConfig,
     save_tensorized,
 )
+from ttnet_llm.search import Choice, Log, Space, tune
+from ttnet_llm.slim import axes, plan, save_slim, slim
 from ttnet_llm.tensorize import tensorize
 from ttnet_llm.training import FinetuneSettings, finetune
 
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64")
 IDS = torch.arange(12).reshape(2, 6) % 11
+PROMPT = 3  # vectors, of which the ids are those after the table's last one
+# What versions did not have yet.
+LATER = {"0.1.0": {"neuron_lora", "ether", "tt_ether", "dept", "bank", "slim", "search"}}
 NETWORKS = ("loretta_rep", "loretta_rep-interleaved", "loretta_adp", "tt_lora-tt_svd")  # pickled as they are
 
 
@@ -52,10 +62,13 @@ def main(folder: Path) -> None:
         write_adapters()
         write_tensorized()
         write_run()
+        write_banks()
+        write_slim()
+        write_search()
 
 
 def adapters() -> dict[str, Any]:
-    """A config of every method and layout, none of which starts as the identity but the one that has to."""
+    """A config of every method and layout, none of which starts as the identity but those that have to."""
     trains = {"tt_rank": 2, "init_weights": False}
     return {
         "loretta_rep": LorettaRepConfig(**trains),
@@ -69,6 +82,10 @@ def adapters() -> dict[str, Any]:
         "lotr": LotrConfig(r=2, init_weights=False),
         "metatt": MetaTTConfig(r=2, init_weights=False),
         "melora": MeloraConfig(r=2, n=2, init_weights=False),
+        "neuron_lora": NeuronLoraConfig(r=2, neurons=8, init_weights=False),
+        "ether": EtherConfig(n=2, init_weights=False),
+        "tt_ether": TTEtherConfig(r=2, n=2, init_weights=False),
+        "dept": DeptConfig(num_virtual_tokens=PROMPT, r=2, max_length=8),
     }
 
 
@@ -189,10 +206,11 @@ def base_model() -> nn.Module:
     return BertForSequenceClassification.from_pretrained("model").eval()
 
 
-def logits(model: nn.Module) -> np.ndarray:
-    """What a model makes of the ids."""
+def logits(model: nn.Module, prompt: bool = False) -> np.ndarray:
+    """What a model makes of the ids, with a prompt's before them if there is one."""
+    before = torch.arange(11, 11 + PROMPT if prompt else 11).expand(len(IDS), -1)
     with torch.no_grad():
-        return numbers(model(input_ids=IDS).logits)
+        return numbers(model(input_ids=torch.cat([before, IDS], 1)).logits)
 
 
 def network_output(network: nn.Module) -> np.ndarray:
@@ -209,14 +227,14 @@ def write_adapters() -> None:
     for name, config in adapters().items():
         torch.manual_seed(1)
         model = get_peft_model(base_model(), config).eval()
-        if config.init_weights == "tt_svd":  # which starts as the identity
+        if config.init_weights == "tt_svd" or name == "dept":  # which start as the identity
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.requires_grad:
                         parameter.add_(0.3 * torch.randn_like(parameter))
         model.save_pretrained(f"adapters/{name}")
         Path(f"adapters/{name}/README.md").unlink()
-        expected[name] = logits(model)
+        expected[name] = logits(model, name == "dept")
         if name in NETWORKS:
             layer = next(module for module in model.modules() if hasattr(module, "networks"))
             networks[name] = layer.networks["default"]
@@ -251,8 +269,52 @@ def write_run() -> None:
             learning_rate=1e-2,
         )
     )
-    for part in ("curves.png", "adapter/README.md"):
+    for part in ("curves.png", "report.html", "adapter/README.md"):
         Path("run", part).unlink(missing_ok=True)
+
+
+def write_banks() -> None:
+    """A bank of three adapters, and one that holds what its adapters have in common once."""
+    expected = {}
+    tasks = get_peft_model(base_model(), MetaTTConfig(r=2, num_tasks=2, init_weights=False))
+    for name, config, options in (
+        ("bank", LorettaRepConfig(tt_rank=2, init_weights=False), {}),
+        ("common", tasks.peft_config["default"], {"common": tasks}),
+    ):
+        bank = AdapterBank(base_model(), config, **options)
+        for task in range(2):
+            bank.add(f"user-{task}", **({"source": tasks, "task": task} if options else {}))
+        bank.save(name)
+        with bank.use(["user-0", "user-1"]):
+            expected[name] = logits(bank.model)
+    np.savez_compressed("banks.npz", **expected)
+
+
+def write_slim() -> None:
+    """The record of a model without a half of its heads and a quarter of its neurons."""
+    model = base_model()
+    masks = {axis.name: torch.rand(axis.groups) + 0.5 for axis in axes(model)}
+    found = plan(model, masks, heads=1 / 2, neurons=1 / 4)
+    slim(model, found)
+    save_slim(found, "slim", base="model")
+    record = Path("slim/slim.json")  # which names the base's place on this machine
+    record.write_text(record.read_text("utf-8").replace(f"{Path.cwd()}/", ""), "utf-8")
+    np.save("slim/logits.npy", logits(model))
+
+
+def space() -> Space:
+    """What a search tries."""
+    return Space({"rate": Log(1e-4, 1e-1), "kind": Choice("a", "b")})
+
+
+def write_search() -> None:
+    """The history of a search, with a trial that failed."""
+
+    def objective(point: dict[str, Any]) -> float:
+        return float("nan") if point["rate"] < 1e-3 else point["rate"]
+
+    tuned = tune(objective, space(), evaluations=4, engine="random", history="history.jsonl", seed=0)
+    Path("tuned.json").write_text(json.dumps({"best": tuned.best, "value": tuned.value}), encoding="utf-8")
 
 
 if __name__ == "__main__":
