@@ -12,7 +12,7 @@ SMOLLM2 := .models/smollm2
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help venv demo demo-lm test test-slow test-lowest test-newest coverage conformance lint bench peers docs release-check clean
+.PHONY: help venv demo demo-lm test test-slow test-lowest test-newest coverage conformance lint bench peers docs pictures release-check clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -87,6 +87,9 @@ release-check: ## what must hold before a release: versions, wheel, README, exam
 docs: venv ## build the documentation into site/
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m mkdocs build --strict
+
+pictures: venv ## draw the documentation's pictures anew, by the code on its pages (PAGES="bound layouts" for some)
+	$(BIN)/python -m tests.pages $(PAGES)
 
 clean: ## remove everything that make created
 	rm -rf $(VENV) .models $(PEERS) .venv-lowest .venv-newest site runs .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

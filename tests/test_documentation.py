@@ -1,31 +1,39 @@
-"""Run what the documentation shows.
-
-The blocks of a page fenced as `python` run from top to bottom in one namespace. A block that cannot run as it
-stands (it needs a model of the reader's, or a download) is fenced as `py`: it is shown the same way and not run.
-"""
+"""The documentation's code runs, its pictures are drawn by it, and its prose reads as it is meant."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if page.exists()]
+from tests.pages import ALONE, PAGES, PICTURES, ROOT, blocks, programs, run_program
+
+# Drawn by `ttnet-llm` and `python -m demo` in runs of their own, of which their pages tell.
+BY_COMMANDS = {"ranks.png", "slim.png", "tune.png"}
+PROGRAMS = [(page, program) for page in PAGES for program in programs(page)]
 
 
-def blocks(page):
-    """Give each block with the line of the page it starts on, so that an error points there."""
-    text = page.read_text()
-    return [(text[: match.start(1)].count("\n"), match[1]) for match in BLOCK.finditer(text)]
+@pytest.mark.parametrize(
+    ("page", "program"),
+    PROGRAMS,
+    ids=[f"{page.name}:{program[0][0]}" if page in ALONE else page.name for page, program in PROGRAMS],
+)
+def test_the_examples_of_a_page_run(page, program, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    run_program(page, program, tmp_path)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": page.stem}
-    for line, code in blocks(page):
-        exec(compile("\n" * line + code, str(page), "exec"), namespace)
+def test_blocks_of_the_first_pages_stand_alone():
+    assert len(ALONE) == 2
+    for page in ALONE:
+        assert len(programs(page)) == len(blocks(page)) >= 3
+
+
+def test_every_picture_is_shown_and_drawn_by_something():
+    texts = {page: page.read_text("utf-8") for page in PAGES}
+    drawing = "".join(path.read_text("utf-8") for path in [*texts, *ROOT.glob("benchmarks/**/*.py")])
+    picture = re.compile(r"!\[[^]]*\]\((?:[./\w]*/)?images/(\w+\.png)\)")
+    shown = {name for text in texts.values() for name in picture.findall(text)}
+    assert shown == {path.name for path in PICTURES.glob("*.png")}
+    assert {name for name in shown if not re.search(rf"""["/]{name}["']""", drawing)} <= BY_COMMANDS
 
 
 def test_pages_with_examples_are_found():
@@ -49,3 +57,29 @@ def test_powers_are_written_as_code(page):
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     prose = re.sub(r"`[^`]*`|^    .*$", "", text, flags=re.MULTILINE)
     assert re.findall(r"(?<=[a-z0-9)])\*\*[\w(-]+", prose) == []  # Markdown reads two in a paragraph as bold
+
+
+RESULTS = sorted([*ROOT.glob("docs/results/*.md"), *ROOT.glob("benchmarks/results/*.md"), ROOT / "docs/comparison.md"])
+
+
+@pytest.mark.parametrize("page", RESULTS, ids=lambda page: f"{page.parts[-3]}/{page.name}")
+def test_results_say_how_they_came_about(page):
+    text = page.read_text("utf-8")
+    assert re.search(r"python -m (benchmarks|demo)", text), "the command that repeats it"
+    assert re.search(r"\btorch 2\.\d+", text), "the versions"
+    assert re.search(r"thread|core|machine|CPU", text), "what it ran on"
+    if re.search(r"accurac|learns|pieces of", text) and "Made by `python -m benchmarks.published`" not in text:
+        assert re.search(r"\bseeds?\b", text), "what was drawn"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_links_outside_of_the_site_lead_to_files(page):
+    """Those within the site are followed by a strict `mkdocs build`."""
+    links = re.findall(r"\]\(([^)#]+)(#[^)]*)?\)", (ROOT / page).read_text("utf-8"))
+    for target, anchor in links:
+        if "://" in target:
+            continue
+        assert (ROOT / target).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (ROOT / target).read_text("utf-8"), re.MULTILINE)
+            assert anchor[1:] in {re.sub(r"[^\w\s-]", "", title).lower().replace(" ", "-") for title in headings}

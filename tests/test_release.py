@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.release import ROOT, code_of, told_everywhere
+from tests.release import ROOT, programs_of, told_everywhere
 
 FILES = ("pyproject.toml", "CHANGELOG.md", "CITATION.cff", "README.md")
 
@@ -33,7 +33,9 @@ def test_files_that_disagree_are_named(file, pattern, words, tmp_path):
         told_everywhere(tmp_path)
 
 
-def test_the_code_of_a_page_is_one_program():
-    code = code_of(ROOT / "README.md")
-    assert "ttnet.tt_svd" in code
-    compile(code, "README.md", "exec")
+def test_each_block_of_a_page_is_a_program():
+    programs = programs_of(ROOT / "README.md")
+    assert len(programs) == 4
+    for program in programs:
+        compile(program, "README.md", "exec")
+        assert "import ttnet" in program

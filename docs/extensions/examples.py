@@ -1,7 +1,7 @@
 """Let the site show docstrings as they are meant: doctests as code, and powers as powers.
 
-griffe reads a section `Examples:`, the docstrings here say `Example:`; Markdown reads `2**20`, twice in a paragraph, as
-bold.
+griffe reads a section `Examples:`, the docstrings here say `Example:`; it knows no arguments of a `NamedTuple`, which
+are its attributes; Markdown reads `2**20`, twice in a paragraph, as bold.
 """
 
 import re
@@ -19,9 +19,12 @@ def escape_powers(text: str) -> str:
 
 
 class Examples(griffe.Extension):
-    """Rename the section `Example:` wherever a docstring has one, and escape powers."""
+    """Rename sections wherever a docstring has them, and escape powers."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Do both in one object's docstring."""
         if obj.docstring:
-            obj.docstring.value = escape_powers(obj.docstring.value.replace("\nExample:\n", "\nExamples:\n"))
+            text = obj.docstring.value.replace("\nExample:\n", "\nExamples:\n")
+            if isinstance(obj, griffe.Class) and "NamedTuple" in map(str, obj.bases):
+                text = text.replace("\nArgs:\n", "\nAttributes:\n")
+            obj.docstring.value = escape_powers(text)
