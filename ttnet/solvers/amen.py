@@ -30,7 +30,6 @@ from ttnet.solvers.residuals import (
     is_hermitian,
     is_orthogonal_to_range,
     relative_residual,
-    residual_cores,
 )
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
 from ttnet.trains.construct import zeros
@@ -164,8 +163,9 @@ class _Search:
         """Give right-orthogonal cores to begin with."""
         if x0 is None:
             bounds = [min(START_RANK, rank or START_RANK) for rank in self._max_ranks]
-            x0 = TensorTrain(self._b).round(max_rank=bounds) if bounds else TensorTrain(self._b)
-            cores, exponent = prepare_train(x0, self._b[0].dtype)
+            if all(core.shape[2] <= bound for core, bound in zip(self._b, bounds, strict=False)):
+                return self._b
+            cores, exponent = prepare_train(TensorTrain(self._b).round(max_rank=bounds), self._b[0].dtype)
             return [times_power_of_two(cores[0], exponent), *cores[1:]]
         bounds = [rank or given for rank, given in zip(self._max_ranks, x0.ranks[1:-1], strict=True)]
         first = x0.round(max_rank=bounds) if any(self._max_ranks) else x0
@@ -208,11 +208,11 @@ class _Search:
         )
         lowest: list[float] = []
         for sweep in range(1, max_sweeps + 1):
-            met, change = state.sweep(tol=self._inner, loose=0.01)
+            met, change, seen = state.sweep(tol=self._inner, loose=0.01)
             state.turn()
             self._met_singular = state.met_singular
             cores = state.cores
-            residual = self._look(cores, met, is_last=sweep == max_sweeps)
+            residual = self._look(cores, met, seen, is_last=sweep == max_sweeps)
             ranks = (1, *(core.shape[2] for core in cores))
             self._history.append(SolverProgress(sweep, ranks, residual=residual, change=change))
             stopped = callback is not None and bool(callback(self._history[-1]))
@@ -227,22 +227,24 @@ class _Search:
         return SolverStatus.MAX_SWEEPS
 
     def _first_z(self) -> list[Tensor]:
-        """Give the largest part of the residual of what the search begins with."""
-        residual = TensorTrain(residual_cores(self._a, self._b, self._x, 0))
-        first = residual.round(max_rank=LEAST_KICK) if residual.ndim > 1 else residual
-        return prepare_train(first, self._b[0].dtype)[0]
+        """Give random directions: residuals seen through them are sketches of the whole, until a sweep finds better."""
+        ranks = [1, *[LEAST_KICK] * (len(self._shape) - 1), 1]
+        sizes = zip(ranks, self._shape, ranks[1:], strict=False)
+        draws = [torch.randn(size, dtype=self._b[0].dtype, generator=self._generator) for size in sizes]
+        return prepare_train(TensorTrain([draw.to(self._device) for draw in draws]), self._b[0].dtype)[0]
 
-    def _look(self, cores: list[Tensor], met: float, *, is_last: bool) -> float:
+    def _look(self, cores: list[Tensor], met: float, seen: float, *, is_last: bool) -> float:
         """Keep the cores if they are the best so far, and say how good they are.
 
-        The residual that a sweep meets is seen through its bases alone. Once that is small, the true one is computed.
+        The residual that a sweep meets is seen through its bases alone, and what z sees in the end is part of it. Once
+        one of them is small, the true one is computed.
         """
         if met < self._met and _size(self._last) < TRUSTED / self._precision:  # the best so far is what it began with
             self._met, self._x, self._residual = met, self._last, math.inf
         self._last = cores
         self._size = max(self._size, _size(cores))
         product = max(a.shape[3] * x.shape[2] for a, x in zip(self._a, cores, strict=True))
-        if not is_last and met > self._tol * (100 if product <= CHEAP_RANK else 1):
+        if not is_last and met > self._tol and (seen > self._tol or product > CHEAP_RANK):
             return met
         cores, residual = self._trimmed(cores)
         # What sweeps meet is less than the true residual, though not by much.

@@ -19,8 +19,9 @@ from ttnet.solvers.interfaces import (
     advance_operator,
     advance_train,
     middle_of_product,
-    middle_of_train,
     mirrored,
+    through_operator,
+    through_train,
 )
 from ttnet.solvers.local_system import LocalSystem
 
@@ -89,7 +90,7 @@ class AmenState:
         self._left, self._right = (_Side.ends(b[0].new_ones(1, 1), len(b)) for _ in range(2))
         self.turn()
         for k in range(len(b) - 1):
-            self._advance(k)
+            self._approach(k)
         self.turn()
 
     def turn(self) -> None:
@@ -115,7 +116,7 @@ class AmenState:
         """The cores of x, from the first mode to the last."""
         return mirrored(self._x) if self.is_mirrored else list(self._x)
 
-    def sweep(self, *, tol: float, loose: float) -> tuple[float, float]:
+    def sweep(self, *, tol: float, loose: float) -> tuple[float, float, float]:
         """Go over all cores once; `turn` before the next sweep.
 
         Args:
@@ -123,14 +124,15 @@ class AmenState:
             loose: By what factor they are solved at least, if that is not so far.
 
         Returns:
-            The largest relative residual that was met, before each solution; and the largest relative change of a core.
+            The largest relative residual that was met, before each solution; the largest relative change of a core; and
+            the norm of the part of the residual that z sees in the end, which the whole is not below.
 
         Example:
             >>> eye, ones = torch.eye(2)[None, :, :, None], torch.ones(1, 2, 1) / 2**0.5
             >>> state = AmenState([2 * eye] * 2, [ones] * 2, [ones] * 2, [ones] * 2, hermitian=True,
             ...                   max_ranks=[None], sites=1, generator=torch.Generator().manual_seed(0))
             >>> [round(value, 4) for value in state.sweep(tol=1e-6, loose=0.1)]
-            [3.0, 3.0]
+            [3.0, 3.0, 0.0]
         """
         worst = change = 0.0
         order = len(self._b)
@@ -149,23 +151,28 @@ class AmenState:
             worst = max(worst, met)
             if k == order - 1:
                 self._x[k] = new
-                self._improve_z(k, new, self._right.z_operator[k])
             else:
                 self._split(k, system, f, new, bound=max(tol, 1.5 * left, loose * met))
-        if steps < order:
-            self._improve_z(order - 1, self._x[-1], self._right.z_operator[-1])
-        return worst, change
+        return worst, change, self._last_z()
+
+    def _approach(self, k: int) -> None:
+        """Take the interfaces over core k as it is."""
+        x, z, a, b, left = self._x[k], self._z[k], self._there[k], self._b[k], self._left
+        left.operator[k + 1] = advance_operator(left.operator[k], x, a, x)
+        left.rhs[k + 1] = advance_train(left.rhs[k], x, b)
+        left.z_operator[k + 1] = advance_operator(left.z_operator[k], z, a, x)
+        left.z_rhs[k + 1] = advance_train(left.z_rhs[k], z, b)
 
     def _local_problem(self, k: int) -> tuple[LocalSystem, Tensor, Tensor]:
         """Give the system of core k, or of cores k and k + 1, its right-hand side, and what the unknown is so far."""
         left, right = self._left, self._right
         if self._sites == 1:
-            core, given, v, last = self._there[k], self._b[k], self._x[k], k
+            core, v, last, seen = self._there[k], self._x[k], k, through_train(left.rhs[k], self._b[k])
         else:
             core, last = self._pair(k), k + 1
-            given = torch.tensordot(self._b[k], self._b[k + 1], 1).flatten(1, 2)
+            seen = through_train(left.rhs[k], torch.tensordot(self._b[k], self._b[k + 1], 1).flatten(1, 2))
             v = torch.tensordot(self._x[k], self._x[k + 1], 1).flatten(1, 2)
-        f = middle_of_train(left.rhs[k], given, right.rhs[last])
+        f = seen @ right.rhs[last].mT
         return LocalSystem(left.operator[k], core, right.operator[last], hermitian=self._hermitian), f, v
 
     def _pair(self, k: int) -> OperatorCore:
@@ -178,28 +185,30 @@ class AmenState:
     def _split(self, k: int, system: LocalSystem, f: Tensor, v: Tensor, *, bound: float) -> None:
         """Cut the solution's rank down to what its residual bears, take in directions of z, and go one core on."""
         i, n = self._x[k].shape[:2]
+        left, right, operator = self._left, self._right, self._there[k]
         u, w = self._truncate(system, f, v.reshape(i * n, -1), bound, self._max_ranks[k])
         if self._sites == 1:
-            core, z_right = (u @ w).reshape(v.shape), self._right.z_operator[k]
+            core, z_right = (u @ w).view(v.shape), right.z_operator[k]
         else:
             core, self._x[k + 1] = u.reshape(i, n, -1), w.reshape(w.shape[0], -1, v.shape[2])
             z_right = advance_operator(
-                self._right.z_operator[k + 1],
+                right.z_operator[k + 1],
                 self._z[k + 1].transpose(0, 2),
                 self._there[k + 1].mirrored(),
                 self._x[k + 1].transpose(0, 2),
             )
             w = torch.eye(w.shape[0], dtype=w.dtype, device=w.device)
-        directions = middle_of_train(self._left.rhs[k], self._b[k], self._right.z_rhs[k]) - middle_of_product(
-            self._left.operator[k], self._there[k], z_right, core
-        )
-        self._improve_z(k, core, z_right)
+        given = through_train(left.rhs[k], self._b[k])
+        directions = given @ right.z_rhs[k].mT - middle_of_product(left.operator[k], operator, z_right, core)
         most = self._max_ranks[k]
         room = directions.shape[2] if most is None else max(0, most - u.shape[1])
         basis, factor = torch.linalg.qr(torch.cat([u, directions.flatten(0, 1)[:, :room]], 1))
-        self._x[k] = basis.reshape(i, n, -1)
-        self._x[k + 1] = torch.tensordot(factor[:, : u.shape[1]] @ w, self._x[k + 1], 1)
-        self._advance(k)
+        x = self._x[k] = basis.view(i, n, -1)
+        inside = factor[:, : u.shape[1]] @ w
+        self._x[k + 1] = torch.tensordot(inside, self._x[k + 1], 1)
+        left.operator[k + 1] = advance_operator(left.operator[k], x, operator, x)
+        left.rhs[k + 1] = basis.mH @ given.view(i * n, -1)
+        self._improve_z(k, x, z_right @ inside.mT, u.shape[1])
 
     def _truncate(
         self, system: LocalSystem, f: Tensor, v: Tensor, bound: float, max_rank: int | None
@@ -210,37 +219,34 @@ class AmenState:
         low, high = 0, min(len(s), max_rank or len(s))
         while high - low > 1:
             middle = (low + high) // 2
-            if system.residual(f, (u[:, :middle] @ w[:middle]).reshape(f.shape)) <= bound:
+            if system.residual(f, (u[:, :middle] @ w[:middle]).view(f.shape)) <= bound:
                 high = middle
             else:
                 low = middle
         return u[:, :high], w[:high]
 
-    def _improve_z(self, k: int, core: Tensor, z_right: Tensor) -> None:
-        """Let core k of z be the residual seen through its others, and orthogonalise it."""
-        seen = middle_of_train(self._left.z_rhs[k], self._b[k], self._right.z_rhs[k]) - middle_of_product(
-            self._left.z_operator[k], self._there[k], z_right, core
-        )
-        if k == len(self._z) - 1:
-            self._z[k] = seen / (torch.linalg.vector_norm(seen) or 1)
-            return
-        columns = seen.flatten(0, 1)
-        wanted = min(len(columns), max(LEAST_KICK, min(LARGEST_KICK, core.shape[2] // 5)))
+    def _improve_z(self, k: int, x: Tensor, z_right: Tensor, rank: int) -> None:
+        """Let core k of z be the residual seen through its others, orthogonalise it, and go one core on."""
+        left = self._left
+        given = through_train(left.z_rhs[k], self._b[k])
+        product = through_operator(left.z_operator[k], self._there[k], x)  # (i, m, b, s)
+        i, n, b, s = product.shape
+        columns = (given @ self._right.z_rhs[k].mT).view(i * n, -1)
+        columns = columns - product.view(i * n, b * s) @ z_right.reshape(-1, b * s).mT
+        wanted = min(len(columns), max(LEAST_KICK, min(LARGEST_KICK, rank // 5)))
         if (missing := wanted - columns.shape[1]) > 0:
             random = torch.randn(len(columns), missing, dtype=columns.dtype, generator=self._generator)
             columns = torch.cat([columns, random.to(columns.device)], 1)
-        old = self._z[k].shape[2]
-        self._z[k] = torch.linalg.qr(columns).Q.reshape(*seen.shape[:2], -1)
-        grown = self._z[k].shape[2] - old
-        if grown > 0:  # until the next core is improved, nothing follows these directions
-            self._z[k + 1] = torch.nn.functional.pad(self._z[k + 1], (0, 0, 0, 0, 0, grown))
-        elif grown < 0:
-            self._z[k + 1] = self._z[k + 1][: self._z[k].shape[2]]
+        basis = torch.linalg.qr(columns).Q
+        self._z[k] = basis.view(i, n, -1)
+        left.z_operator[k + 1] = (basis.mH @ product.view(i * n, b * s)).view(-1, b, s)
+        left.z_rhs[k + 1] = basis.mH @ given.view(i * n, -1)
 
-    def _advance(self, k: int) -> None:
-        """Take the interfaces over core k."""
-        x, z, a, b, left = self._x[k], self._z[k], self._there[k], self._b[k], self._left
-        left.operator[k + 1] = advance_operator(left.operator[k], x, a, x)
-        left.rhs[k + 1] = advance_train(left.rhs[k], x, b)
-        left.z_operator[k + 1] = advance_operator(left.z_operator[k], z, a, x)
-        left.z_rhs[k + 1] = advance_train(left.z_rhs[k], z, b)
+    def _last_z(self) -> float:
+        """Let the last core of z be the residual seen through its others; give its norm."""
+        left, right = self._left, self._right
+        given = through_train(left.z_rhs[-1], self._b[-1]) @ right.z_rhs[-1].mT
+        seen = given - middle_of_product(left.z_operator[-1], self._there[-1], right.z_operator[-1], self._x[-1])
+        size = float(torch.linalg.vector_norm(seen))
+        self._z[-1] = seen / (size or 1.0)
+        return size

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,8 +32,6 @@ class OperatorCore:
         torch.Size([15, 8])
     """
 
-    __slots__ = ("core", "matrix", "shape")
-
     def __init__(
         self,
         core: Tensor,  # (a, m, n, b)
@@ -41,6 +40,24 @@ class OperatorCore:
         a, m, n, b = core.shape
         self.shape = a, m, n, b
         self.matrix = core.permute(1, 3, 0, 2).reshape(m * b, a * n)
+
+    @cached_property
+    def terms(self) -> Tensor:
+        """The matrices on the mode, flat, one for each index of both bonds: (a b, m n)."""
+        a, m, n, b = self.shape
+        return self.core.permute(0, 3, 1, 2).reshape(a * b, m * n)
+
+    @cached_property
+    def traces(self) -> Tensor:
+        """Their traces, (a, b)."""
+        return self.core.diagonal(dim1=1, dim2=2).sum(-1)
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """Their inner products, with the indices of the bond on the left before those on the right: (a a, b b)."""
+        a, _, _, b = self.shape
+        gram = self.terms.conj() @ self.terms.mT
+        return gram.view(a, b, a, b).transpose(1, 2).reshape(a * a, b * b)
 
     def mirrored(self) -> OperatorCore:
         """Give the core as it is met on the way back.
@@ -146,33 +163,29 @@ def advance_train(
         >>> advance_train(torch.ones(1, 1), torch.ones(1, 3, 2), torch.ones(1, 3, 5)).shape
         torch.Size([2, 5])
     """
-    p, n, q = ket.shape
-    t = left @ ket.reshape(p, n * q)
-    return bra.reshape(-1, bra.shape[2]).mH @ t.reshape(-1, q)
+    t = through_train(left, ket)
+    return bra.reshape(-1, bra.shape[2]).mH @ t.flatten(0, 1)
 
 
-def middle_of_train(
+def through_train(
     left: Tensor,  # (i, p)
     core: Tensor,  # (p, n, q)
-    right: Tensor,  # (j, q)
-) -> Tensor:  # (i, n, j)
-    """Give what a sweep sees of a train at one of its cores.
+) -> Tensor:  # (i, n, q)
+    """Multiply an interface by a core of the train on its right.
 
     Args:
-        left: The interface from the left.
+        left: The interface.
         core: The train's core.
-        right: The interface from the right.
 
     Returns:
-        The core in the bases of the sweep.
+        What is open: the left train's bond, the mode, the right train's bond.
 
     Example:
-        >>> middle_of_train(torch.ones(2, 1), torch.ones(1, 3, 4), torch.ones(5, 4)).shape
-        torch.Size([2, 3, 5])
+        >>> through_train(torch.ones(2, 1), torch.ones(1, 3, 4)).shape
+        torch.Size([2, 3, 4])
     """
     p, n, q = core.shape
-    t = left @ core.reshape(p, n * q)
-    return (t.reshape(-1, q) @ right.mT).reshape(len(left), n, len(right))
+    return (left @ core.reshape(p, n * q)).view(len(left), n, q)
 
 
 def middle_of_product(

@@ -43,27 +43,25 @@ def conjugate_gradients(
         >>> a = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
         >>> conjugate_gradients(lambda v: a @ v, torch.ones(2), torch.zeros(2), bound=1e-6, steps=5,
         ...                     precondition=lambda v: v)
-        (tensor([0.3333, 0.3333]), 0.0, True)
+        (tensor([0.3333, 0.3333]), ..., True)
     """
     r = b - product(x)
     size = float(torch.linalg.vector_norm(r))
-    z = precondition(r)
-    p = z
-    rz = torch.vdot(r, z).real
+    p = z = precondition(r)
+    rz = float(torch.vdot(r, z).real)
     for _ in range(steps):
         if size <= bound:
             break
         q = product(p)
-        curvature = torch.vdot(p, q).real
-        if not float(curvature) > 0 or not float(rz) > 0:
+        curvature = float(torch.vdot(p, q).real)
+        if not curvature > 0 or not rz > 0:
             return x, size, False
-        alpha = rz / curvature
-        x = torch.add(x, alpha * p)
-        r = torch.add(r, -alpha * q)
+        x = torch.add(x, p, alpha=rz / curvature)
+        r = torch.add(r, q, alpha=-rz / curvature)
         size = float(torch.linalg.vector_norm(r))
         z = precondition(r)
-        rz, before = torch.vdot(r, z).real, rz
-        p = torch.add(z, (rz / before) * p)
+        rz, before = float(torch.vdot(r, z).real), rz
+        p = torch.add(z, p, alpha=rz / before)
     return x, size, True
 
 
@@ -105,8 +103,8 @@ def gmres(
         length = min(RESTART, steps, len(b))
         basis = r.new_zeros(length + 1, len(b))
         basis[0] = r / size
-        hessenberg = torch.zeros(length + 1, length, dtype=b.dtype, device="cpu")
-        before = size
+        triangle = _Triangle(size, 50 * torch.finfo(b.dtype).eps)
+        before = left = size
         for j in range(length):
             w = product(precondition(basis[j]))
             steps -= 1
@@ -115,17 +113,51 @@ def gmres(
             w = w - h @ known
             again = known.conj() @ w  # once more, for orthogonality down to machine precision
             w = w - again @ known
-            norm = torch.linalg.vector_norm(w)
-            hessenberg[: j + 1, j] = (h + again).cpu()
-            hessenberg[j + 1, j] = norm.cpu()
-            space = hessenberg[: j + 2, : j + 1]
-            rhs = torch.zeros(j + 2, 1, dtype=b.dtype)
-            rhs[0] = size
-            y = torch.linalg.lstsq(space, rhs).solution
-            left = float(torch.linalg.vector_norm(rhs - space @ y))
-            if left <= bound or not float(norm) > 1e-14 * size or not math.isfinite(left):
+            norm = float(torch.linalg.vector_norm(w))
+            left = triangle.append((h + again).tolist(), norm)
+            if left <= bound or not norm > 1e-14 * size or not math.isfinite(left):
                 break
             basis[j + 1] = w / norm
-        x = x + precondition(y[:, 0].to(b.device) @ basis[: len(y)])
+        y = torch.tensor(triangle.solution(), dtype=b.dtype, device=b.device)
+        x = x + precondition(y @ basis[: len(y)])
         if left > 0.9 * before and length == RESTART:  # another round would not do much
             return x, float(torch.linalg.vector_norm(b - product(x)))
+
+
+class _Triangle:
+    """Least squares for a Hessenberg matrix that grows by columns, brought to a triangle by rotations."""
+
+    def __init__(self, size: float, precision: float) -> None:
+        self._columns: list[list[complex]] = []
+        self._rotations: list[tuple[float, complex]] = []
+        self._rhs: list[complex] = [size]
+        self._precision, self._largest = precision, 0.0
+
+    def append(self, column: list[complex], last: float) -> float:
+        """Take in a column and the number below it; give the norm of the residual."""
+        for j, (c, s) in enumerate(self._rotations):
+            above, below = column[j], column[j + 1]
+            column[j], column[j + 1] = c * above + s * below, c * below - s.conjugate() * above
+        given = column[-1]
+        corner = abs(given)
+        size = math.hypot(corner, last)
+        self._largest = max(self._largest, size, *map(abs, column))
+        # A pivot of rounding errors says nothing: its column is left alone.
+        column[-1], c, s = 0.0, 0.0, 1.0
+        if size > self._precision * self._largest:
+            turn = given / corner if corner else 1.0
+            column[-1], c, s = turn * size, corner / size, turn * (last / size)
+        self._columns.append(column)
+        self._rotations.append((c, s))
+        self._rhs[-1:] = [c * self._rhs[-1], -s.conjugate() * self._rhs[-1]]
+        return abs(self._rhs[-1])
+
+    def solution(self) -> list[complex]:
+        """Solve the triangle; what a pivot of zero leaves open is zero."""
+        y = self._rhs[:-1]
+        for j in reversed(range(len(y))):
+            column = self._columns[j]
+            y[j] = y[j] / column[j] if column[j] else 0.0
+            for i in range(j):
+                y[i] -= column[i] * y[j]
+        return y

@@ -144,7 +144,7 @@ class LocalSystem:
             v = self._factorise(f)
             return v, self.residual(f, v)
         can_form = self.size <= LARGEST_DENSE_SIZE
-        inverse = kronecker_sum_inverse(self.left, self.core.core, self.right, hermitian=self.hermitian)
+        inverse = kronecker_sum_inverse(self.left, self.core, self.right, hermitian=self.hermitian)
         steps = self._affordable_steps() if can_form else MAX_STEPS
         found, residual = v, math.inf
         if steps > 3:

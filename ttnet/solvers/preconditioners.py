@@ -8,12 +8,14 @@ are inverted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ttnet.numerics.scales import complex_dtype
+from ttnet.solvers.interfaces import OperatorCore
 
 Inverse = Callable[[Tensor], Tensor]
 
@@ -25,7 +27,7 @@ SKEWED = 1e4  # the largest condition of eigenvectors that a Kronecker sum is in
 
 def kronecker_sum_inverse(
     left: Tensor,  # (i, a, i)
-    core: Tensor,  # (a, n, n, b)
+    core: OperatorCore,  # (a, n, n, b)
     right: Tensor,  # (j, b, j)
     *,
     hermitian: bool,
@@ -46,7 +48,7 @@ def kronecker_sum_inverse(
         >>> d = torch.diag(torch.tensor([1.0, 2.0]))
         >>> unit = torch.eye(2)
         >>> left = torch.stack([unit, d], 1)  # of the sum of d on the first mode and d on the second
-        >>> core = torch.stack([d, unit])[..., None]
+        >>> core = OperatorCore(torch.stack([d, unit])[..., None])
         >>> inverse = kronecker_sum_inverse(left, core, torch.ones(1, 1, 1), hermitian=True)
         >>> inverse(torch.ones(4))
         tensor([0.5000, 0.3333, 0.3333, 0.2500])
@@ -54,22 +56,23 @@ def kronecker_sum_inverse(
     (i, a, _), (_, n, _, b), j = left.shape, core.shape, right.shape[0]
     if a * b > MANY_TERMS:
         return None
-    trace_l = left.diagonal(dim1=0, dim2=2).sum(-1)  # (a,)
-    trace_a = core.diagonal(dim1=1, dim2=2).sum(-1)  # (a, b)
-    trace_r = right.diagonal(dim1=0, dim2=2).sum(-1)  # (b,)
-    x = torch.einsum("iak,a->ik", left, trace_a @ trace_r) / (n * j)
-    y = torch.einsum("amnb,a,b->mn", core, trace_l, trace_r) / (i * j)
-    z = torch.einsum("jbk,b->jk", right, trace_l @ trace_a) / (i * n)
-    mean = (trace_l @ trace_a @ trace_r) / (i * n * j)
-    parts = [part - mean * torch.eye(len(part), dtype=part.dtype, device=part.device) for part in (x, y, z)]
+    flat_l, flat_r = (side.transpose(0, 1).reshape(len(side[0]), -1) for side in (left, right))  # (a, i i), (b, j j)
+    trace_l, trace_r = flat_l[:, :: i + 1].sum(1), flat_r[:, :: j + 1].sum(1)
+    to_l, to_r = core.traces @ trace_r, trace_l @ core.traces
+    mean = (trace_l @ to_l) / (i * n * j)
+    parts = [
+        (to_l @ flat_l).view(i, i) / (n * j),
+        (torch.outer(trace_l, trace_r).view(-1) @ core.terms).view(n, n) / (i * j),
+        (to_r @ flat_r).view(j, j) / (i * n),
+    ]
+    for part in parts:
+        part.diagonal().sub_(mean)
     size = i * n * j
-    beside = sum(float(part.abs().square().sum()) * size / len(part) for part in parts)
-    gram_l = torch.einsum("iak,ick->ac", left.conj(), left)
-    gram_a = torch.einsum("amnb,cmnd->abcd", core.conj(), core)
-    gram_r = torch.einsum("jbk,jdk->bd", right.conj(), right)
-    whole = float(torch.einsum("ac,abcd,bd->", gram_l, gram_a, gram_r).real)
+    beside = sum(float(torch.linalg.vector_norm(part)) ** 2 * size / len(part) for part in parts)
+    gram_l, gram_r = (flat.conj() @ flat.mT for flat in (flat_l, flat_r))
+    whole = float((gram_l.view(-1) @ core.gram @ gram_r.view(-1)).real)
     rest = whole - beside - size * float(mean.abs()) ** 2
-    if rest > CLOSE**2 * beside + 1e3 * torch.finfo(core.dtype).eps * whole:
+    if rest > CLOSE**2 * beside + 1e3 * torch.finfo(flat_l.dtype).eps * whole:
         return None
     return _hermitian_inverse(parts, mean) if hermitian else _general_inverse(parts, mean)
 
@@ -161,6 +164,8 @@ def _inverses(
 ) -> Tensor:
     """Invert a batch of matrices; the identity stands for what has no inverse."""
     inverse, info = torch.linalg.inv_ex(blocks)
+    if not info.any() and math.isfinite(inverse.sum().abs()):
+        return inverse
     bad = (info != 0) | ~torch.isfinite(inverse).flatten(-2).all(-1)
     eye = torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
     return torch.where(bad[..., None, None], eye, inverse)

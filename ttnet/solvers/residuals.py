@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ttnet.numerics.linalg import triangular_factor
 from ttnet.numerics.scales import times_power_of_two
 from ttnet.trains.arithmetic import norm_and_exponent
 from ttnet.trains.tensor_train import TensorTrain
@@ -66,27 +67,25 @@ def residual_cores(
 
 def relative_residual(
     a: Sequence[Tensor],  # each (a, m, n, b)
-    b: Sequence[Tensor],  # each (p, m, q), of a norm near one
+    b: Sequence[Tensor],  # each (p, m, q)
     x: Sequence[Tensor],  # each (r, n, s)
-    exponent: int = 0,
 ) -> float:
-    """Give the norm of `b - 2**exponent * A x`, relative to that of b.
+    """Give the norm of `b - A x`, relative to that of b.
 
     Args:
-        a: The operator's cores.
-        b: The right-hand side's cores.
-        x: The cores of the unknown.
-        exponent: Of x.
+        a: The operator's cores, as `prepare_operator` gives them.
+        b: The right-hand side's cores, right-orthogonal but for the first.
+        x: The cores of the unknown, orthogonal but for one.
 
     Returns:
         The relative residual.
 
     Example:
         >>> eye, one = torch.eye(2)[None, :, :, None], torch.ones(1, 2, 1)
-        >>> relative_residual([eye], [one], [one], 1)
-        1.0
+        >>> relative_residual([eye], [one], [one])
+        0.0
     """
-    return _ratio(residual_cores(a, b, x, exponent), b)
+    return _norm(residual_cores(a, b, x, 0)) / float(torch.linalg.vector_norm(b[0]))
 
 
 def is_hermitian(
@@ -95,7 +94,7 @@ def is_hermitian(
     """Say whether an operator is its own conjugate transpose, up to rounding errors.
 
     Args:
-        a: The operator's cores.
+        a: The operator's cores, as `prepare_operator` gives them.
 
     Returns:
         Whether it is.
@@ -113,7 +112,7 @@ def antihermitian_part(
     """Give the norm of `A - A.H`, relative to that of A.
 
     Args:
-        a: The operator's cores.
+        a: The operator's cores, as `prepare_operator` gives them.
 
     Returns:
         The relative norm; 0 for a zero operator.
@@ -122,9 +121,13 @@ def antihermitian_part(
         >>> antihermitian_part([torch.tensor([[0.0, 1.0], [-1.0, 0.0]])[None, :, :, None]])
         2.0
     """
-    own = TensorTrain([core.flatten(1, 2) for core in a])
-    adjoint = TensorTrain([core.transpose(1, 2).conj().resolve_conj().flatten(1, 2) for core in a])
-    return _ratio((own - adjoint).cores, own.cores)
+    adjoint = [core.transpose(1, 2).conj().resolve_conj() for core in a]
+    if all(torch.equal(core, other) for core, other in zip(a, adjoint, strict=True)):
+        return 0.0
+    own = [core.flatten(1, 2) for core in a]
+    difference = TensorTrain(own) - TensorTrain([core.flatten(1, 2) for core in adjoint])
+    size = _norm(difference.cores)
+    return size / _norm(own) if size else 0.0
 
 
 def is_orthogonal_to_range(
@@ -223,10 +226,12 @@ def log_share_left(
     return left if left == -math.inf else left - size - float(TensorTrain(x).log_norm())
 
 
-def _ratio(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """Give the norm of one train over that of another; 0 if the first is zero."""
-    size, power = norm_and_exponent(a)
-    whole, own = norm_and_exponent(b)
-    if not float(size):
-        return 0.0
-    return float(times_power_of_two((size / whole).double(), power - own))
+def _norm(
+    cores: Sequence[Tensor],  # each (r, n, r')
+) -> float:
+    """Give the norm of a train whose tails are all of about its size, by orthogonalisation, which does not cancel."""
+    carried = cores[-1].new_ones(1, 1)
+    for core in reversed(cores):
+        tail = torch.tensordot(core, carried, 1).flatten(1)  # (r, n q)
+        carried = tail if len(tail) >= tail.shape[1] else triangular_factor(tail.mH).mH
+    return float(torch.linalg.vector_norm(carried))
