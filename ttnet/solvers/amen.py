@@ -25,7 +25,7 @@ from ttnet.solvers.arguments import (
     solver_dtype,
 )
 from ttnet.solvers.implicit import differentiable
-from ttnet.solvers.interfaces import prepare_operator, prepare_train
+from ttnet.solvers.interfaces import prepare_operator, prepare_train, trim
 from ttnet.solvers.residuals import (
     is_hermitian,
     is_orthogonal_to_range,
@@ -256,9 +256,7 @@ class _Search:
 
     def _trimmed(self, cores: list[Tensor]) -> tuple[list[Tensor], float]:
         """Take out directions that were taken in and not used, if that does no harm; give the residual, too."""
-        if len(cores) == 1:
-            return cores, relative_residual(self._a, self._b, cores)
-        trimmed = list(TensorTrain(cores).round(eps=self._precision, method="svd").cores)
+        trimmed = trim(cores)
         residual = relative_residual(self._a, self._b, trimmed)
         if residual > self._tol and (whole := relative_residual(self._a, self._b, cores)) < 0.9 * residual:
             return cores, whole

@@ -29,6 +29,7 @@ from ttnet.solvers.implicit import differentiable
 from ttnet.solvers.interfaces import (
     prepare_operator,
     prepare_train,
+    trim,
 )
 from ttnet.solvers.residuals import SYMMETRY, antihermitian_part, eigen_residual
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
@@ -38,6 +39,7 @@ from ttnet.trains.tt_matrix import TTMatrix
 
 LARGEST_PAIR = 100  # the largest product of two modes that are solved for together, unless told otherwise
 EARLY = 1e3  # times tol**2: the change of values at which a residual is worth looking at
+LOOSE = 3e-4  # what a bond may lose, times the root of the last change of values: about what vectors still lack
 EXPLORING = 2  # sweeps from a given train that look beyond what A makes of it
 PATIENCE = 6  # how many sweeps may pass before the residual must be lower by a quarter
 
@@ -253,8 +255,10 @@ class _Search:
         before: Tensor | None = None
         residuals: list[float] = []
         changes: list[float] = []
+        change = math.inf
         for sweep in range(1, max_sweeps + 1):
-            self._values = self._block.sweep(cut=self._cut, explore=self._given and sweep <= EXPLORING)
+            cut = max(self._cut, LOOSE * math.sqrt(change) if sweep > EXPLORING else 0.0)
+            self._values = self._block.sweep(cut=cut, explore=self._given and sweep <= EXPLORING)
             self._block.turn()
             self._best = None
             scale = max(1.0, float(self._values.abs().max()))
@@ -300,9 +304,8 @@ class _Search:
             self._look()
         assert self._best is not None
         values, vectors, residuals = self._best
-        trains = tuple(TensorTrain(_unsqueezed(cores, self._whole_shape)) for cores in vectors)
         return EigenResult(
-            value=tuple(train if train.ndim < 2 else train.round(eps=self._precision) for train in trains),
+            value=tuple(TensorTrain(_unsqueezed(trim(cores), self._whole_shape)) for cores in vectors),
             status=status,
             residual=float(residuals.max()),
             sweeps=len(self._history),

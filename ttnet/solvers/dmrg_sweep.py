@@ -14,14 +14,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttnet.numerics.linalg import truncated_svd
-from ttnet.solvers.interfaces import OperatorCore, advance_operator, mirrored, through_operator
+from ttnet.solvers.interfaces import OperatorCore, advance_operator, mirrored, split, through_operator
 from ttnet.solvers.local_system import LocalSystem
 from ttnet.solvers.ritz import lowest_pairs
 
 DENSE_SIZE = 60  # up to here a local matrix is diagonalised whole
 EXPANSION = 2  # how many directions a basis takes in at each step
 LOCAL_STEPS = 24  # of the iteration for a local problem
+EARLY_STEPS, EARLY_SWEEPS = 6, 2  # the same in the first sweeps, whose bases are poor
 EXPLORED_SIZE, EXPLORING_STEPS = 400, 100  # the same where a sweep explores
 
 
@@ -60,6 +60,7 @@ class BlockState:
         self._scale = 1.0  # of the eigenvalues, or of A if that is larger
         self._centre = self._x[0][..., None]  # (r, n, s, vectors), in the place of the core where the sweep begins
         self._is_mirrored = False
+        self._sweeps = 0
         one = a[0].new_ones(1, 1, 1)
         self._left, self._right = [one] * len(a), [one] * len(a)
         backwards = mirrored(self._x)
@@ -127,6 +128,7 @@ class BlockState:
             tensor([1.], dtype=torch.float64)
         """
         order, values = len(self._x), torch.empty(0)
+        self._sweeps += 1
         for k in range(order - self._sites + 1):
             core, v = self._local(k)
             last = k + self._sites - 1
@@ -164,7 +166,9 @@ class BlockState:
             missing = torch.randn(wanted - len(start), system.size, dtype=v.dtype, generator=self._generator)
             start = torch.cat([start, missing.to(v.device)])
         # A vector that is random to begin with takes many steps to come down to what is sought.
-        gain, steps = (0.0, EXPLORING_STEPS) if explore else (0.1, LOCAL_STEPS)
+        gain, steps = 0.1, EARLY_STEPS if self._sweeps <= EARLY_SWEEPS else LOCAL_STEPS
+        if explore:
+            gain, steps = 0.0, EXPLORING_STEPS
         values, rows = lowest_pairs(system.apply_to_rows, start, bound=bound, gain=gain, steps=steps)
         return values[:k], rows[:k].mT.reshape(*system.shape, k)
 
@@ -173,20 +177,20 @@ class BlockState:
         left, n = self._centre.shape[:2]
         s, count = vectors.shape[2:]
         matrix = vectors.reshape(left * n, -1)  # (r n, n' s vectors)
-        most = self._max_ranks[k]
-        u, w, _ = truncated_svd(matrix, cut * count**0.5, most)
-        core = u.reshape(left, n, -1)
-        room = u.shape[0] if most is None else most
-        extra = max(0, min(EXPANSION, room - u.shape[1], u.shape[0] - u.shape[1]))
-        if extra:
+        most = self._max_ranks[k] or len(matrix)
+        u, w = split(matrix, cut * count**0.5, most)
+        extra = min(EXPANSION, most - u.shape[1], len(u) - u.shape[1])
+        if extra > 0:
             if explore:
                 new = torch.randn(len(u), extra, dtype=u.dtype, generator=self._generator).to(u.device)
             else:
-                seen = through_operator(self._left[k], self._there[k], core).reshape(len(u), -1)  # (r n, b s)
+                core = u.view(left, n, -1)
+                seen = through_operator(self._left[k], self._there[k], core).view(len(u), -1)  # (r n, b s)
                 mix = torch.randn(seen.shape[1], extra, dtype=u.dtype, generator=self._generator)
                 new = seen @ mix.to(u.device)
-            basis, factor = torch.linalg.qr(torch.cat([u, new], 1))
-            core, w = basis.reshape(left, n, -1), factor[:, : u.shape[1]] @ w
+            u, factor = torch.linalg.qr(torch.cat([u, new], 1))
+            w = factor[:, : len(w)] @ w
+        core = u.view(left, n, -1)
         self._x[k] = core
         self._left[k + 1] = advance_operator(self._left[k], core, self._there[k], core)
         w = w.reshape(core.shape[2], -1, s, count)  # (r', n' or 1, s, vectors)

@@ -20,6 +20,8 @@ from ttnet.numerics.train_scales import split_scales
 from ttnet.trains.chain import CoreChain
 from ttnet.trains.orthogonal import right_orthogonalise
 
+NOISE = 10  # machine epsilons, relative to the norm, that a bond may lose where noise is taken out
+
 
 class OperatorCore:
     """A core of an operator, laid out for products: as a matrix (m b, a n).
@@ -268,3 +270,59 @@ def prepare_operator(a: CoreChain, dtype: torch.dtype) -> tuple[list[Tensor], in
         total += power
         carried = torch.linalg.qr(times_power_of_two(core, -power).flatten(1).mT, mode="r").R.mT
     return cores, total
+
+
+def split(
+    matrix: Tensor,  # (m, n)
+    tail: float,
+    most: int | None = None,
+) -> tuple[Tensor, Tensor]:  # (m, r), (r, n)
+    """Split a matrix of entries near one into `u @ w` of the smallest rank whose loss is within a bound.
+
+    Args:
+        matrix: The matrix.
+        tail: The largest Frobenius norm of the loss.
+        most: The largest rank, which goes before that.
+
+    Returns:
+        `u`, of orthonormal columns, one at least; and `w`.
+
+    Example:
+        >>> u, w = split(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 1.1)
+        >>> u.shape, w.shape
+        (torch.Size([3, 2]), torch.Size([2, 3]))
+    """
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    lost = s.square().flip(0).cumsum(0).flip(0)  # lost[r]: the square of what a cut to rank r loses
+    rank = max(1, min(int((lost > tail**2).sum()), most or len(s)))
+    return u[:, :rank].contiguous(), s[:rank, None] * vh[:rank]
+
+
+def trim(
+    cores: Sequence[Tensor],  # each (r, n, s)
+) -> list[Tensor]:
+    """Take the directions out of a train's bonds that are rounding noise.
+
+    Args:
+        cores: The cores of a train whose norm and tails are near one.
+
+    Returns:
+        The cores, left-orthogonal but for the last.
+
+    Example:
+        >>> x = torch.ones(1, 3, 2, dtype=torch.float64)
+        >>> [core.shape for core in trim([x, x.transpose(0, 2)])]
+        [torch.Size([1, 3, 1]), torch.Size([1, 3, 1])]
+    """
+    centre, done = cores[-1], []
+    for core in reversed(cores[:-1]):
+        q, factor = torch.linalg.qr(centre.flatten(1).mH)
+        done.append(q.mH.reshape(-1, *centre.shape[1:]))
+        centre = torch.tensordot(core, factor.mH, 1)
+    tail = NOISE * torch.finfo(centre.dtype).eps * float(torch.linalg.vector_norm(centre))
+    found = []
+    for core in reversed(done):
+        u, w = split(centre.flatten(0, 1), tail)
+        found.append(u.view(*centre.shape[:2], -1))
+        centre = torch.tensordot(w, core, 1)
+    return [*found, centre]

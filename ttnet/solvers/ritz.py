@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+CANCELLED = 0.01  # what is left of an image, relative to what was subtracted, below which that is done once more
 BLOCKS = 12  # how many blocks of vectors a space has before it begins anew from its best ones
 
 
@@ -40,46 +41,89 @@ def lowest_pairs(
         (True, True)
     """
     k, n = v.shape
+    if k == 1:
+        return _lowest_pair(product, v[0], bound, gain, steps)
     first = -1.0  # the residual of v itself, once it is known
     blocks = min(BLOCKS, n // k, steps)
     basis = v.new_empty(blocks * k, n)
     basis[:k] = _orthonormal(v)[0]
     while True:
-        projected = torch.zeros(blocks * k, blocks * k, dtype=v.dtype)
-        for block in range(blocks):
-            known = basis[: (block + 1) * k]
+        projected = torch.zeros(blocks * k, blocks * k, dtype=v.dtype)  # its lower triangle, on the CPU
+        for end in range(k, blocks * k + 1, k):
+            known = basis[:end]
             image = product(known[-k:])
             steps -= 1
             weights = image @ known.mH
             image = torch.addmm(image, weights, known, alpha=-1)
-            again = image @ known.mH  # once more, for orthogonality down to machine precision
-            image = torch.addmm(image, again, known, alpha=-1)
             new, factor = _orthonormal(image)
-            projected[block * k : (block + 1) * k, : (block + 1) * k] = (weights + again).conj().cpu()
-            values, y = torch.linalg.eigh(projected[: (block + 1) * k, : (block + 1) * k])
-            values, y = values[:k], y[:, :k].to(v.device)
-            size = float(torch.linalg.vector_norm(factor.mT @ y[-k:], dim=0).max())
+            least = float(factor.diagonal().abs().min())
+            if least < CANCELLED * float(torch.linalg.vector_norm(weights)):
+                # What was subtracted has left rounding errors, which may point anywhere.
+                again = image @ known.mH
+                image = torch.addmm(image, again, known, alpha=-1)
+                new, factor = _orthonormal(image)
+                weights, least = weights + again, float(factor.diagonal().abs().min())
+            projected[end - k : end, :end] = weights.conj()
+            values, y = torch.linalg.eigh(projected[:end, :end])
+            size = float(torch.linalg.vector_norm(factor.cpu().mT @ y[-k:, :k], dim=0).max())
             first = size if first < 0 else first
-            if size <= max(bound, gain * first) or steps <= 0 or block == blocks - 1:
+            if size <= max(bound, gain * first) or steps <= 0 or end == len(basis):
                 break
-            if float(factor.diagonal().abs().min()) < 1e-6 * float(values.abs().max()):
-                # What is left of some vectors is rounding errors, which may point anywhere.
+            if least < 1e-6 * float(values[:k].abs().max()):
+                # Some vectors have nothing left but rounding errors.
                 new = _orthonormal(torch.addmm(new, new @ known.mH, known, alpha=-1))[0]
                 new = _orthonormal(torch.addmm(new, new @ known.mH, known, alpha=-1))[0]
-            basis[(block + 1) * k : (block + 2) * k] = new
-            projected[block * k : (block + 1) * k, (block + 1) * k : (block + 2) * k] = factor.conj().cpu()
-        vectors = y.mT @ known
+            basis[end : end + k] = new
+        vectors = y[:, :k].to(v.device).mT @ known
         if size <= max(bound, gain * first) or steps <= 0 or len(known) >= n:
-            return values.to(v.device), vectors
+            return values[:k].to(v.device), vectors
         basis[:k] = _orthonormal(vectors)[0]
+
+
+def _lowest_pair(
+    product: Callable[[Tensor], Tensor], v: Tensor, bound: float, gain: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Do as `lowest_pairs` for one vector, with numbers in the place of small matrices."""
+    first, tiny = -1.0, torch.finfo(v.dtype).tiny
+    basis = v.new_empty(min(BLOCKS, len(v), steps), len(v))
+    torch.div(v, max(float(torch.linalg.vector_norm(v)), tiny), out=basis[0])
+    while True:
+        projected = torch.zeros(len(basis), len(basis), dtype=v.dtype)  # its lower triangle, on the CPU
+        for j in range(len(basis)):
+            known = basis[: j + 1]
+            image = product(known[-1:])[0]
+            steps -= 1
+            weights = known.conj() @ image
+            image = torch.addmv(image, known.mT, weights, alpha=-1)
+            left, lost = float(torch.linalg.vector_norm(image)), float(torch.linalg.vector_norm(weights))
+            if left < CANCELLED * lost:
+                # What was subtracted has left rounding errors, which may point anywhere.
+                again = known.conj() @ image
+                image = torch.addmv(image, known.mT, again, alpha=-1)
+                weights, left = weights + again, float(torch.linalg.vector_norm(image))
+            projected[j, : j + 1] = weights.conj()
+            values, y = torch.linalg.eigh(projected[: j + 1, : j + 1])
+            size = left * abs(y[-1, 0].item())
+            first = size if first < 0 else first
+            if size <= max(bound, gain * first) or steps <= 0 or j + 1 == len(basis):
+                break
+            torch.div(image, max(left, tiny), out=basis[j + 1])
+            if left < 1e-6 * lost:
+                # There is nothing left but rounding errors.
+                for _ in range(2):
+                    new = torch.addmv(basis[j + 1], known.mT, known.conj() @ basis[j + 1], alpha=-1)
+                    torch.div(
+                        new, max(float(torch.linalg.vector_norm(new)), torch.finfo(v.dtype).tiny), out=basis[j + 1]
+                    )
+        vector = y[:, 0].to(v.device) @ known
+        if size <= max(bound, gain * first) or steps <= 0 or len(known) == len(v):
+            return values[:1].to(v.device), vector[None]
+        torch.div(vector, float(torch.linalg.vector_norm(vector)), out=basis[0])
 
 
 def _orthonormal(
     rows: Tensor,  # (k, n)
 ) -> tuple[Tensor, Tensor]:
     """Give orthonormal rows q and the factor (k, k) of `rows = factor @ q`."""
-    if len(rows) == 1:
-        norm = torch.linalg.vector_norm(rows)
-        return rows / norm.clamp_min(torch.finfo(norm.dtype).tiny), norm.to(rows.dtype).reshape(1, 1)
     q, r = torch.linalg.qr(rows.mT)
     return q.mT, r.mT
