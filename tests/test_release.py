@@ -39,3 +39,12 @@ def test_each_block_of_a_page_is_a_program():
     for program in programs:
         compile(program, "README.md", "exec")
         assert "import ttnet" in program
+
+
+def test_nothing_sends_readers_to_the_other_project():
+    """`ttnet` on the package index is another project."""
+    other = re.compile(r"pypi\.org/project/ttnet(?!-torch)|pip install '?ttnet(?!-torch)")
+    paths = [path for kind in ("py", "md", "toml", "yml", "cff") for path in ROOT.rglob(f"*.{kind}")]
+    files = [path for path in paths if not {".venv", "site", "tests"} & set(path.relative_to(ROOT).parts)]
+    assert len(files) > 300
+    assert [path for path in files if other.search(path.read_text("utf-8"))] == []

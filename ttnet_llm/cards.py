@@ -131,5 +131,5 @@ def lora_card(config: LoraConfig, parameters: int, classes: Mapping[str, Any]) -
         "parameters": f"{parameters:,}",
         **({"classes": ", ".join(map(str, names))} if names else {}),
     }
-    about = "An adapter that was exported exactly to plain LoRA by [ttnet](https://pypi.org/project/ttnet)."
+    about = "An adapter that was exported exactly to plain LoRA by ttnet (the distribution `ttnet-torch`)."
     return Card(f"LoRA on {shown_base(base)}" if base else "LoRA", about, base, facts, code, ("ttnet", "lora"))

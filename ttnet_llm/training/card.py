@@ -47,7 +47,7 @@ def finetuned_card(result: FinetuneResult, details: Details, seeds: Mapping[str,
         "learning rate, epochs, batch size": f"{result.learning_rate:g}, {settings.epochs:g}, {result.batch_size}",
         "versions": ", ".join(f"{name} {number}" for name, number in result.versions.items()),
     }
-    about = f"{'A whole model' if whole else 'An adapter'}, fine-tuned with [ttnet](https://pypi.org/project/ttnet)."
+    about = f"{'A whole model' if whole else 'An adapter'}, fine-tuned with ttnet (`ttnet-torch`)."
     if not whole:
         about += f" It needs {base}, and the import of `ttnet_llm`, which makes its method known to PEFT."
     if not whole and is_local(settings.model):
