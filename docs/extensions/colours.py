@@ -1,0 +1,17 @@
+"""Colour the cells of the comparison with other libraries by what they say."""
+
+import re
+from typing import Any
+
+PAGE = "comparison.md"
+# How a cell begins, as `benchmarks/behaviours` writes it.
+BEGINNINGS = {"good": r"ok\b", "bad": "<strong>wrong", "failed": "<em>error"}
+
+
+def on_page_content(html: str, *, page: Any, **_: Any) -> str:
+    """Give each such cell a class, of which `stylesheets/extra.css` has the colours."""
+    if page.file.src_uri != PAGE:
+        return html
+    for name, beginning in BEGINNINGS.items():
+        html = re.sub(rf"<td>(?={beginning})", f'<td class="{name}">', html)
+    return html
