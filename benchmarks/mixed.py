@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from benchmarks.bank import MODELS, ROOT, ROWS, TOKENS, console, forward, ratios, said
-from ttnet_llm import EtherConfig, LorettaAdpConfig, LorettaRepConfig, MetaTTConfig, TTLoraConfig
+from ttnet_llm import EtherConfig, LorettaAdpConfig, LorettaRepConfig, MetaTTConfig, TTEtherConfig, TTLoraConfig
 from ttnet_llm.files import write_text
 from ttnet_llm.training.report import markdown_table
 
@@ -33,9 +33,12 @@ METHODS: dict[str, Callable[..., Any]] = {
     "PEFT's LoRA r=1": partial(LoraConfig, r=1),
     **{
         config.__name__.removesuffix("Config"): partial(config, init_weights=False)
-        for config in (LorettaRepConfig, LorettaAdpConfig, TTLoraConfig, MetaTTConfig, EtherConfig)
+        for config in (LorettaRepConfig, LorettaAdpConfig, TTLoraConfig, MetaTTConfig, EtherConfig, TTEtherConfig)
     },
+    "Ether, plus=False": partial(EtherConfig, plus=False, init_weights=False),
 }
+# On all that reads the residual stream, as TT-ETHER is by default.
+ON_READERS = {f"{method}, on readers": METHODS[method] for method in ("PEFT's LoRA r=8", "TTEther")}
 
 
 def added(model: nn.Module, config: Any) -> tuple[Any, list[str], float, float]:
@@ -75,8 +78,11 @@ def generation(model: Any, ids: Tensor, **options: Any) -> Callable[[], None]:
 
 def measure(title: str, make: Callable[[], nn.Module], rounds: int) -> list[list[str]]:
     base = make()
-    targets = ["q_proj", "v_proj"] if isinstance(base, tf.LlamaForCausalLM) else ["query", "value"]
+    causal = isinstance(base, tf.LlamaForCausalLM)
+    targets = ["q_proj", "v_proj"] if causal else ["query", "value"]
+    readers = ["k_proj", "gate_proj", "up_proj"] if causal else ["key", "intermediate.dense"]
     models = {method: added(make(), config(target_modules=targets)) for method, config in METHODS.items()}
+    models |= {method: added(make(), config(target_modules=targets + readers)) for method, config in ON_READERS.items()}
     cells = {method: [f"{total:.2f}", f"{last * 1e3:.0f}"] for method, (_, _, total, last) in models.items()}
     ids = torch.randint(1000, base.config.vocab_size, (ROWS, TOKENS))  # type: ignore[union-attr]
     calls = {"base": forward(base, ids)}
@@ -85,7 +91,7 @@ def measure(title: str, make: Callable[[], nn.Module], rounds: int) -> list[list
         calls[f"{method}, one"] = forward(peft, ids)
     found = ratios(calls, rounds)
     writes = {"base": generation(base, ids)}
-    if isinstance(base, tf.LlamaForCausalLM):
+    if causal:
         writes |= {method: generation(peft, ids, adapter_names=names) for method, (peft, names, *_) in models.items()}
     texts = ratios(writes, rounds) if len(writes) > 1 else {}
     rows = []

@@ -16,7 +16,15 @@ from torch.nn.utils import parametrize
 from tests.ttnet_llm import models
 from tests.ttnet_llm.methods import METHODS, Method
 from tests.ttnet_llm.models import logits
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, MetaTTConfig, TTLoraConfig, hold_factors
+from ttnet_llm import (
+    EtherConfig,
+    LorettaAdpConfig,
+    LorettaRepConfig,
+    MetaTTConfig,
+    TTEtherConfig,
+    TTLoraConfig,
+    hold_factors,
+)
 from ttnet_llm.networks.metatt import set_task
 from ttnet_llm.tuner import AdapterLayer, mixed
 
@@ -88,7 +96,7 @@ def test_adapters_alike_are_computed_together(method: Method, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("config", [LorettaRepConfig, LorettaAdpConfig])
+@pytest.mark.parametrize("config", [LorettaRepConfig, LorettaAdpConfig, EtherConfig, TTEtherConfig])
 def test_a_base_of_less_precision_rounds_as_it_does_alone(config: Any, dtype: torch.dtype) -> None:
     model = with_others(small().to(dtype), config, target_modules=["0", "2"])
     assert all(parameter.dtype == torch.float32 for name, parameter in model.named_parameters() if "_network" in name)

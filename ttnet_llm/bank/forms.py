@@ -179,8 +179,7 @@ class LinearForm(Form):
         if self.turns_output:
             down, up = made[-2:]
             wide = _wide(result, down)
-            turned = wide if bias is None else wide - bias.to(wide)
-            result = add_thin(wide, self._dropped(turned, training), down, up, self.scaling)
+            result = add_thin(wide, self._dropped(wide, training), down, up, self.scaling, bias)
         if self.adds:
             left, right = made[:2]
             wide = _wide(result, left)

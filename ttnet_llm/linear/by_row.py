@@ -1,7 +1,6 @@
 """Layers of linear methods where a batch mixes adapters: the thin factors of all of them, row by row in one product."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -48,17 +47,23 @@ class ByRowLayer(AdapterLayer):
 
     def stack(self, adapters: list[str]) -> Matrices:
         """Give the thin factors of adapters, and those of their turns."""
-        first = cast(FactorNetwork, self.networks[adapters[0]])
-        turns = first.before() is not None, first.after() is not None
         if all(adapter in self._held for adapter in adapters):
+            turns = [turn is not None for turn in self.turns(adapters[0])]
             each = [_pairs(self.factors(adapter), *self.turns(adapter)) for adapter in adapters]
             made = tuple(torch.stack(matrices) for matrices in zip(*each, strict=True))
         else:
-            made = self.ask_together(
-                adapters, lambda network: _pairs(network.factors(), network.before(), network.after())
-            )
-        scales = self.scales(adapters, made[1])
-        return Matrices(tuple(m * scales if place % 2 else m for place, m in enumerate(made)), turns)
+            turns = []
+
+            def ask(network: FactorNetwork) -> tuple[Tensor, ...]:
+                before, after = network.before(), network.after()
+                turns[:] = before is not None, after is not None
+                return _pairs(network.factors(), before, after)
+
+            made = self.ask_together(adapters, ask)
+        if any(self.scalings[adapter] != 1 for adapter in adapters):
+            scales = self.scales(adapters, made[1])
+            made = tuple(matrix * scales if place % 2 else matrix for place, matrix in enumerate(made))
+        return Matrices(made, turns)
 
     def adapt_input_by_row(self, matrices: Matrices, x: Tensor) -> Tensor:  # x: (n, *tokens, in_features)
         """Turn the layer's input, where the networks do."""
@@ -80,7 +85,7 @@ class ByRowLayer(AdapterLayer):
     def _turned_by_row(self, x: Tensor, turn: Sequence[Tensor], shift: Tensor | None = None) -> Tensor:
         down, up = turn
         to = _by_row(self._cast_input_dtype(x, down.dtype))
-        return add_thin(to, to if shift is None else to - shift.to(to), down, up).to(x.dtype).view(x.shape)
+        return add_thin(to, to, down, up, shift=shift).to(x.dtype).view(x.shape)
 
 
 def _pairs(factors: tuple[Tensor, Tensor], *turns: Turn | None) -> tuple[Tensor, ...]:

@@ -10,8 +10,9 @@ def add_thin(
     left: Tensor,  # (n, in, k)
     right: Tensor,  # (n, k, out)
     scale: float = 1.0,
+    shift: Tensor | None = None,  # (in,)
 ) -> Tensor:  # (n, tokens, out)
-    """Add `scale * x @ left @ right` by row.
+    """Add `scale * (x - shift) @ left @ right` by row.
 
     Args:
         to: What it is added to, `(n, tokens, out)`.
@@ -19,6 +20,7 @@ def add_thin(
         left: A matrix for each, `(n, in, k)`.
         right: Another one, `(n, k, out)`.
         scale: The factor.
+        shift: What is taken off every token, `(in,)`; without a pass over the tokens.
 
     Returns:
         The sum, `(n, tokens, out)`.
@@ -28,4 +30,8 @@ def add_thin(
         >>> add_thin(torch.zeros(2, 1, 1), torch.ones(2, 1, 1), left, right).flatten()
         tensor([1., 2.])
     """
-    return torch.baddbmm(to, torch.bmm(x, left.to(x)), right.to(x), alpha=scale)
+    left = left.to(x)
+    inner = torch.bmm(x, left)
+    if shift is not None:
+        inner = inner - (shift.to(x) @ left)[:, None]
+    return torch.baddbmm(to, inner, right.to(x), alpha=scale)

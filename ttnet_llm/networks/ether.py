@@ -99,7 +99,7 @@ class Reflections(nn.Module):
         if self.restore is not None:
             return restored_reflection(self.mirror, self.restore, self.n)
         u = unit_blocks(self.mirror, self.n)
-        return Turn(-2 * u, u.mT)
+        return Turn(-2 * u.mT, u)
 
 
 def most_blocks(n: int, size: int) -> int:
@@ -120,26 +120,25 @@ def most_blocks(n: int, size: int) -> int:
 
 
 def unit_blocks(vector: Tensor, n: int) -> Tensor:
-    """Cut a vector into blocks of norm 1, each in a column of its own.
+    """Cut a vector into blocks of norm 1, each in a row of its own.
 
     Args:
         vector: Shape `(d,)`.
         n: Number of blocks, at least 1.
 
     Returns:
-        U, of shape `(d, n)`, with orthonormal columns.
+        U^T, of shape `(n, d)`, with orthonormal rows.
 
     Example:
         >>> unit_blocks(torch.tensor([3.0, 4.0, 5.0, 0.0]), 2)
-        tensor([[0.6000, 0.0000],
-                [0.8000, 0.0000],
-                [0.0000, 1.0000],
-                [0.0000, 0.0000]])
+        tensor([[0.6000, 0.8000, 0.0000, 0.0000],
+                [0.0000, 0.0000, 1.0000, 0.0000]])
     """
     d = len(vector)
     block = torch.arange(d, device=vector.device) * n // d
-    is_own = block[:, None] == torch.arange(n, device=vector.device)
-    return F.normalize(torch.where(is_own, vector[:, None], 0), dim=0)
+    is_own = block == torch.arange(n, device=vector.device)[:, None]
+    # A product takes a quarter of the time that `torch.where` does.
+    return F.normalize(vector * is_own.to(vector.dtype), dim=1)
 
 
 def restored_reflection(mirror: Tensor, restore: Tensor, n: int) -> Turn:
@@ -160,8 +159,9 @@ def restored_reflection(mirror: Tensor, restore: Tensor, n: int) -> Turn:
                 [ 0.,  1.]])
     """
     u, v = unit_blocks(mirror, n), unit_blocks(restore, n)
+    less, more = v - u, v + u
     # Half the sum of mixed products rather than the difference of two, for the sake of that zero.
-    return Turn(torch.cat([v - u, v + u], dim=1) / 2, torch.cat([v + u, v - u], dim=1).mT)
+    return Turn(torch.cat([less / 2, more / 2]).mT, torch.cat([more, less]))
 
 
 class EtherNetwork(FactorNetwork):

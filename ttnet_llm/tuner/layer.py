@@ -184,7 +184,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         Returns:
             Something to compare with that of others.
         """
-        return look_at(self.network_parts(adapter)).structure if self.stacks else None
+        return look_at(self.network_parts(adapter)).structure
 
     def stack(self, adapters: list[str]) -> Matrices:
         """Give what adapters of one structure multiply by, in evaluation.
@@ -402,8 +402,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def _parts(self, adapter_names: list[str]) -> list[Part]:
         def make() -> list[Part]:
-            names = [name if name in self.networks else "" for name in adapter_names]
-            return parts_of(names, self.structure, self.stack)
+            networks, stacks = self.networks, self.stacks  # asked once, as there may be many rows
+            names = [name if name in networks else "" for name in adapter_names]
+            return parts_of(names, self.structure if stacks else lambda name: None, self.stack)
 
         return make() if self.kept is None else self.kept.get(self, adapter_names, make)
 

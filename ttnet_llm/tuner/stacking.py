@@ -111,8 +111,10 @@ def ask_together(
         True
     """
     looks = [look_at(each) for each in parts]
-    pattern = _Asked(copy.deepcopy(dict(parts[0])), ask)  # a copy, as its tensors are others while it is asked
-    columns = zip(*(look.tensors() for look in looks), strict=True)
+    tensors = [look.tensors() for look in looks]
+    # A copy, as its tensors are others while it is asked; its own need no copying.
+    pattern = _Asked(copy.deepcopy(dict(parts[0]), {id(tensor): tensor for tensor in tensors[0]}), ask)
+    columns = zip(*tensors, strict=True)
     stacked = {name: torch.stack(column) for (name, *_), column in zip(looks[0].places, columns, strict=True)}
     made: tuple[Tensor, ...] = torch.vmap(lambda given: functional_call(pattern, given, ()))(stacked)
     return made

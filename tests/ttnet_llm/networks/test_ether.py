@@ -224,6 +224,34 @@ def test_trains_and_odd_layers_are_turned_as_dense_ones(options: dict[str, Any])
         torch.testing.assert_close(found, expected)
 
 
+@each_variant
+def test_rows_of_a_batch_are_turned_together_as_they_are_alone(options: dict[str, Any]) -> None:
+    base = models.gpt2().double()  # Conv1D with biases, and a head without
+    for parameter in base.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # some biases are 0 in a fresh model
+    model = trained(base, **options).eval()
+    for name, scale in (("other", 1.0), ("third", 0.3)):
+        config = EtherConfig(target_modules="all-linear", **options | {"init_weights": False, "scale": scale})
+        model.add_adapter(name, config)
+    names = ["third", "default", "other", "default"]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("_network" in name)
+    ids = torch.randint(1, 60, (4, 5))
+    found = model(input_ids=ids, adapter_names=names).logits
+    found.square().sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for row, name in enumerate(names):
+        model.set_adapter(name)
+        alone = model(input_ids=ids[row : row + 1]).logits
+        torch.testing.assert_close(found[row], alone[0], rtol=1e-10, atol=1e-10)
+        alone.square().sum().backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-8)
+
+
 def test_one_reflection_of_the_input_is_pefts_hra_of_rank_1() -> None:
     torch.manual_seed(0)
     base = nn.Sequential(nn.Linear(48, 32))
