@@ -51,7 +51,7 @@ def finetune(
     if settings.seeds:
         raise TTValueError(f"seeds is {settings.seeds}, but this trains once; call finetune_seeds, or leave it out.")
     make_config(settings.method, method_options(settings))  # before anything else, as it is quick
-    join(settings)
+    join(settings, resume=resume)
     output, partial = open_folders(settings, resume=resume, overwrite=overwrite)
     training = prepare(settings)
     wait()  # until no process looks at the folders any more

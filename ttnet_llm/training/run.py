@@ -30,7 +30,7 @@ from ttnet_llm.training.methods import find_method, make_config
 from ttnet_llm.training.open_task import open_task
 from ttnet_llm.training.page import write_page
 from ttnet_llm.training.page.adapter import spectra_of
-from ttnet_llm.training.processes import count, is_first, wait
+from ttnet_llm.training.processes import count, is_first, make_whole, wait
 from ttnet_llm.training.quantised import make_trainable, quantised_options
 from ttnet_llm.training.report import write_report
 from ttnet_llm.training.run_folder import KIND, RESULTS, to_json
@@ -183,6 +183,7 @@ def carry_out(
         trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     judgement, core = judge(), kind.core(trainer.model)
+    make_whole(trainer.model)
     if is_first():
         np.save(folder / kind.outputs_file, judgement.outputs)
         save_finetuned(trainer.model, tokenizer, task.details, folder)

@@ -43,14 +43,28 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def repeat_by_two(folder: Path, launcher: str = "torchrun", *options: str) -> dict[str, Any]:
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "BertLayer",
+}
+
+
+def repeat_by_two(
+    folder: Path,
+    launcher: str = "torchrun",
+    *options: str,
+    program: str = "ttnet_llm.command_line.cli",
+    **variables: str,
+) -> dict[str, Any]:
     """Repeat the run in `one` by two processes, with half of its batches each, in `two`."""
     command = [
-        *(sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", "ttnet_llm.command_line.cli", "finetune", "--json"),
+        *(sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", program, "finetune", "--json"),
         *("--config", str(folder / "one" / "settings.yaml"), "--batch-size", "4", "--output", str(folder / "two")),
         *options,
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr[-5000:]
     assert json.loads(done.stdout)["after"]  # one of them speaks
@@ -72,6 +86,28 @@ def test_two_processes_are_one_with_twice_the_batch(place: Path, tmp_path: Path,
     weights = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")]
     assert_close(*weights, rtol=1e-3, atol=1e-4)
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+    assert evaluate(tmp_path / "two", place / "validation.jsonl").measures == expected.after
+
+
+@pytest.mark.parametrize(
+    "method", ["loretta-rep", *(pytest.param(m, marks=pytest.mark.slow) for m in ("metatt", "full"))]
+)
+def test_a_model_that_is_shared_out_learns_the_same(place: Path, tmp_path: Path, method: str) -> None:
+    data = {"train": str(place / "train.jsonl"), "validation": str(place / "validation.jsonl")}
+    how = {"epochs": 2, "max_length": 16, "learning_rate": 1e-2, "device": "cpu", "method": method}
+    one = FinetuneSettings(str(place / "model"), str(tmp_path / "one"), batch_size=8, **data | how)
+    expected = finetune(one)
+    stored = repeat_by_two(tmp_path, program="tests.ttnet_llm.training.fsdp_on_cpu", **FSDP)
+    assert (stored["processes"], stored["steps"]) == (2, expected.steps)
+    assert (stored["before"], stored["after"]) == (expected.before, expected.after)
+    assert stored["parameters"] == json.loads((tmp_path / "one" / "results.json").read_text())["parameters"]
+    assert_close([loss for _, loss in stored["losses"]], [loss for _, loss in expected.losses], rtol=1e-3, atol=1e-4)
+    files = [load_file(next((tmp_path / name).glob("*/*.safetensors"))) for name in ("one", "two")]
+    for weights in files:  # the gradients of keys' biases are 0, so that AdamW makes steps of what rounding leaves
+        for key in [key for key in weights if key.endswith("key.bias")]:
+            del weights[key]
+    assert_close(*files, rtol=1e-3, atol=1e-4)
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
     assert evaluate(tmp_path / "two", place / "validation.jsonl").measures == expected.after
 
@@ -139,8 +175,33 @@ def test_steps_are_counted_over_all_processes(tmp_path: Path) -> None:
     assert one["warmup_steps"] == 65
 
 
-@pytest.mark.parametrize(("name", "value"), [("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_USE_DEEPSPEED", "true")])
-def test_sharing_the_model_out_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(TTValueError, match=r"share the model out among them .* launch them without"):
-        join(FinetuneSettings("model", "run", train="rows.jsonl"))
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, r"by DeepSpeed, .* launch them without, .* or with --use_fsdp"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"},
+            r"by FSDP of version 1; expected 2 \(--fsdp_version 2\)",
+        ),
+        (FSDP, "accelerate does on several accelerators alone: .* Launch them without --use_fsdp"),
+    ],
+)
+def test_other_ways_of_sharing_the_model_out_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TTValueError, match=message):
+        join(FinetuneSettings("model", "run", train="rows.jsonl", device="cpu"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("early_stopping", 3), ("resume", True)])
+def test_checkpoints_of_models_that_are_shared_out_are_not_taken_back(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: int
+) -> None:
+    for variable, setting in FSDP.items():
+        monkeypatch.setenv(variable, setting)
+    stopping = value if name == "early_stopping" else None
+    settings = FinetuneSettings("model", "run", train="rows.jsonl", device="cpu", early_stopping=stopping)
+    with pytest.raises(TTValueError, match=f"{name} is {value}, but weights of a checkpoint are not taken back"):
+        join(settings, resume=name == "resume")
