@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ttnet.errors import TTError, TTFileError, TTValueError, import_extra
+from ttnet.near import near
 from ttnet_llm.training.details import Columns
 from ttnet_llm.training.labels import Meaning, describe, is_number
 from ttnet_llm.training.metrics import MEASURES, MEASURES_OF_SEVERAL
@@ -198,10 +199,10 @@ def load_glue(task: str) -> TextTask:
         ...     load_glue("mrcp")
         ... except TTValueError as error:
         ...     print(error)
-        task is 'mrcp'; expected one of cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb, wnli.
+        task is 'mrcp'; did you mean 'mrpc'? expected one of cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb, wnli.
     """
     if task not in GLUE_TASKS:
-        raise TTValueError(f"task is {task!r}; expected one of {', '.join(GLUE_TASKS)}.")
+        raise TTValueError(f"task is {task!r}; {near(task, GLUE_TASKS)}expected one of {', '.join(GLUE_TASKS)}.")
     datasets = import_extra("datasets", extra="llm")
     try:
         loaded = datasets.load_dataset(GLUE_ID, task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ttnet.errors import TTValueError
+from ttnet.near import near
 from ttnet_llm.training.kinds.causal import Causal
 from ttnet_llm.training.kinds.choices import Choices
 from ttnet_llm.training.kinds.classify import Classify, Regress
@@ -35,5 +36,5 @@ def find_kind(name: str) -> Kind:
         ('accuracy',)
     """
     if name not in KINDS:
-        raise TTValueError(f"kind is {name!r}; expected one of {', '.join(KINDS)}.")
+        raise TTValueError(f"kind is {name!r}; {near(name, KINDS)}expected one of {', '.join(KINDS)}.")
     return KINDS[name]
