@@ -18,6 +18,7 @@ from ttnet.numerics.train_scales import join_scale
 from ttnet.numerics.truncation import check_method
 from ttnet.solvers.adaptation import Adaptation
 from ttnet.solvers.arguments import check_bounds, check_callback, check_count, check_seed, check_tol, check_train
+from ttnet.solvers.products import product_without_means
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
 from ttnet.solvers.sampled import Measurements, conjugate_gradients, least_squares, solve_normal
 from ttnet.trains.chain import check_shape, shorten
@@ -45,9 +46,11 @@ def complete(
     """Find a train of small ranks that has given entries, and with them all the others.
 
     Some samples are held out. A train of rank 1 is fitted to the rest; its ranks then grow, together and one by one, as
-    long as that brings it closer to those that it has not seen. Source: Steinlechner 2016, "Riemannian optimization for
-    high-dimensional tensor completion"; Grasedyck, Kluge, Krämer 2015, "Variants of alternating least squares tensor
-    completion in the tensor train format".
+    long as that brings it closer to those that it has not seen. It begins near a constant, or, where means over slices
+    are as good as zero, with the product that the samples' logarithms and signs tell, if they tell one. Sums of several
+    products of zero means may stay hidden, mostly in many modes: then the result says `DATA_SPENT`. Source:
+    Steinlechner 2016, "Riemannian optimization for high-dimensional tensor completion"; Grasedyck, Kluge, Krämer 2015,
+    "Variants of alternating least squares tensor completion in the tensor train format".
 
     Args:
         indices: Where the samples are, ints of shape (samples, d), each from 0 to the size of its mode less 1. Entries
@@ -62,7 +65,7 @@ def complete(
         held_out: The share of samples that are held out, above 0 and below 1.
         max_sweeps: The largest number of half sweeps, or of rounds of five steps of conjugate gradients, at least 1.
         max_rank: Bound on the ranks, an int or one int per inner bond.
-        x0: Where to begin; None for a train of rank 1.
+        x0: Where to begin; None for a train of rank 1, as told above.
         seed: The seed of the choice of held-out samples and of new directions.
         callback: Called with a `SolverProgress` after each sweep; if it returns True, the search stops.
 
@@ -113,12 +116,13 @@ def complete(
     if not numbers_there.any():
         return SolverResult(zeros(shape, dtype=dtype, device=device), SolverStatus.CONVERGED, 0.0, 0, ())
     scaled, exponent = split_scale(numbers_there)
+    product = product_without_means(where[train], scaled[train], shape) if x0 is None else None
     search = Adaptation(
         IndexSamples(where[train], shape),
         scaled[train],
         IndexSamples(where[held], shape),
         scaled[held],
-        start(shape, scaled, x0, -int(exponent), generator),
+        product or start(shape, scaled, x0, -int(exponent), generator),
         bounds,
         bound,
         sweeps,
@@ -246,7 +250,7 @@ class _Sorted:
         each: Tensor,  # (samples, r)
     ) -> Tensor:  # (g, c, r)
         """Give what belongs to the samples of a block, and anything where it is filled up."""
-        return each.index_select(0, block.numbers).unflatten(0, (len(block.slices), -1))
+        return each.index_select(0, block.numbers).view(*block.there.shape, -1)
 
     def back(
         self,
@@ -254,7 +258,7 @@ class _Sorted:
         shape: Sequence[int],
     ) -> Tensor:  # (samples, r)
         """Give what was found for all blocks, in the order of the samples."""
-        rows = [each.flatten(0, 1) for each in found]
+        rows = [each.view(-1, *shape) for each in found]
         if not rows:
             return torch.empty(0, *shape, dtype=torch.float64, device=self._places.device)
         return (rows[0] if len(rows) == 1 else torch.cat(rows)).index_select(0, self._places)

@@ -46,7 +46,8 @@ class SolverStatus(enum.Enum):
     )
     DATA_SPENT = (
         "Larger ranks and further sweeps no longer bring down the error on held-out samples: the samples are noisy at "
-        "this level, or too few to tell more. Take more samples, or the value if the residual is good enough."
+        "this level, too few to tell more, or the search was led astray. Take more samples, begin elsewhere (by seed "
+        "or x0), or take the value if the residual is good enough."
     )
     MAX_EVALUATIONS = "The next step would have gone beyond max_evaluations; raise it, or take the best value so far."
     STOPPED = "The callback asked to stop; the value is the best one so far."

@@ -19,7 +19,7 @@ from ttnet.solvers.manifold import retract_cores
 from ttnet.solvers.tangent_space import TangentSpace, TangentVector
 
 CG_STEPS = 5  # count as a sweep
-SUBSPACE_STEPS = 3  # towards new directions
+SUBSPACE_STEPS = 2  # towards new directions
 RIDGE = 1e-13  # times the mean square of the samples' vectors, added to the normal equations
 
 

@@ -14,6 +14,7 @@ from tests.ttnet.strategies import dense, draw_indices, draw_tensor, draw_train,
 from ttnet import TensorTrain, TTIndexError, TTShapeError, TTTypeError, TTValueError
 from ttnet.solvers import SolverStatus, complete, project, sampled
 from ttnet.solvers.completion import IndexSamples
+from ttnet.solvers.products import product_without_means
 from ttnet.solvers.sampled import attainable, conjugate_gradients, enlarged, least_squares, projected
 from ttnet.solvers.tangent_space import TangentSpace
 
@@ -309,3 +310,46 @@ def test_new_indices_of_bonds_leave_the_tensor_and_point_where_it_lacks_most(mon
     found = larger[0][0]  # spans what it did, and the new direction
     assert torch.allclose(found @ (found.mH @ old), old)
     assert float((found @ (found.mH @ expected) - expected).norm()) < 1e-8
+
+
+@given(
+    st.lists(st.integers(3, 6), min_size=2, max_size=7).map(tuple),
+    seeds,
+    st.sampled_from(["als", "rcg"]),
+    st.sampled_from([1e-100, 1.0, 1e100]),
+)
+def test_products_whose_means_are_zero_are_found(shape, seed, method, scale):
+    """Means over slices, which alternating least squares begin with, show nothing of these but noise."""
+    generator = torch.Generator().manual_seed(seed)
+    vectors = [torch.randn(size, dtype=torch.float64, generator=generator) for size in shape]
+    vectors = [vector - vector.mean() for vector in vectors]
+    x = ttnet.TensorTrain([vector.view(1, -1, 1) for vector in vectors]) * scale
+    indices = torch.stack([torch.randint(size, (60 * max(shape),), generator=generator) for size in shape], 1)
+    result = complete(indices, ttnet.evaluate(x, indices), shape, tol=1e-8, method=method, seed=seed)
+    assert result.converged
+    assert float((result.value - x).norm() / x.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_products_with_slices_of_zeros_and_noise(noise):
+    generator = torch.Generator().manual_seed(0)
+    vectors = [torch.tensor([1.0, -1.0, 0.0, 2.0, -2.0], dtype=torch.float64)] * 6
+    x = ttnet.TensorTrain([vector.view(1, -1, 1) for vector in vectors])
+    indices = torch.randint(5, (4000, 6), generator=generator)
+    values = ttnet.evaluate(x, indices)
+    values = values + noise * values.std() * torch.randn(len(values), dtype=torch.float64, generator=generator)
+    result = complete(indices, values, x.shape, tol=max(1e-9, 3 * noise), max_rank=1)
+    assert result.converged
+    assert float((result.value - x).norm() / x.norm()) <= 1e-7 + noise
+
+
+def test_products_are_not_sought_where_means_show_enough_or_signs_mean_nothing():
+    indices = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    noise = torch.randn(16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert product_without_means(indices, torch.ones(16, dtype=torch.float64), (4, 4)) is None
+    assert product_without_means(indices, torch.zeros(16, dtype=torch.float64), (4, 4)) is None
+    assert product_without_means(indices, noise.to(torch.complex128), (4, 4)) is None
+    checks = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    halves = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
+    both = torch.outer(checks, checks) + torch.outer(halves, halves)  # two products, half of it each
+    assert product_without_means(indices, (both + 1e-3 * noise.view(4, 4)).flatten(), (4, 4)) is None
