@@ -94,7 +94,7 @@ def _gram_of_blocks(u: Unfolding, dtype: torch.dtype) -> Tensor:
     n = u.shape[1] * (2 if dtype.is_complex else 1)
     total = torch.zeros(n, n, dtype=torch.float64, device=u.device)
     part = torch.empty(n, n, dtype=dtype.to_real(), device=u.device)
-    matmul = matmul_for(u.device, dtype.to_real())
+    matmul = matmul_for(u.device, dtype.to_real(), symmetric=n)
     with _threads_for(u):
         for block in u.real_blocks(u.block_rows(least=2 * u.shape[1]), dtype):
             matmul(block.mT, block, part)

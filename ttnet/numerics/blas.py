@@ -1,10 +1,11 @@
 """Matrix products by whichever BLAS is faster here: torch's, or that of numpy, which shares the same memory.
 
 A decomposition spends its time in skinny products `X^T X` and `X V`. On a CPU whose maker did not write torch's BLAS,
-numpy's OpenBLAS does them up to 2.6 times faster, since it uses the widest vectors there and computes one half of a
-symmetric product only. Which one to take is measured once per process and precision, by a product that takes
-milliseconds. numpy has to win clearly, so that the noise of a clock does not decide; the environment variable
-`TTNET_BLAS`, "numpy" or "torch", decides without measuring. Here is also how many threads either of them takes.
+numpy's OpenBLAS does them up to 2.6 times faster, since it uses the widest vectors there; and of a symmetric product it
+computes one half only, which pays on other CPUs, too, if there are many columns. So which one to take is measured once
+per process, precision and kind of product, by products that take a millisecond. numpy has to win clearly, so that the
+noise of a clock does not decide; the environment variable `TTNET_BLAS`, "numpy" or "torch", decides without measuring.
+Here is also how many threads either of them takes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import math
 import os
 import threading
 import time
@@ -26,7 +28,8 @@ from torch import Tensor
 Matmul = Callable[[Tensor, Tensor, Tensor], object]  # (m, k), (k, n), out (m, n)
 
 _CLEARLY = 1.3  # how many times faster numpy has to be
-_PROBE = (1024, 256)
+_ROWS = 1024  # of the products that are measured
+_COLUMNS = (64, 256)
 # Multiplications up to which OpenBLAS takes a product straight from the operands, without first copying them into an
 # order of its own. A copy pays in large products, but skinny ones take up to 1.8 times as long with it.
 _SMALL = 900_000
@@ -50,19 +53,20 @@ def _numpy_matmul(a: Tensor, b: Tensor, out: Tensor) -> object:
     return out
 
 
-def matmul_for(device: torch.device, dtype: torch.dtype) -> Matmul:
+def matmul_for(device: torch.device, dtype: torch.dtype, symmetric: int | None = None) -> Matmul:
     """Give the faster function for real products into a given matrix.
 
     Args:
         device: Where the matrices are.
         dtype: float32 or float64.
+        symmetric: The number of columns of `x`, for products `x.mT @ x`; `None` for all others.
 
     Returns:
         A function of two matrices and the output. `matmul(x.mT, x, out)` is recognised as symmetric.
 
     Example:
         >>> x, out = torch.ones(3, 2), torch.empty(2, 2)
-        >>> _ = matmul_for(x.device, x.dtype)(x.mT, x, out)
+        >>> _ = matmul_for(x.device, x.dtype, symmetric=2)(x.mT, x, out)
         >>> out
         tensor([[3., 3.],
                 [3., 3.]])
@@ -72,7 +76,8 @@ def matmul_for(device: torch.device, dtype: torch.dtype) -> Matmul:
     threads = thread_count()
     choice = os.environ.get("TTNET_BLAS")
     if choice is None:
-        choice = "numpy" if _numpy_follows(threads) and _numpy_is_faster(dtype, threads) else "torch"
+        columns = None if symmetric is None else _COLUMNS[0] if symmetric**2 <= math.prod(_COLUMNS) else _COLUMNS[1]
+        choice = "numpy" if _numpy_follows(threads) and _numpy_is_faster(dtype, threads, columns) else "torch"
     return _numpy_matmul if choice == "numpy" else _torch_matmul
 
 
@@ -159,14 +164,15 @@ def _numpy_follows(threads: int) -> bool:
 
 
 @functools.cache
-def _numpy_is_faster(dtype: torch.dtype, threads: int) -> bool:
-    x = torch.ones(_PROBE, dtype=dtype)
-    out = torch.empty(_PROBE[1], _PROBE[1], dtype=dtype)
+def _numpy_is_faster(dtype: torch.dtype, threads: int, symmetric: int | None) -> bool:
+    x = torch.ones(_ROWS, symmetric or _COLUMNS[1], dtype=dtype)
+    a, b = (x, x.new_ones(x.shape[1], _COLUMNS[0])) if symmetric is None else (x.mT, x)
+    out = x.new_empty(len(a), b.shape[1])
     seconds: dict[Matmul, list[float]] = {_torch_matmul: [], _numpy_matmul: []}
     with torch_threads():
         for _ in range(6):  # in turn, so that whatever else the machine does falls on both
             for matmul, times in seconds.items():
                 start = time.perf_counter()
-                matmul(x.mT, x, out)
+                matmul(a, b, out)
                 times.append(time.perf_counter() - start)
     return min(seconds[_torch_matmul]) > _CLEARLY * min(seconds[_numpy_matmul])

@@ -110,11 +110,10 @@ def _even(cores: list[Tensor], pairs: Sequence[tuple[Tensor, Exponent]]) -> tupl
 def _fibre_squares(
     core: Tensor,  # (r, ..., r')
 ) -> Tensor:  # (r, r'), of float64
-    """Sum the squares over all modes."""
+    """Sum the squares over all modes; those of what is far below the largest entry may be zero."""
     x = core.detach()
     x = torch.view_as_real(x.resolve_conj()).movedim(-1, 1) if x.is_complex() else x
-    x = x.reshape(x.shape[0], -1, x.shape[-1]).double()
-    return (x * x).sum(1)
+    return x.reshape(x.shape[0], -1, x.shape[-1]).square().sum(1).double()
 
 
 def _may_be_uneven(squares: Sequence[Tensor], limit: int) -> bool:

@@ -272,7 +272,7 @@ def test_numpy_is_left_alone_where_its_threads_cannot_be_set(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads + 1))
     assert "torch" in blas.matmul_for(torch.device("cpu"), torch.float64).__name__
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-    monkeypatch.setattr(blas, "_numpy_is_faster", lambda dtype, threads: True)
+    monkeypatch.setattr(blas, "_numpy_is_faster", lambda dtype, threads, symmetric: True)
     assert "numpy" in blas.matmul_for(torch.device("cpu"), torch.float64).__name__
     with blas.torch_threads():
         pass
