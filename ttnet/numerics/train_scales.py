@@ -98,9 +98,10 @@ def _even(cores: list[Tensor], pairs: Sequence[tuple[Tensor, Exponent]]) -> tupl
     """Do as `even_bonds`, given the cores with their scales split off."""
     if len(cores) < 2:
         return cores, 0
-    squares = [_fibre_squares(core) for core, _ in pairs]
+    scaled = [core.detach() for core, _ in pairs]
+    squares = [_fibre_squares(core) for core in scaled]
     limit = round(math.log2(torch.finfo(cores[0].dtype).max)) // 8
-    if not _may_be_uneven(squares, limit):
+    if not _may_be_uneven(squares, limit) or not _sums_may_be_uneven(cores, scaled, squares, limit):
         return cores, 0
     sizes = [_fibre_sizes(core, own, square) for core, (_, own), square in zip(cores, pairs, squares, strict=True)]
     powers, left_over = _evening_powers(sizes, limit)
@@ -120,6 +121,25 @@ def _may_be_uneven(squares: Sequence[Tensor], limit: int) -> bool:
     """Say whether a bond can be uneven by over 2**limit: not where no core's fibres differ by as much."""
     least, most = torch.stack([torch.stack(torch.aminmax(square)) for square in squares]).unbind(1)
     is_even = read((least > most * 4.0**-limit).all())
+    return not is_even
+
+
+def _sums_may_be_uneven(
+    cores: Sequence[Tensor], scaled: Sequence[Tensor], squares: Sequence[Tensor], limit: int
+) -> bool:
+    """Say the same where fibres are zero: not where the differences of the others are no more in all cores together.
+
+    Such are the block-diagonal cores of a sum, in whose bonds the indices of one summand are on no path with those of
+    another, so that what their cores differ by adds up.
+    """
+    least = torch.stack([torch.where(square > 0, square, torch.inf).amin() for square in squares])
+    most = torch.stack([square.amax() for square in squares])
+    spread = (most / least).log2().nan_to_num(0.0, 0.0, 0.0).sum() / 2  # nothing differs in a core of zeros
+    if not read(spread <= limit):
+        return True
+    pairs = zip(cores, scaled, strict=True)
+    vanished = [core.count_nonzero() - own.square().count_nonzero() for core, own in pairs]  # but are no zeros
+    is_even = read((torch.stack(vanished) == 0).all())
     return not is_even
 
 
