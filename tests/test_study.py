@@ -200,6 +200,77 @@ def test_a_language_model_is_judged_by_its_loss_and_the_share_of_a_gain(tmp_path
     assert "the lower the better" in page
 
 
+def tiny_llama(folder: Path, **more: Any) -> str:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=2000, **sizes, **more)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_prompts_are_answered_by_one_of_their_words(dtype: str, plan: Study, tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "tiny")
+    prompts = dataclasses.replace(part(40), answers=torch.tensor([7, 3]))
+    assert prompts.labels is not None
+    model = load_base(folder, None, dtype)
+    scores = evaluate(model, prompts)
+    with torch.no_grad():  # alone, so that nothing is padded
+        ids = [torch.tensor([row]) for row in prompts.fields["input_ids"]]
+        logits = torch.cat([model(input_ids=row).logits[:, -1] for row in ids]).float()
+    near = 1e-5 if dtype == "float32" else 1e-2
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([7, 3])[prompts.labels]).item()
+    assert scores["loss"] == pytest.approx(expected, rel=near)
+    right = (logits[:, [7, 3]].argmax(dim=1) == prompts.labels).double().mean().item()
+    assert scores["accuracy"] == pytest.approx(right, abs=0 if dtype == "float32" else 0.1)
+
+    task = Task("sst2-prompts", None, prompts, prompts, prompts)
+    method = Method("LoraConfig", {"r": 2, "target_modules": ["q_proj", "down_proj"]})
+    run = dataclasses.replace(next(plan.reported("LoRA", 1e-1)), settings=method, dtype=dtype, epochs=20)
+    found = train(run, task, folder)
+    assert found["loss"] < scores["loss"] - 1  # has learnt what the words are
+    assert found["head"] == 0
+    tuned = method(load_base(folder, None, dtype))
+    assert {p.dtype for p in tuned.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in tuned.parameters() if not p.requires_grad} == {getattr(torch, dtype)}
+
+
+def test_a_dtype_is_part_of_what_a_run_is_known_by(plan: Study) -> None:
+    run = next(plan.reported("LoRA", 1e-3))
+    assert "dtype" not in run.asked  # as in lines of before
+    assert dataclasses.replace(run, dtype="bfloat16").asked == {**run.asked, "dtype": "bfloat16"}
+
+
+def test_prompts_end_where_the_answer_begins(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    (tmp_path / "sst2").mkdir()
+    texts = [f"film number {k} " for k in range(1700)]
+    table = pandas.DataFrame({"sentence": texts, "label": [k % 2 for k in range(1700)]})
+    table.to_parquet(tmp_path / "sst2" / "train.parquet")
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    task = Tasks(tmp_path, tokenizer, 32).task("sst2-prompts", 50, 0)
+    assert (len(task.train), len(task.select), len(task.report), task.classes) == (50, 500, 1000, None)
+    assert task.train.answers is not None
+    assert task.train.answers.tolist() == [tokenizer(word)["input_ids"][0] for word in (" negative", " positive")]
+    read = tokenizer.decode(task.train.fields["input_ids"][0], skip_special_tokens=True)
+    assert read.startswith("film number")
+    assert read.endswith("sentiment :")
+
+
+def test_batches_of_a_judgement_hold_no_more_tokens_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def note(model: Any, piece: Part, rows: list[int]) -> tuple[torch.Tensor, int]:
+        sizes.append((len(rows), max(piece.lengths[rows])))
+        return torch.tensor(1.0), 0
+
+    monkeypatch.setattr("benchmarks.study.training.loss_of", note)
+    lengths = [3] * 900 + [100] * 5 + [5000]
+    fields = {"input_ids": [[1] * length for length in lengths]}
+    assert evaluate(torch.nn.Identity(), Part(fields, torch.zeros(906)))["loss"] == pytest.approx(1.0)
+    assert sum(count for count, _ in sizes) == 906
+    assert all(count * longest <= 4096 or count == 1 for count, longest in sizes)
+    assert len(sizes) == 3
+
+
 def test_a_line_that_was_cut_off_is_run_again(plan: Study, tmp_path: Path) -> None:
     file = tmp_path / "runs.jsonl"
     first, second = islice(plan.candidates("LoRA"), 2)

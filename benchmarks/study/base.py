@@ -41,14 +41,20 @@ def switch_dropout_off(model: nn.Module) -> None:
             module.p = 0.0
 
 
-def load_base(folder: str, classes: int | None) -> nn.Module:
-    """Load a classifier without dropout, its new head not yet drawn; a language model for no classes."""
+def load_base(folder: str, classes: int | None, dtype: str = "float32") -> nn.Module:
+    """Load a classifier without dropout, its new head not yet drawn; a language model for no classes.
+
+    In bfloat16 attention is not the fused one, whose backward pass takes six times as long on a CPU as in float32.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa" if dtype == "float32" else "eager"}
     if classes is None:
-        model = AutoModelForCausalLM.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        # The last tokens of several texts lie apart in memory, and a product of them would copy the weight for each.
+        model.get_output_embeddings().register_forward_pre_hook(lambda module, args: (args[0].contiguous(),))
     else:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes, **options)
     switch_dropout_off(model)
     return model.eval()
 

@@ -16,6 +16,7 @@ TASKS = {
     "sst2": "SST-2 (4,000 phrases kept from its training part)",
     "mrpc": "MRPC (its test part)",
     "rte": "RTE (its validation part)",
+    "sst2-prompts": "SST-2 as prompts (1,000 phrases kept from its training part)",
     "code": "code of models of transformers that are kept from training",
     "docstrings": "the demo's docstrings (12 classes)",
 }
@@ -59,13 +60,17 @@ def write_report(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, 
         f"drawn by the seed, {plan.epochs:g} epoch(s), batches of {plan.batch_size}{what[1]}, AdamW "
         "with a linear warm-up and decay, no dropout."
     )
-    if not losses:
+    has_head = not losses and record["head"] > 0
+    if plan.dtype != "float32":
+        setting += f" The frozen model is in {plan.dtype}, what is trained in float32."
+    if has_head:
         setting += f" The new head learns at the rate {plan.head_rate:g}, and is not counted below."
     setting += f" {chosen}"
     measure = "mean losses of a token, the lower the better," if losses else "accuracies"
     differences = (
         " A difference is the mean of those seed by seed, ± its standard error: the methods of a seed see the same "
-        "examples in the same order" + ("; below 0 is better." if losses else " and start with the same head.")
+        f"examples in the same order{' and start with the same head' if has_head else ''}"
+        f"{'; below 0 is better.' if losses else '.'}"
         if plan.beside
         else ""
     )

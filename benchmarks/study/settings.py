@@ -86,12 +86,13 @@ class Run:
     part: str
     model: str | None
     evaluations: int = 0
+    dtype: str = "float32"
 
     @property
     def asked(self) -> dict[str, Any]:
         """What makes this run the same as one that was done before: rates of other runs do not."""
-        later = ("model", "evaluations")  # lines of before have none
-        asked = {name: value for name, value in dataclasses.asdict(self).items() if name not in later or value}
+        later = {"model": None, "evaluations": 0, "dtype": "float32"}  # what lines of before do not name
+        asked = {name: value for name, value in dataclasses.asdict(self).items() if value != later.get(name, later)}
         del asked["settings"]["rates"]
         if not asked["settings"]["factors"]:
             del asked["settings"]["factors"]
@@ -117,6 +118,7 @@ class Study:
         head_rate: Learning rate of the new head, the same for all methods.
         max_length: Tokens to cut texts to.
         model: Name of the pretrained model, whose folder the command is told; `None` for all-MiniLM-L6-v2.
+        dtype: Of the frozen model: "float32", or "bfloat16", whose adapters are trained in float32 all the same.
         evaluations: How often a reported training is judged on its way, evenly spaced; 0 for its end alone.
         note: What a reader of the table has to know besides.
     """
@@ -135,6 +137,7 @@ class Study:
     head_rate: float = 5e-3
     max_length: int = 128
     model: str | None = None
+    dtype: str = "float32"
     evaluations: int = 0
     note: str = ""
 
@@ -186,7 +189,7 @@ class Study:
     def _run(self, task: str, method: str, rate: float, seed: int, part: str) -> Run:
         shared = {
             name: getattr(self, name)
-            for name in ("examples", "epochs", "batch_size", "head_rate", "max_length", "model")
+            for name in ("examples", "epochs", "batch_size", "head_rate", "max_length", "model", "dtype")
         }
         if part == "report":
             shared["evaluations"] = self.evaluations

@@ -28,11 +28,13 @@ Texts = list[tuple[str, ...]]
 class Part:
     """Tokens of examples: `fields[name][k]` is a list of numbers for example k, `labels` has shape `(n,)`.
 
-    Texts without labels are of one length, and predict their own tokens.
+    Texts without labels are of one length, and predict their own tokens. Texts with answers are prompts: a language
+    model is to go on with the token `answers[label]`.
     """
 
     fields: dict[str, list[list[int]]]
     labels: torch.Tensor | None
+    answers: torch.Tensor | None = None  # (classes,)
 
     def __len__(self) -> int:
         return len(self.fields["input_ids"])
@@ -42,12 +44,14 @@ class Part:
         return np.array([len(ids) for ids in self.fields["input_ids"]])
 
     def batch(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Pad some examples to the longest of them."""
+        """Pad some examples to the longest of them, prompts in front."""
         longest = max(len(self.fields["input_ids"][row]) for row in rows)
-        return {
-            name: torch.tensor([cells[row] + [0] * (longest - len(cells[row])) for row in rows])
-            for name, cells in self.fields.items()
-        }
+
+        def pad(cells: list[int]) -> list[int]:
+            blank = [0] * (longest - len(cells))
+            return cells + blank if self.answers is None else blank + cells
+
+        return {name: torch.tensor([pad(cells[row]) for row in rows]) for name, cells in self.fields.items()}
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Source:
     pool: tuple[Texts, np.ndarray[Any, Any] | None]
     select: tuple[Texts, np.ndarray[Any, Any] | None]
     report: tuple[Texts, np.ndarray[Any, Any] | None]
+    answers: tuple[str, ...] = ()  # to prompts, a token each
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,10 @@ class Tasks:
             return _code()
         if name not in _HELD_OUT:
             raise TTValueError(f"tasks has {name!r}; expected some of code, docstrings, {', '.join(_HELD_OUT)}.")
+        if name == "sst2-prompts":
+            texts, labels = self._glue("sst2", "train")
+            prompts = [(f"{text.strip()}\nSentiment:",) for (text,) in texts]
+            return Source(None, *_cut((prompts, labels), *_HELD_OUT[name]), answers=(" negative", " positive"))
         train = self._glue(name, "train")
         if name == "sst2":  # its validation part is small, and its phrases are many: both are kept from the pool
             return Source(2, *_cut(train, *_HELD_OUT[name]))
@@ -116,12 +125,14 @@ class Tasks:
         texts = list(zip(*(table.cells(column) for column in GLUE_TASKS[name]), strict=True))
         return texts, np.array(table.cells("label"))
 
-    def _tokenize(self, texts: Texts, labels: np.ndarray[Any, Any] | None) -> Part:
+    def _tokenize(self, name: str, texts: Texts, labels: np.ndarray[Any, Any] | None) -> Part:
         if labels is None:
             return self._chunks(texts)
         columns = [list(column) for column in zip(*texts, strict=True)]
         encoded = self._tokenizer(*columns, truncation=True, max_length=self._max_length)
-        return Part(dict(encoded.items()), torch.from_numpy(labels))
+        words = self._source(name).answers
+        answers = torch.tensor([self._tokenizer(word)["input_ids"][0] for word in words]) if words else None
+        return Part(dict(encoded.items()), torch.from_numpy(labels), answers)
 
     def _chunks(self, texts: Texts) -> Part:
         """Cut texts into pieces of `max_length` tokens; what is left over is not used."""
@@ -132,7 +143,7 @@ class Tasks:
 
     def _tokenize_kept(self, name: str) -> tuple[Part, Part]:
         source = self._source(name)
-        return self._tokenize(*source.select), self._tokenize(*source.report)
+        return self._tokenize(name, *source.select), self._tokenize(name, *source.report)
 
     def _tokenize_train(self, name: str, examples: int | None, seed: int) -> Part:
         texts, labels = self._source(name).pool
@@ -141,11 +152,11 @@ class Tasks:
             rows = np.random.default_rng(seed).permutation(len(whole))[:examples]
             return Part({key: [cells[row] for row in rows] for key, cells in whole.fields.items()}, None)
         rows = np.random.default_rng(seed).permutation(len(labels))[:examples]
-        return self._tokenize([texts[row] for row in rows], labels[rows])
+        return self._tokenize(name, [texts[row] for row in rows], labels[rows])
 
 
 # How many training examples are kept for choosing settings, and how many for the report.
-_HELD_OUT = {"sst2": (2000, 4000), "mrpc": (0, 0), "rte": (300, 0)}
+_HELD_OUT = {"sst2": (2000, 4000), "sst2-prompts": (500, 1000), "mrpc": (0, 0), "rte": (300, 0)}
 
 
 def _cut(

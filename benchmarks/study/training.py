@@ -42,7 +42,7 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
     """
     started = time.perf_counter()
     torch.manual_seed(run.seed)
-    base = load_base(folder, task.classes)
+    base = load_base(folder, task.classes, run.dtype)
     if task.classes is not None:
         draw_head(base, run.seed)
     torch.manual_seed(run.seed)
@@ -154,10 +154,11 @@ def evaluate(model: nn.Module, part: Part) -> dict[str, float]:
     """Score a model on one part of a task."""
     model.eval()
     order = np.argsort(part.lengths, kind="stable")
+    lengths = part.lengths[order]
     loss, right, start = 0.0, 0, 0
     while start < len(order):
-        longest = part.lengths[order[min(start + 64, len(order)) - 1]]
-        rows = order[start : start + max(1, EVALUATED_TOKENS // int(longest))].tolist()
+        tokens = lengths[start:] * np.arange(1, len(order) - start + 1)  # of the next text, two texts and so on, padded
+        rows = order[start : start + max(1, int(np.searchsorted(tokens, EVALUATED_TOKENS, "right")))].tolist()
         mean, hits = loss_of(model, part, rows)
         loss += float(mean) * len(rows)
         right += hits
@@ -167,12 +168,20 @@ def evaluate(model: nn.Module, part: Part) -> dict[str, float]:
 
 
 def loss_of(model: nn.Module, part: Part, rows: list[int]) -> tuple[torch.Tensor, int]:
-    """Give the mean loss of some examples, and how many are classified right; texts predict their own tokens."""
+    """Give the mean loss of some examples, and how many are classified right; texts predict their own tokens.
+
+    The loss of a prompt is that of its answer among all tokens, and the answer is that of the most probable one.
+    """
     batch = prepend_prompt(part.batch(rows), model)
     if part.labels is None:
         return model(**batch, labels=batch["input_ids"]).loss, 0
-    logits, labels = model(**batch).logits, part.labels[rows]
-    return nn.functional.cross_entropy(logits, labels), int((logits.argmax(dim=1) == labels).sum())
+    labels = part.labels[rows]
+    if part.answers is None:
+        logits = model(**batch).logits
+        return nn.functional.cross_entropy(logits, labels), int((logits.argmax(dim=1) == labels).sum())
+    logits = model(**batch, logits_to_keep=1).logits[:, 0].float()  # (rows, tokens)
+    right = logits[:, part.answers].argmax(dim=1) == labels
+    return nn.functional.cross_entropy(logits, part.answers[labels]), int(right.sum())
 
 
 def batches(lengths: np.ndarray[Any, Any], size: int, seed: int) -> Iterator[list[int]]:

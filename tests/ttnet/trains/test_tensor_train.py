@@ -14,6 +14,7 @@ from torch.autograd import gradcheck
 import ttnet
 from tests.ttnet.strategies import DTYPES, dense, precision, relative_error, train_pairs, trains
 from ttnet import TensorTrain, TTIndexError, TTMatrix, TTShapeError, TTTypeError, TTValueError
+from ttnet.numerics.train_scales import even_bonds
 
 
 def close(actual, expected, dtype):
@@ -330,6 +331,23 @@ def test_entries_of_a_long_sum_whose_parts_grow_at_different_ends():
     torch.testing.assert_close(ttnet.evaluate(x, torch.zeros(1, order, dtype=torch.int64))[0], two, rtol=1e-11, atol=0)
     row = x[(0,) * (order // 2) + (slice(None),) + (1,) * (order // 2 - 1)]
     torch.testing.assert_close(row.full(), two.expand(2), rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+def test_sums_of_ordinary_trains_are_even_as_they_are(dtype):
+    x = ttnet.random((3, 4, 5, 3), 2, dtype=dtype, seed=0) - ttnet.random((3, 4, 5, 3), 3, dtype=dtype, seed=1)
+    cores, exponent = even_bonds(x.cores)
+    assert exponent == 0
+    assert all(core is own for core, own in zip(cores, x.cores, strict=True))
+
+
+@pytest.mark.parametrize("tiny", [1e-170, 1e-250])  # whose squares are zero; that is zero beside the largest entry
+def test_what_only_seems_to_be_zero_is_evened(tiny):
+    down, up = torch.tensor([1.0, tiny], dtype=torch.float64), torch.tensor([1.0, 1 / tiny], dtype=torch.float64)
+    x = TensorTrain([down[None, None], torch.diag(down)[:, None], torch.diag(up)[:, None], up[:, None, None]])
+    moved, _ = even_bonds(x.cores)
+    assert any(core is not own for core, own in zip(moved, x.cores, strict=True))
+    torch.testing.assert_close(x.full().flatten(), torch.tensor([2.0], dtype=torch.float64))
 
 
 def test_a_scalar_of_ordinary_size_changes_each_entry_as_torch_does():
