@@ -45,6 +45,7 @@ test: venv ## the tests, without the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal
 
 test-slow: venv ## the slow tests, and the properties on twenty times as many examples
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps antiberty==0.1.3 abstar==0.8.0
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal -m 'slow or hypothesis' --hypothesis-profile=deep
 
 test-lowest: ## the tests at the lowest versions that pyproject.toml promises, in a new .venv-lowest

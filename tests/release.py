@@ -13,7 +13,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NEED_THE_CHAT_MODEL = ("chat_trl.py", "get_smollm2.py")  # which `make demo-lm` makes and tries
+NEED_MORE = ("antibodies.py", "chat_trl.py", "get_smollm2.py")  # packages that `make test-slow` and `make demo-lm` get
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -62,7 +62,7 @@ def main():
         for command in ("ttnet", "ttnet-llm"):
             run(fresh / "bin" / command, "--version", cwd=folder)
         for example in sorted((ROOT / "examples").glob("*.py")):
-            if example.name not in NEED_THE_CHAT_MODEL:
+            if example.name not in NEED_MORE:
                 run(fresh / "bin/python", example, cwd=folder, stdout=subprocess.DEVNULL)
     print(f"{version} can be released.")  # noqa: T201
 
