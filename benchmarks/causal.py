@@ -117,7 +117,7 @@ def main() -> None:
         f"Medians over {args.rounds} interleaved rounds of the CPU time of one thread; the ratio is that of the same "
         "round's times. Other programs ran on the machine at the same time. The memory is the peak of a process that "
         "loads the model and takes three steps, and whose heap gives back what is freed (glibc's keeps some of it by "
-        f"chance, up to a tenth); {alone / 1e6:,.0f} MB of it are there once the libraries are imported.\n\n"
+        f"chance, up to an eighth); {alone / 1e6:,.0f} MB of it are there once the libraries are imported.\n\n"
         f"{platform.processor() or platform.machine()}, {versions}. Repeat, after `make .models/smollm2`: "
         f"`python -m benchmarks.causal --rounds {args.rounds}`\n\n"
         "| method | s | ratio to LoRA | quartiles of the ratio | MB | ratio to LoRA |\n"
