@@ -72,7 +72,9 @@ def _run(
         _do([run for name in names for rate in rates[name] for run in plan.reported(name, rate)], done, pool, "report")
     if report is not None:
         needs = (["--data DIR"] if data else []) + ([f"--model {plan.model}"] if plan.model else [])
-        write_report(plan, rates, done, report, f"python -m benchmarks.study {study} {' '.join(needs)} --report {report}")
+        write_report(
+            plan, rates, done, report, f"python -m benchmarks.study {study} {' '.join(needs)} --report {report}"
+        )
 
 
 def _do(runs: Sequence[Run], done: Runs, pool: ProcessPoolExecutor, title: str) -> None:
