@@ -332,7 +332,12 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     [
         (None, "sst2", TTValueError, "The task 'sst2' needs files; name their folder with --data"),
         (Path("nowhere"), "mrpc", TTFileError, "There is no file train"),
-        (None, "cola", TTValueError, "tasks has 'cola'; expected some of code, docstrings, sst2, mrpc, rte"),
+        (
+            None,
+            "cola",
+            TTValueError,
+            "tasks has 'cola'; expected some of code, docstrings, sst2, sst2-prompts, mrpc, rte",
+        ),
     ],
 )
 def test_missing_data_are_named(data: Path | None, name: str, error: Any, message: str) -> None:

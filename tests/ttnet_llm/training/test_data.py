@@ -115,7 +115,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
 def test_glue_offline_says_what_to_do(tmp_path, monkeypatch):
     import datasets
 
-    with pytest.raises(TTValueError, match=r"task is 'sst3'; expected one of .*sst2"):
+    with pytest.raises(TTValueError, match=r"task is 'sst3'; did you mean 'sst2'\? expected one of .*sst2"):
         load_glue("sst3")
 
     def offline(*args, **kwargs):
