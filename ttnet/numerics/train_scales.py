@@ -134,7 +134,7 @@ def _sums_may_be_uneven(
     """
     least = torch.stack([torch.where(square > 0, square, torch.inf).amin() for square in squares])
     most = torch.stack([square.amax() for square in squares])
-    spread = (most / least).log2().nan_to_num(0.0, 0.0, 0.0).sum() / 2  # nothing differs in a core of zeros
+    spread = (most.log2() - least.log2()).nan_to_num(neginf=0.0).sum() / 2  # nothing differs in a core of zeros
     if not read(spread <= limit):
         return True
     pairs = zip(cores, scaled, strict=True)
