@@ -294,6 +294,7 @@ def test_the_parts_of_a_task_are_apart() -> None:
     [
         ({"title: A study": "titel: A study"}, "study.yaml has titel; expected some of tasks, methods, title"),
         ({"norms: true": "norm: true"}, "method 'Norms' has norm; expected some of config, options, rates"),
+        ({"title: A study": "title: A study\ndtype: half"}, "dtype is 'half'; expected one of float32, bfloat16"),
         ({"title: A study": ""}, "study.yaml has no title; a study needs tasks, methods, title"),
         ({"beside: [LoRA]": "beside: [Lora]"}, "beside has 'Lora'; expected some of TT-ETHER, LoRA, Norms"),
         ({"{norms: true, rates: [0.01]}": "norms"}, "method 'Norms' holds 'norms'; expected fields and their values"),

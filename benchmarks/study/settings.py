@@ -19,6 +19,8 @@ from ttnet.errors import TTFileError, TTValueError
 from ttnet_llm.attach import attach
 from ttnet_llm.training.trainer import has_part
 
+DTYPES = ("float32", "bfloat16")  # of the frozen model
+
 
 @dataclass(frozen=True)
 class Method:
@@ -169,6 +171,8 @@ class Study:
         lists = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
         if missing := [name for name in lists.get("beside", ()) if name not in methods]:
             raise TTValueError(f"{file}: beside has {missing[0]!r}; expected some of {', '.join(methods)}.")
+        if (dtype := lists.get("dtype", cls.dtype)) not in DTYPES:
+            raise TTValueError(f"{file}: dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
         return cls(methods=methods, **lists)
 
     def candidates(self, method: str) -> Iterator[Run]:
