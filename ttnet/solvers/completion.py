@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -18,9 +17,11 @@ from ttnet.numerics.train_scales import join_scale
 from ttnet.numerics.truncation import check_method
 from ttnet.solvers.adaptation import Adaptation
 from ttnet.solvers.arguments import check_bounds, check_callback, check_count, check_seed, check_tol, check_train
+from ttnet.solvers.entries import IndexSamples
+from ttnet.solvers.gauss_newton import conjugate_gradients
 from ttnet.solvers.products import product_without_means
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
-from ttnet.solvers.sampled import Measurements, conjugate_gradients, least_squares, solve_normal
+from ttnet.solvers.sampled import least_squares
 from ttnet.trains.chain import check_shape, shorten
 from ttnet.trains.construct import zeros
 from ttnet.trains.evaluation import check_indices
@@ -59,11 +60,11 @@ def complete(
         values: The numbers there, of shape (samples,). Entries given more than once count as their mean.
         shape: The mode sizes, at least one.
         tol: The error on the held-out samples to reach, relative to their norm; at least 4 machine epsilons.
-        method: "rcg" for Riemannian conjugate gradients, whose steps cost O(samples * d * r**2); "als" for alternating
-            least squares, in O(samples * d * r**4), which needs fewer sweeps at small ranks and more towards small
-            errors.
+        method: "rcg" for steps of Gauss and Newton on the manifold, each by conjugate gradients whose steps cost
+            O(samples * d * r**2); "als" for alternating least squares, in O(samples * d * r**4), which is quicker at
+            small ranks and needs more sweeps towards small errors.
         held_out: The share of samples that are held out, above 0 and below 1.
-        max_sweeps: The largest number of half sweeps, or of rounds of five steps of conjugate gradients, at least 1.
+        max_sweeps: The largest number of half sweeps, or of steps by up to five of conjugate gradients, at least 1.
         max_rank: Bound on the ranks, an int or one int per inner bond.
         x0: Where to begin; None for a train of rank 1, as told above.
         seed: The seed of the choice of held-out samples and of new directions.
@@ -142,126 +143,6 @@ def complete(
 
     with torch.no_grad(), handing_back(lambda: result(SolverStatus.INTERRUPTED) if search.history else None):
         return result(search.run())
-
-
-class IndexSamples(Measurements):
-    """Entries of a tensor.
-
-    Args:
-        indices: Where they are, (samples, d).
-        sizes: The mode sizes.
-
-    Example:
-        >>> samples = IndexSamples(torch.tensor([[0, 2], [1, 0]]), (2, 3))
-        >>> samples.contract(0, torch.tensor([[[3.0], [4.0]]]), torch.ones(2, 1))
-        tensor([[3.],
-                [4.]])
-    """
-
-    def __init__(self, indices: Tensor, sizes: Sequence[int]) -> None:
-        self._indices, self.sizes, self.count = indices, tuple(sizes), len(indices)
-        self._mirrored: IndexSamples | None = None
-        self._sorted = [_Sorted(column, size) for column, size in zip(indices.T, sizes, strict=True)]
-
-    def contract(self, mode: int, core: Tensor, left: Tensor) -> Tensor:
-        """Carry vectors from the left of a core to its right, (samples, r')."""
-        there, slices = self._sorted[mode], core.transpose(0, 1)
-        return there.back([there.take(block, left) @ slices[block.slices] for block in there.blocks], core.shape[2:])
-
-    def correct(self, mode: int, left: Tensor, right: Tensor, missed: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-        """Give what to add to a core, (r, n, r'), for the samples to miss least, and what they see of it."""
-        there, shape = self._sorted[mode], (self.sizes[mode], left.shape[1], right.shape[1])
-        step, seen = left.new_zeros(shape), []
-        for block in there.blocks:
-            # Products of vectors as short as ranks are quick where the samples come last.
-            before, after = (there.take(block, each).permute(2, 0, 1).contiguous() for each in (left, right))
-            products = ((before * block.there)[:, None] * after).flatten(0, 1)  # (r r', slices, samples of each)
-            rows = products.permute(1, 2, 0)
-            found = solve_normal(rows, there.take(block, missed[:, None]), ridge)
-            step[block.slices] = found.reshape(-1, *shape[1:])
-            seen.append(rows @ found)
-        return step.transpose(0, 1), there.back(seen, (1,))[:, 0]
-
-    def scatter(self, mode: int, left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
-        """Sum the derivatives of the samples by a core, each times a weight, (r, n, r')."""
-        there, weighted = self._sorted[mode], left.conj() * weights[:, None]
-        total = left.new_zeros(self.sizes[mode], left.shape[1], right.shape[1])
-        for block in there.blocks:
-            before, after = there.take(block, weighted) * block.there[..., None], there.take(block, right)
-            total[block.slices] = before.mT @ after.conj()
-        return total.transpose(0, 1)
-
-    def take(self, which: Tensor) -> IndexSamples:
-        """Give some of the samples, by their numbers."""
-        return IndexSamples(self._indices[which], self.sizes)
-
-    def mirrored(self) -> IndexSamples:
-        """Give the samples with the order of modes turned round."""
-        if self._mirrored is None:
-            self._mirrored = copy.copy(self)
-            self._mirrored._indices, self._mirrored.sizes = self._indices.flip(1), self.sizes[::-1]
-            self._mirrored._sorted = self._sorted[::-1]
-        return self._mirrored
-
-
-class _Block(NamedTuple):
-    """Slices with about as many samples each, the shorter ones filled up."""
-
-    slices: Tensor  # (g,)
-    numbers: Tensor  # of the samples, slice by slice, (g c,)
-    there: Tensor  # True for a sample and False for what fills up, (g, c)
-
-
-class _Sorted:
-    """Samples sorted by the slices that they are in, for all slices of about the same size in one product.
-
-    Args:
-        column: The slice of each sample, (samples,).
-        size: How many slices there are.
-    """
-
-    def __init__(self, column: Tensor, size: int) -> None:
-        counts = column.bincount(minlength=size)
-        by_count = counts.argsort(descending=True)
-        sizes = counts[by_count].tolist()
-        first = torch.zeros_like(counts)  # the place of each slice's first sample
-        parts: list[tuple[Tensor, int, int]] = []
-        begin, filled = 0, 0
-        while begin < size and sizes[begin]:
-            end = next((k for k in range(begin, size) if 2 * sizes[k] < sizes[begin]), size)
-            slices, most = by_count[begin:end], sizes[begin]
-            first[slices] = filled + most * torch.arange(end - begin, device=column.device)
-            parts.append((slices, filled, filled + most * (end - begin)))
-            begin, filled = end, parts[-1][2]
-        order = column.argsort()
-        along = torch.arange(len(column), device=column.device) + (first - counts.cumsum(0) + counts)[column[order]]
-        self._places = torch.empty_like(column)  # of the samples, among those of all blocks
-        self._places[order] = along
-        numbers, there = column.new_zeros(filled), torch.zeros(filled, dtype=torch.bool, device=column.device)
-        numbers[along], there[along] = order, True
-        self.blocks = [
-            _Block(slices, numbers[start:stop], there[start:stop].reshape(len(slices), -1))
-            for slices, start, stop in parts
-        ]
-
-    def take(
-        self,
-        block: _Block,
-        each: Tensor,  # (samples, r)
-    ) -> Tensor:  # (g, c, r)
-        """Give what belongs to the samples of a block, and anything where it is filled up."""
-        return each.index_select(0, block.numbers).view(*block.there.shape, -1)
-
-    def back(
-        self,
-        found: Sequence[Tensor],  # each (g, c, r)
-        shape: Sequence[int],
-    ) -> Tensor:  # (samples, r)
-        """Give what was found for all blocks, in the order of the samples."""
-        rows = [each.view(-1, *shape) for each in found]
-        if not rows:
-            return torch.empty(0, *shape, dtype=torch.float64, device=self._places.device)
-        return (rows[0] if len(rows) == 1 else torch.cat(rows)).index_select(0, self._places)
 
 
 def check_share(held_out: object) -> float:

@@ -52,10 +52,10 @@ def fit(
         bases: One basis for each variable: `Legendre`, `Chebyshev`, `Fourier`, `BSpline` or `Functions`.
         tol: The error on the held-out samples to reach, relative to their norm; at least 4 machine epsilons. With noisy
             values it is never reached; the function is then the one that does best on what it has not seen.
-        method: "rcg" for Riemannian conjugate gradients, "als" for alternating least squares, whose steps cost
-            O(samples * d * (size * r**2)**2).
+        method: "rcg" for steps of Gauss and Newton by Riemannian conjugate gradients, "als" for alternating least
+            squares, whose steps cost O(samples * d * (size * r**2)**2).
         held_out: The share of samples that are held out, above 0 and below 1.
-        max_sweeps: The largest number of half sweeps, or of rounds of five steps of conjugate gradients, at least 1.
+        max_sweeps: The largest number of half sweeps, or of steps by up to five of conjugate gradients, at least 1.
         max_rank: Bound on the ranks, an int or one int per inner bond.
         seed: The seed of the choice of held-out samples and of new directions.
         callback: Called with a `SolverProgress` after each sweep; if it returns True, the search stops.
@@ -108,7 +108,7 @@ def fit(
         if not torch.isfinite(columns).all():
             raise TTValueError(f"{basis!r} has values that are NaN or infinite on features; expected finite ones.")
     changes = [_orthogonaliser(columns[train]) for columns in raw]
-    samples = FeatureSamples([columns @ change for columns, change in zip(raw, changes, strict=True)])
+    samples = FeatureSamples([(columns @ change).mT.contiguous() for columns, change in zip(raw, changes, strict=True)])
     search = Adaptation(
         samples.take(train),
         scaled[train],
@@ -148,40 +148,52 @@ class FeatureSamples(Measurements):
     """Points of a space, as the values of basis functions in each variable.
 
     Args:
-        features: For each variable the values, (samples, n).
+        features: For each variable the values, (n, samples).
 
     Example:
-        >>> samples = FeatureSamples([torch.tensor([[1.0, 2.0]])])
+        >>> samples = FeatureSamples([torch.tensor([[1.0], [2.0]])])
         >>> samples.contract(0, torch.ones(1, 2, 1), torch.ones(1, 1))
         tensor([[3.]])
     """
 
     def __init__(self, features: Sequence[Tensor]) -> None:
         self._features = list(features)
-        self.sizes, self.count = tuple(each.shape[1] for each in features), len(features[0])
+        self.sizes, self.count = tuple(len(each) for each in features), features[0].shape[1]
 
-    def _rows(self, mode: int, left: Tensor) -> Tensor:
-        """Give the products of what lies left and the features, (samples, r n)."""
-        return (left[:, :, None] * self._features[mode][:, None, :]).flatten(1)
+    def _columns(self, mode: int, left: Tensor) -> Tensor:
+        """Give the products of what lies left and the features, (r n, samples)."""
+        return (left[:, None] * self._features[mode]).flatten(0, 1)
+
+    def arrange(self, mode: int, numbers: Tensor) -> Tensor:
+        """Leave numbers as they are: every mode takes samples in their own order."""
+        return numbers
+
+    def pass_on(self, mode: int, columns: Tensor) -> Tensor:
+        """Leave columns as they are."""
+        return columns
 
     def contract(self, mode: int, core: Tensor, left: Tensor) -> Tensor:
-        """Carry vectors from the left of a core to its right, (samples, r')."""
-        return self._rows(mode, left) @ core.flatten(0, 1)
+        """Carry vectors from the left of a core to its right, (r', samples)."""
+        return core.flatten(0, 1).mT @ self._columns(mode, left)
+
+    def see(self, mode: int, core: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """Give what the samples see of a core between vectors, (1, samples)."""
+        return (self.contract(mode, core, left) * right).sum(0, keepdim=True)
 
     def correct(self, mode: int, left: Tensor, right: Tensor, missed: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-        """Give what to add to a core, (r, n, r'), for the samples to miss least, and what they see of it."""
-        rows = (self._rows(mode, left)[:, :, None] * right[:, None, :]).flatten(1)
-        step = solve_normal(rows, missed[:, None], ridge)
-        return step.reshape(left.shape[1], -1, right.shape[1]), (rows @ step)[:, 0]
+        """Give what to add to a core, (r, n, r'), for the samples to miss least, and what they miss then."""
+        columns = (self._columns(mode, left)[:, None] * right).flatten(0, 1)
+        step = solve_normal(columns, missed.mT, ridge)
+        return step.reshape(len(left), -1, len(right)), missed - step.mT @ columns
 
     def scatter(self, mode: int, left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
         """Sum the derivatives of the samples by a core, each times a weight, (r, n, r')."""
-        rows = self._rows(mode, left).conj() * weights[:, None]
-        return (rows.mT @ right.conj()).reshape(left.shape[1], -1, right.shape[1])
+        columns = self._columns(mode, left).conj() * weights
+        return (columns @ right.mH).reshape(len(left), -1, len(right))
 
     def take(self, which: Tensor) -> FeatureSamples:
         """Give some of the samples, by their numbers."""
-        return FeatureSamples([each[which] for each in self._features])
+        return FeatureSamples([each[:, which] for each in self._features])
 
     def mirrored(self) -> FeatureSamples:
         """Give the samples with the order of modes turned round."""

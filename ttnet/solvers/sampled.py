@@ -8,54 +8,79 @@ for what the samples still miss, so the normal equations do not limit the accura
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from ttnet.solvers.manifold import retract_cores
-from ttnet.solvers.tangent_space import TangentSpace, TangentVector
-
-CG_STEPS = 5  # count as a sweep
 SUBSPACE_STEPS = 2  # towards new directions
 RIDGE = 1e-13  # times the mean square of the samples' vectors, added to the normal equations
 
 
 class Measurements(ABC):
-    """Measurements of a tensor, seen mode by mode."""
+    """Measurements of a tensor, seen mode by mode.
+
+    What belongs to samples is held in the order that a mode wants it in, and passed on from one mode to the next; after
+    the last it is in that of the samples. Samples are columns, so that short vectors of many are multiplied at once.
+    """
 
     sizes: tuple[int, ...]
     count: int
+
+    @abstractmethod
+    def arrange(
+        self,
+        mode: int,
+        numbers: Tensor,  # (samples,)
+    ) -> Tensor:
+        """Bring numbers in the order of the samples into that of a mode; more may be filled up, with zeros."""
+
+    @abstractmethod
+    def pass_on(
+        self,
+        mode: int,
+        columns: Tensor,  # (r, samples)
+    ) -> Tensor:
+        """Bring columns from the order of a mode into that of the next one, or after the last of the samples."""
 
     @abstractmethod
     def contract(
         self,
         mode: int,
         core: Tensor,  # (r, n, r')
-        left: Tensor,  # (samples, r)
+        left: Tensor,  # (r, samples)
     ) -> Tensor:
-        """Carry vectors from the left of a core to its right, (samples, r')."""
+        """Carry vectors from the left of a core to its right, (r', samples), into the order of the next mode."""
+
+    @abstractmethod
+    def see(
+        self,
+        mode: int,
+        core: Tensor,  # (r, n, r')
+        left: Tensor,  # (r, samples)
+        right: Tensor,  # (r', samples)
+    ) -> Tensor:
+        """Give what the samples see of a core between vectors, (1, samples), in the order of its mode."""
 
     @abstractmethod
     def correct(
         self,
         mode: int,
-        left: Tensor,  # (samples, r)
-        right: Tensor,  # (samples, r')
-        missed: Tensor,  # (samples,)
+        left: Tensor,  # (r, samples)
+        right: Tensor,  # (r', samples)
+        missed: Tensor,  # (1, samples)
         ridge: float,
     ) -> tuple[Tensor, Tensor]:
-        """Give what to add to a core, (r, n, r'), for the samples to miss least, and what they see of it."""
+        """Give what to add to a core, (r, n, r'), for the samples to miss least, and what they miss then."""
 
     @abstractmethod
     def scatter(
         self,
         mode: int,
-        left: Tensor,  # (samples, r)
-        right: Tensor,  # (samples, r')
-        weights: Tensor,  # (samples,)
+        left: Tensor,  # (r, samples)
+        right: Tensor,  # (r', samples)
+        weights: Tensor,  # (1, samples)
     ) -> Tensor:
         """Sum the derivatives of the samples by a core, each times a weight, (r, n, r')."""
 
@@ -67,23 +92,30 @@ class Measurements(ABC):
     def mirrored(self) -> Measurements:
         """Give the samples with the order of modes turned round."""
 
+    def begin(
+        self,
+        like: Tensor,
+    ) -> Tensor:  # (1, samples)
+        """Give the vectors left of the first core."""
+        return self.arrange(0, like.new_ones(self.count))[None]
+
     def values(self, cores: Sequence[Tensor]) -> Tensor:
         """Give what a train is at the samples, (samples,)."""
-        vectors = cores[0].new_ones(self.count, 1)
+        vectors = self.begin(cores[0])
         for mode, core in enumerate(cores):
             vectors = self.contract(mode, core, vectors)
-        return vectors[:, 0]
+        return vectors[0]
 
 
 def solve_normal(
-    rows: Tensor,  # (..., samples, q)
+    columns: Tensor,  # (..., q, samples)
     missed: Tensor,  # (..., samples, 1)
     ridge: float,
 ) -> Tensor:  # (..., q, 1)
     """Solve least squares by the normal equations, a little regularised; several problems at once.
 
     Args:
-        rows: The matrices.
+        columns: The matrices, transposed.
         missed: The right-hand sides.
         ridge: What is added to the squares of the singular values, at least.
 
@@ -94,45 +126,66 @@ def solve_normal(
         >>> solve_normal(torch.eye(2), torch.tensor([[3.0], [4.0]]), 0.0)[:, 0]
         tensor([3.0000, 4.0000])
     """
-    gram = rows.mH @ rows
+    adjoint = columns.conj()
+    gram = adjoint @ columns.mT
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     least = 4 * gram.shape[-1] * torch.finfo(gram.dtype).eps * diagonal.real.amax(-1, keepdim=True)
-    added = least.clamp_min(ridge)
-    diagonal += torch.where(added > 0, added, 1.0)
-    return torch.cholesky_solve(rows.mH @ missed, torch.linalg.cholesky(gram))
+    diagonal += least.clamp_min(max(ridge, torch.finfo(gram.dtype).tiny))
+    return torch.cholesky_solve(adjoint @ missed, torch.linalg.cholesky(gram))
 
 
 def half_sweep(
     samples: Measurements,
     cores: list[Tensor],  # each (r, n, r')
-    rights: list[Tensor],  # each (samples, r')
-    missed: Tensor,  # (samples,)
-) -> list[Tensor]:
+    rights: list[Tensor],  # each (r', samples)
+    missed: Tensor,  # (1, samples)
+) -> tuple[list[Tensor], Tensor]:
     """Correct all cores in turn, from left to right, in place.
 
     Args:
         samples: The samples.
         cores: The cores, right-orthogonal but for the first; afterwards left-orthogonal but for the last.
-        rights: For each core the vectors to its right.
-        missed: What the train lacks at the samples; brought up to date.
+        rights: For each core the vectors to its right, in the order of its mode.
+        missed: What the train lacks at the samples, in the order of the first mode.
 
     Returns:
-        For each core the vectors to its left.
+        For each core the vectors to its left, in the order of its mode, and what the train still lacks, in that of the
+        last.
     """
-    lefts = [missed.new_ones(len(missed), 1)]
+    lefts = [samples.begin(missed)]
     for k, core in enumerate(cores):
         left, right = lefts[-1], rights[k]
         size = float(torch.linalg.vector_norm(left) * torch.linalg.vector_norm(right))
-        ridge = RIDGE * size**2 / (right.numel() * core.shape[1])
-        step, seen = samples.correct(k, left, right, missed, ridge)
-        missed -= seen
+        ridge = RIDGE * size**2 / (right.shape[0] * samples.count * core.shape[1])
+        step, missed = samples.correct(k, left, right, missed, ridge)
         cores[k] = core + step
         if k + 1 < len(cores):
-            q, r = torch.linalg.qr(cores[k].flatten(0, 1))
-            cores[k] = q.reshape(core.shape[0], core.shape[1], -1)
-            cores[k + 1] = torch.tensordot(r, cores[k + 1], 1)
+            cores[k], cores[k + 1] = left_orthogonal(cores[k], cores[k + 1])
             lefts.append(samples.contract(k, cores[k], left))
-    return lefts
+            missed = samples.pass_on(k, missed)
+    return lefts, missed
+
+
+def left_orthogonal(
+    core: Tensor,  # (r, n, s)
+    following: Tensor,  # (s, m, t)
+) -> tuple[Tensor, Tensor]:
+    """Make a core left-orthogonal, and take the rest into the next one.
+
+    Args:
+        core: The core.
+        following: The next one.
+
+    Returns:
+        The two, with the same product.
+
+    Example:
+        >>> q, following = left_orthogonal(torch.full((1, 4, 1), -2.0), torch.ones(1, 3, 1))
+        >>> q.norm(), following.abs().flatten()
+        (tensor(1.0000), tensor([4.0000, 4.0000, 4.0000]))
+    """
+    q, factor = torch.linalg.qr(core.flatten(0, 1))
+    return q.view(*core.shape[:2], -1), (factor @ following.flatten(1)).view(-1, *following.shape[1:])
 
 
 def mirrored_cores(cores: Sequence[Tensor]) -> list[Tensor]:
@@ -195,99 +248,22 @@ def least_squares(samples: Measurements, values: Tensor, cores: list[Tensor]) ->
     # The first half sweep is one from the right: bases at the left may have directions that the tensor does not yet
     # use, which orthogonal bases at the right would lose.
     cores, lefts = _orthogonalised(samples, cores, values)
-    missed = values - samples.values(cores)
+    found = samples.contract(len(cores) - 1, cores[-1], lefts[-1])[0]
+    missed = sides[0].arrange(0, values - found)[None]
     while True:
         for forward, side in enumerate(sides):
             cores, rights = mirrored_cores(cores), lefts[::-1]
-            lefts = half_sweep(side, cores, rights, missed)
+            lefts, missed = half_sweep(side, cores, rights, missed)
             yield (list(cores) if forward else mirrored_cores(cores)), float(torch.linalg.vector_norm(missed))
 
 
 def _orthogonalised(samples: Measurements, cores: list[Tensor], like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Make all cores but the last left-orthogonal; give the vectors left of each, too."""
-    done, lefts = list(cores), [like.new_ones(samples.count, 1)]
+    """Make all cores but the last left-orthogonal; give the vectors left of each, too, in the order of its mode."""
+    done, lefts = list(cores), [samples.begin(like)]
     for k in range(len(done) - 1):
-        q, r = torch.linalg.qr(done[k].flatten(0, 1))
-        done[k] = q.reshape(done[k].shape[0], done[k].shape[1], -1)
-        done[k + 1] = torch.tensordot(r, done[k + 1], 1)
+        done[k], done[k + 1] = left_orthogonal(done[k], done[k + 1])
         lefts.append(samples.contract(k, done[k], lefts[-1]))
     return done, lefts
-
-
-def conjugate_gradients(
-    samples: Measurements, values: Tensor, cores: list[Tensor]
-) -> Iterator[tuple[list[Tensor], float]]:
-    """Fit cores by nonlinear conjugate gradients on the manifold of their ranks, some steps at a time; see `Level`.
-
-    Source: Steinlechner 2016, "Riemannian optimization for high-dimensional tensor completion", Algorithm 1.
-
-    Args:
-        samples: The samples.
-        values: The numbers there, (samples,).
-        cores: Where to begin.
-
-    Yields:
-        The cores, and the norm of what they miss.
-    """
-    direction: TangentVector | None = None
-    last: TangentVector | None = None
-    missed = values - samples.values(cores)
-    for step in itertools.count(1):
-        space = TangentSpace(cores)
-        descent = projected(samples, space, missed)
-        if direction is None or last is None:
-            direction = descent
-        else:  # Polak-Ribiere, begun anew where it would not go down
-            carried, before = (space.project_cores(each.train().cores) for each in (direction, last))
-            growth = descent.dot(descent - before).real / last.dot(last).real
-            direction = descent + carried * max(0.0, float(growth))
-            direction = direction if float(descent.dot(direction).real) > 0 else descent
-        last = descent
-        ahead = samples.values(direction.train().cores)
-        size = torch.vdot(ahead, ahead).real
-        if not size > 0:
-            yield cores, float(torch.linalg.vector_norm(missed))
-            continue
-        length = float(torch.vdot(ahead, missed).real / size)
-        cores = retract_cores(direction * length)
-        missed = values - samples.values(cores)
-        if step % CG_STEPS == 0:
-            yield cores, float(torch.linalg.vector_norm(missed))
-
-
-def projected(
-    samples: Measurements,
-    space: TangentSpace,
-    weights: Tensor,  # (samples,)
-) -> TangentVector:
-    """Project onto a tangent space the tensor that has weighted samples for its inner products.
-
-    Args:
-        samples: The samples.
-        space: The tangent space.
-        weights: A number for each sample; for entries, the tensor has these there, and zeros elsewhere.
-
-    Returns:
-        The projection: times -1, the Riemannian gradient of half the squared errors, if the weights are what is missed.
-
-    Example:
-        >>> import ttnet
-        >>> from ttnet.solvers.completion import IndexSamples
-        >>> space = TangentSpace(ttnet.ones((2, 3)).cores)
-        >>> projected(IndexSamples(torch.tensor([[0, 0]]), (2, 3)), space, torch.ones(1)).norm()
-        tensor(0.8165)
-    """
-    mirror = samples.mirrored()
-    rights = [weights.new_ones(samples.count, 1)]
-    for k, core in enumerate(mirrored_cores(space.right)[:-1]):
-        rights.append(mirror.contract(k, core, rights[-1]))
-    left = weights.new_ones(samples.count, 1)
-    cores = []
-    for k, right in enumerate(reversed(rights)):
-        cores.append(samples.scatter(k, left, right, weights))
-        if k + 1 < len(rights):
-            left = samples.contract(k, space.left[k], left)
-    return space.gauged(cores)
 
 
 def enlarged(
@@ -323,25 +299,25 @@ def enlarged(
     back, order = samples.mirrored(), len(cores)
     mirrored, rights = _orthogonalised(back, mirrored_cores(cores), missed)
     done, rights = mirrored_cores(mirrored), rights[::-1]
-    left = rights[-1]
+    left, here = samples.begin(missed), samples.arrange(0, missed)[None]
     for k, more in enumerate(extra):
         rank, size, after = done[k].shape
-        unfolding = done[k].flatten(0, 1)
+        unfolding, there = done[k].flatten(0, 1), samples.pass_on(k, here)
         if more:
             following = done[k + 1].shape[1:]
             probe = torch.randn(*following, more + 2, dtype=unfolding.dtype, generator=generator).to(unfolding.device)
             for turn in range(SUBSPACE_STEPS):
                 beyond = back.contract(order - 2 - k, probe.permute(1, 0, 2), rights[k + 1])
-                gradient = samples.scatter(k, left, beyond, missed).flatten(0, 1)
+                gradient = samples.scatter(k, left, beyond, here).flatten(0, 1)
                 column = torch.linalg.svd(gradient, full_matrices=False)[0]  # the most important first
                 if turn + 1 < SUBSPACE_STEPS:
                     before = samples.contract(k, column.reshape(rank, size, -1), left)
-                    both = samples.scatter(k + 1, before, rights[k + 1], missed).permute(1, 2, 0)
+                    both = samples.scatter(k + 1, before, rights[k + 1], there).permute(1, 2, 0)
                     probe = torch.linalg.qr(both.flatten(0, 1))[0]
                     probe = probe.reshape(*following, -1)
             unfolding = torch.cat([unfolding, column[:, :more]], 1)
         q, r = torch.linalg.qr(unfolding)
         done[k] = q.reshape(rank, size, -1)
         done[k + 1] = torch.tensordot(r[:, :after], done[k + 1], 1)
-        left = samples.contract(k, done[k], left)
+        left, here = samples.contract(k, done[k], left), there
     return done
