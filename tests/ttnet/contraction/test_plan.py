@@ -70,12 +70,11 @@ def test_print_of_one_operand_and_of_many():
     ],
 )
 @pytest.mark.parametrize("dtypes", [(torch.float64,), (torch.float32, torch.float64)])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_a_plan_can_be_traced_whole(equation, shapes, dtypes, backend):
+def test_a_plan_can_be_traced_whole(equation, shapes, dtypes):
     tensors = [t.to(dtypes[k % len(dtypes)]).requires_grad_() for k, t in enumerate(tensors_of(shapes))]
     layer = Layer(plan(equation, *shapes))
     torch.compiler.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     value, expected = compiled(*tensors), layer(*tensors)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(

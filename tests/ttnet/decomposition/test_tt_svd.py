@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -269,21 +270,20 @@ def test_bad_tensors(x, error, message):
 
 @every_method
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
-@pytest.mark.parametrize("place", [0, 777, 11_999])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_numbers_that_are_none_are_refused(method, dtype, place, value):
-    x = draw_tensor((100, 30, 4), torch.float32, 0).to(dtype)
-    x.view(-1)[place] = value
-    for bounds in ({"eps": 0.1}, {"max_rank": 2}):
-        with pytest.raises(TTValueError, match="NaN or infinite entries, 1 of 12000"):
-            ttnet.tt_svd(x, method=method, **bounds)
+def test_numbers_that_are_none_are_refused(method, dtype):
+    for place, value in itertools.product([0, 777, 11_999], [float("nan"), float("inf"), -float("inf")]):
+        x = draw_tensor((100, 30, 4), torch.float32, 0).to(dtype)
+        x.view(-1)[place] = value
+        for bounds in ({"eps": 0.1}, {"max_rank": 2}):
+            with pytest.raises(TTValueError, match="NaN or infinite entries, 1 of 12000"):
+                ttnet.tt_svd(x, method=method, **bounds)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize("max_rank", [1, 2, [2, 3], None])
+@pytest.mark.parametrize("max_rank", [1, 2, [1, 2], None])
 @every_method
 def test_gradients(dtype, max_rank, method):
-    x = draw_tensor((3, 2, 4), dtype, 0).requires_grad_()
+    x = draw_tensor((2, 2, 3), dtype, 0).requires_grad_()
     assert gradcheck(lambda x: ttnet.tt_svd(x, max_rank=max_rank, method=method).full(), (x,))
 
 

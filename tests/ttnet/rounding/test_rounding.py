@@ -98,8 +98,8 @@ def test_max_rank_at_the_true_ranks_leaves_it_exact():
 
 @each_method
 @pytest.mark.parametrize("eps", [1e-8, 1e-3])
-def test_order_1000_with_huge_and_tiny_cores(eps, method):
-    x = ttnet.random((2,) * 1000, 2, dtype=torch.float64, seed=0)
+def test_order_300_with_huge_and_tiny_cores(eps, method):
+    x = ttnet.random((2,) * 300, 2, dtype=torch.float64, seed=0)
     wild = TensorTrain(core * (1e120 if k % 2 else 1e-120) for k, core in enumerate(x.cores))
     y = (wild + wild).round(eps=eps, method=method)
     assert max(y.ranks) == 2
@@ -107,7 +107,7 @@ def test_order_1000_with_huge_and_tiny_cores(eps, method):
     assert float(y.log_norm()) == pytest.approx(float(x.log_norm()) + math.log(2), rel=1e-3 if eps > 1e-4 else 1e-13)
     assert log_error(2 * wild, y) <= math.log(eps)
     if eps == 1e-8:
-        index = (1, 0) * 500
+        index = (1, 0) * 150
         assert float(y[index]) == pytest.approx(2 * float(x[index]), rel=1e-8)
 
 

@@ -85,15 +85,15 @@ def test_the_plan_takes_the_fewest_swaps(places):
 
 
 @pytest.mark.parametrize("scale", [1e250, 1e-250])
-def test_order_1000(scale):
-    x = ttnet.random((2,) * 1000, 3, dtype=torch.float64, seed=0)
+def test_order_300(scale):
+    x = ttnet.random((2,) * 300, 3, dtype=torch.float64, seed=0)
     wild = TensorTrain(core * (scale if k % 2 else 1 / scale) for k, core in enumerate(x.cores))
-    order = list(range(1000))
-    for k in range(0, 999, 37):
+    order = list(range(300))
+    for k in range(0, 299, 37):
         order[k], order[k + 1] = order[k + 1], order[k]
     y = wild.permute(order, eps=1e-8)
     assert float(y.log_norm()) == pytest.approx(float(x.log_norm()), rel=1e-12)
-    index = (1, 0, 0) * 333 + (1,)
+    index = (1, 0, 0) * 100
     assert float(y[tuple(index[k] for k in order)]) == pytest.approx(float(wild[index]), rel=1e-6)
     assert float((y.permute(order) - wild).log_norm() - y.log_norm()) <= math.log(2e-8)
 
@@ -159,6 +159,6 @@ def test_errors(operation, error, message):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize(("order", "max_rank"), [((2, 1, 0), None), ((1, 2, 0), None), ((0, 2, 1), 2)])
 def test_gradients(dtype, order, max_rank):
-    x = draw_train((3, 2, 3), [3, 3], dtype, 0)
+    x = draw_train((2, 2, 3), [2, 3], dtype, 0)
     cores = [core.clone().requires_grad_() for core in x.cores]
     assert gradcheck(lambda *c: TensorTrain(c).permute(order, max_rank=max_rank).full(), cores)

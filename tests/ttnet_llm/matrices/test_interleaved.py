@@ -115,7 +115,16 @@ def test_mean_square_of_the_entries_is_the_variance(layout: InterleavedLayout, v
     assert dense(matrix).square().mean().item() == pytest.approx(variance, rel=1e-3)
 
 
-@pytest.mark.parametrize(("rows", "cols", "rank"), [(768, 64, 5), (64, 768, 5), (4096, 8, 5), (384, 8, 2), (96, 96, 3)])
+@pytest.mark.parametrize(
+    ("rows", "cols", "rank"),
+    [
+        pytest.param(768, 64, 5, marks=pytest.mark.slow),
+        (64, 768, 5),
+        pytest.param(4096, 8, 5, marks=pytest.mark.slow),
+        (384, 8, 2),
+        (96, 96, 3),
+    ],
+)
 def test_entries_are_spread_like_those_of_a_random_matrix(rows: int, cols: int, rank: int) -> None:
     """Every entry has mean 0 and the wanted variance over draws, whatever its place in the matrix."""
     torch.manual_seed(0)

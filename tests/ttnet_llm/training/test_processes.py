@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +52,52 @@ FSDP = {
 }
 
 
-def repeat_by_two(
-    folder: Path,
-    launcher: str = "torchrun",
-    *options: str,
-    program: str = "ttnet_llm.command_line.cli",
-    **variables: str,
-) -> dict[str, Any]:
+def launched(folder: Path, launcher: str) -> dict[str, Any]:
     """Repeat the run in `one` by two processes, with half of its batches each, in `two`."""
-    command = [
-        *(sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", program, "finetune", "--json"),
-        *("--config", str(folder / "one" / "settings.yaml"), "--batch-size", "4", "--output", str(folder / "two")),
-        *options,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", "ttnet_llm.command_line.cli", *repeat(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr[-5000:]
-    assert json.loads(done.stdout)["after"]  # one of them speaks
+    return found(folder, done.stdout)
+
+
+def repeat(folder: Path) -> list[str]:
+    settings, output = str(folder / "one" / "settings.yaml"), str(folder / "two")
+    return ["finetune", "--json", "--config", settings, "--batch-size", "4", "--output", output]
+
+
+def found(folder: Path, said: str) -> dict[str, Any]:
+    assert json.loads(said)["after"]  # one of them speaks
     stored: dict[str, Any] = json.loads((folder / "two" / "results.json").read_text())
     return stored
+
+
+Repeat = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def repeat_by_two() -> Iterator[Repeat]:
+    """Do as `launched`, by processes that are forked from one for all tests."""
+    command = [sys.executable, "-m", "tests.ttnet_llm.training.forked"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, cwd=ROOT, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def run(
+            folder: Path, *options: str, program: str = "ttnet_llm.command_line.cli", **variables: str
+        ) -> dict[str, Any]:
+            arguments = [*repeat(folder), *options]
+            order = {"program": program, "arguments": arguments, "variables": variables, "folder": str(folder)}
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            done = json.loads(process.stdout.readline())
+            assert not done["failure"], done["failure"] + done["stderr"][-5000:]
+            return found(folder, done["stdout"])
+
+        yield run
+        process.stdin.close()
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
@@ -78,7 +106,7 @@ def test_two_processes_are_one_with_twice_the_batch(place: Path, tmp_path: Path,
     how = {"epochs": 2, "max_length": 16, "learning_rate": 1e-2, "device": "cpu", "method": "lora"}
     one = FinetuneSettings(str(place / "model"), str(tmp_path / "one"), batch_size=8, **data | how)
     expected = finetune(one)
-    stored = repeat_by_two(tmp_path, launcher)
+    stored = launched(tmp_path, launcher)
     assert (stored["processes"], stored["steps"]) == (2, expected.steps)
     assert stored["before"] == expected.before
     assert stored["after"] == expected.after
@@ -93,7 +121,9 @@ def test_two_processes_are_one_with_twice_the_batch(place: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     "method", ["loretta-rep", *(pytest.param(m, marks=pytest.mark.slow) for m in ("metatt", "full"))]
 )
-def test_a_model_that_is_shared_out_learns_the_same(place: Path, tmp_path: Path, method: str) -> None:
+def test_a_model_that_is_shared_out_learns_the_same(
+    place: Path, tmp_path: Path, repeat_by_two: Repeat, method: str
+) -> None:
     data = {"train": str(place / "train.jsonl"), "validation": str(place / "validation.jsonl")}
     how = {"epochs": 2, "max_length": 16, "learning_rate": 1e-2, "device": "cpu", "method": method}
     one = FinetuneSettings(str(place / "model"), str(tmp_path / "one"), batch_size=8, **data | how)
@@ -112,7 +142,9 @@ def test_a_model_that_is_shared_out_learns_the_same(place: Path, tmp_path: Path,
     assert evaluate(tmp_path / "two", place / "validation.jsonl").measures == expected.after
 
 
-def test_choices_of_any_number_and_length_are_divided_by_those_of_all_processes(tmp_path: Path) -> None:
+def test_choices_of_any_number_and_length_are_divided_by_those_of_all_processes(
+    tmp_path: Path, repeat_by_two: Repeat
+) -> None:
     save_language_model(tmp_path / "model")
     file = save_rows(tmp_path / "rows.jsonl", asked(32))
     how = {"epochs": 2, "max_length": 32, "learning_rate": 1e-2, "device": "cpu", "targets": "all-linear"}
@@ -128,7 +160,9 @@ def test_choices_of_any_number_and_length_are_divided_by_those_of_all_processes(
     assert_close(*weights, rtol=1e-3, atol=1e-4)
 
 
-def test_embeddings_are_those_of_one_process_whose_steps_have_as_many_batches(tmp_path: Path) -> None:
+def test_embeddings_are_those_of_one_process_whose_steps_have_as_many_batches(
+    tmp_path: Path, repeat_by_two: Repeat
+) -> None:
     save_model(tmp_path / "model")
     model = BertModel.from_pretrained(tmp_path / "model")
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
@@ -140,7 +174,7 @@ def test_embeddings_are_those_of_one_process_whose_steps_have_as_many_batches(tm
         str(tmp_path / "model"), str(tmp_path / "one"), train=file, validation=file, batch_size=4, device="cpu", **how
     )
     expected = finetune(settings)
-    stored = repeat_by_two(tmp_path, "torchrun", "--gradient-accumulation", "1")
+    stored = repeat_by_two(tmp_path, "--gradient-accumulation", "1")
     assert (stored["kind"], stored["processes"], stored["steps"]) == ("embed", 2, expected.steps)
     assert stored["before"] == expected.before
     assert stored["after"] == expected.after
