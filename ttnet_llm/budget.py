@@ -182,7 +182,9 @@ def fit_to_budget(
                 r = max(1, min(parameters // max(least, outputs + neurons // _ENOUGH), _HIGHEST))
                 if parameters >= r * (outputs + neurons):
                     return adding(r, None)
-                return adding(r, _largest(lambda picked: count(adding(r, picked)), parameters))
+                each = least - outputs  # for a neuron of every block, where all have as many
+                guess = max(1, (parameters // r - outputs) // each)
+                return adding(r, _largest(lambda picked: count(adding(r, picked)), parameters, guess))
         targets = "all-linear"
         if parameters < count(turning(1)):
             targets = None
@@ -201,11 +203,12 @@ _FEW, _ENOUGH = 24, 4
 _HIGHEST = 8  # rank: of LoRA in the same study; what is left of a budget then is not spent
 
 
-def _largest(count: Callable[[int], int], most: int) -> int:
-    """Find the largest number, of at least 1, whose count is at most another."""
-    fits, too_many = 1, 2
-    while count(too_many) <= most:
-        fits, too_many = too_many, 2 * too_many
+def _largest(count: Callable[[int], int], most: int, guess: int = 1) -> int:
+    """Find the largest number, of at least 1, whose count is at most another; a guess that is right saves counts."""
+    fits, ahead = guess if guess > 1 and count(guess) <= most else 1, 1
+    while count(fits + ahead) <= most:
+        fits, ahead = fits + ahead, 2 * ahead
+    too_many = fits + ahead
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
         fits, too_many = (middle, too_many) if count(middle) <= most else (fits, middle)

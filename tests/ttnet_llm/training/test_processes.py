@@ -100,13 +100,15 @@ def repeat_by_two() -> Iterator[Repeat]:
         process.stdin.close()
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
-def test_two_processes_are_one_with_twice_the_batch(place: Path, tmp_path: Path, launcher: str) -> None:
+@pytest.mark.parametrize("launcher", ["fork", *(pytest.param(name, marks=pytest.mark.slow) for name in LAUNCHERS)])
+def test_two_processes_are_one_with_twice_the_batch(
+    place: Path, tmp_path: Path, repeat_by_two: Repeat, launcher: str
+) -> None:
     data = {"train": str(place / "train.jsonl"), "validation": str(place / "validation.jsonl")}
     how = {"epochs": 2, "max_length": 16, "learning_rate": 1e-2, "device": "cpu", "method": "lora"}
     one = FinetuneSettings(str(place / "model"), str(tmp_path / "one"), batch_size=8, **data | how)
     expected = finetune(one)
-    stored = launched(tmp_path, launcher)
+    stored = repeat_by_two(tmp_path) if launcher == "fork" else launched(tmp_path, launcher)
     assert (stored["processes"], stored["steps"]) == (2, expected.steps)
     assert stored["before"] == expected.before
     assert stored["after"] == expected.after
