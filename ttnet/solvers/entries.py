@@ -60,7 +60,11 @@ class IndexSamples(Measurements):
 
     def _through(self, mode: int, core: Tensor, left: Tensor) -> Tensor:
         """Carry vectors from the left of a core to its right, in the order of its mode."""
-        there, slices = self._sorted[mode], core.permute(1, 2, 0)
+        there = self._sorted[mode]
+        if left.shape[0] == 1:  # numbers are multiplied sooner than matrices of one
+            numbers = core[0].T[..., None]
+            return there.join([numbers[:, block.slices] * block.of(left) for block in there.blocks], left)
+        slices = core.permute(1, 2, 0)
         found = [(slices[block.slices] @ block.of(left).transpose(0, 1)).transpose(0, 1) for block in there.blocks]
         return there.join(found, left)
 
