@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -20,7 +22,9 @@ from benchmarks.behaviours import machinery, numerics, solving, values  # noqa: 
 from benchmarks.behaviours.judging import BEHAVIOURS, Behaviour, Wrong
 from benchmarks.behaviours.libraries import LIBRARIES, Absent, Library
 
-SECONDS = 60
+SECONDS = 60  # of a processor, whatever else the machine does,
+PATIENCE = 10  # and so many times as many by the clock
+SLOW = 20  # seconds by the clock, from which on a case is told of
 VERDICTS = ("ok", "wrong", "error", "absent")  # the best first
 GIBIBYTES = 4  # beyond what the process holds after its imports
 
@@ -37,8 +41,17 @@ def run_apart(name: str, only: str) -> tuple[str, list[Outcome]]:
     """Run a library's cases in an interpreter that has loaded no other; give its version and what came out."""
     command = [sys.executable, "-m", "benchmarks.behaviours", "--inside", name, "--only", only]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    lines = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
+    lines, began = [], time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                lines.append(json.loads(line))
+                if (took := time.monotonic() - began) > SLOW:
+                    print(f"  {lines[-1].get('behaviour', 'the import')} took {took:.0f} s", flush=True)
+                began = time.monotonic()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     return lines[0]["version"], [Outcome(**line) for line in lines[1:]]
 
 
@@ -60,10 +73,11 @@ def _run(library: Library, behaviour: Behaviour) -> Outcome:
     process.start()
     sender.close()
     try:
-        told = receiver.recv() if receiver.poll(SECONDS) else ("error", f"no answer in {SECONDS} s")
+        told = receiver.recv() if receiver.poll(PATIENCE * SECONDS) else ("error", f"no answer in {SECONDS} s")
     except EOFError:
         process.join()
-        told = ("error", f"died with code {process.exitcode}")
+        late = process.exitcode == -signal.SIGXCPU
+        told = ("error", f"no answer in {SECONDS} s" if late else f"died with code {process.exitcode}")
     process.kill()
     process.join()
     return Outcome(behaviour.name, *told)
@@ -75,6 +89,7 @@ def _case(library: Library, behaviour: Behaviour, sender: Connection) -> None:
     held = int(re.search(r"^VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[1]) * 1024
     limit = held + GIBIBYTES * 2**30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     try:
         sender.send(("ok", behaviour.check(library) or ""))
     except Absent:
