@@ -50,7 +50,8 @@ def tables(results: dict[str, tuple[str, list[Outcome]]]) -> str:
     import torch
 
     outcomes = {name: {outcome.behaviour: outcome for outcome in found} for name, (_, found) in results.items()}
-    versions = ", ".join(f"{LIBRARIES[name].distribution} {version}" for name, (version, _) in results.items())
+    titles = {name: LIBRARIES[name].title or LIBRARIES[name].distribution for name in results}
+    versions = ", ".join(f"{titles[name]} {version}" for name, (version, _) in results.items())
     python = platform.python_version()
     lines = [f"Versions: {versions}; torch {torch.__version__}, Python {python}, {platform.machine()} CPU.", ""]
     for group in GROUPS:
@@ -58,7 +59,7 @@ def tables(results: dict[str, tuple[str, list[Outcome]]]) -> str:
         shown = [case for case in cases if all(case.name in found for found in outcomes.values())]
         if not shown:
             continue
-        lines += [f"### {group}", "", f"| | {' | '.join(LIBRARIES[name].distribution for name in results)} |"]
+        lines += [f"### {group}", "", f"| | {' | '.join(titles.values())} |"]
         lines += ["|---" * (len(results) + 1) + "|"]
         for case in shown:
             title = case.title.replace("|", "\\|")

@@ -24,6 +24,7 @@ class Absent(Exception):
 class Library:
     name: str
     distribution: str
+    title = ""  # of its columns, where that is not the distribution's name
 
     def __init__(self) -> None:
         self.version = importlib.metadata.version(self.distribution)
@@ -116,7 +117,7 @@ class Library:
 
 
 class Ttnet(Library):
-    name, distribution = "ttnet", "ttnet-torch"
+    name, distribution, title = "ttnet", "ttnet-torch", "ttnet"
 
     def decompose(self, x: Any, *, eps: float | None = None, max_rank: int | None = None) -> Any:
         return self.module.tt_svd(x, eps=eps, max_rank=max_rank)
