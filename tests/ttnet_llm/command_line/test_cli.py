@@ -40,6 +40,7 @@ def finetune(place, output, *more):
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("whole_pictures")
 def test_finetune_then_evaluate(place, tmp_path):
     code, output = finetune(place, tmp_path / "run", "--method", "loretta-rep", "--method-option", "tt_rank=3")
     assert code == 0, output

@@ -183,6 +183,7 @@ def test_a_run_of_finetune_can_be_exported_merged_and_inspected(tmp_path: Path) 
     assert transformers.AutoConfig.from_pretrained(tmp_path / "merged").label2id == {"bad": 0, "good": 1, "so-so": 2}
 
 
+@pytest.mark.usefixtures("whole_pictures")
 def test_inspect_shows_and_draws(tmp_path: Path) -> None:
     save(tmp_path, models.llama, TTLoraConfig(tt_rank=3))
     code, output = run("inspect", tmp_path / "adapter", "--picture", tmp_path / "spectra.png")

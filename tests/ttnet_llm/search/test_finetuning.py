@@ -37,6 +37,7 @@ def settings_for(files: dict[str, str], output: Path, **others: Any) -> Finetune
     return FinetuneSettings(**files, output=str(output), **given)
 
 
+@pytest.mark.usefixtures("whole_pictures")
 def test_the_best_settings_are_found_and_repeat_the_run(files: dict[str, str], tmp_path: Path) -> None:
     settings = settings_for(files, tmp_path / "out")
     budget = 1000

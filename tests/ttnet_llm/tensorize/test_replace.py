@@ -127,6 +127,7 @@ def test_tables_that_calibration_does_not_fit_go_by_their_weight() -> None:
         assert report.layers[0].output_error is None
 
 
+@pytest.mark.usefixtures("whole_pictures")
 def test_the_report_is_plain_values_and_a_picture(tmp_path: Path) -> None:
     report = shrink(models.bert(), ["query", "value"], ratio=0.5, calibration=[{"input_ids": IDS}])
     found = json.loads(report.to_json())
