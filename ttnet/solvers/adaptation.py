@@ -15,7 +15,8 @@ from ttnet.solvers.sampled import Level, Measurements, attainable, enlarged, lea
 
 LEVEL_SWEEPS = 30  # at most, for one choice of ranks
 SLOW = 0.9  # a sweep that leaves more than this share of the training error is slow,
-SLOW_SWEEPS = 4  # and as many of them one after the other end a level,
+STILL = 0.99  # and one that leaves more than this share counts as two;
+SLOW_SWEEPS = 4  # as many of them one after the other end a level,
 HOPELESS = 100  # as does a held-out error so many times the least one
 PATIENCE = 3  # how many times all ranks may grow without gain
 GAIN = 0.9  # the share of the held-out error that larger ranks have to come down to
@@ -107,10 +108,10 @@ class Adaptation:
                 return SolverStatus.STOPPED
             if len(self.history) == self.max_sweeps:
                 return SolverStatus.MAX_SWEEPS
-            slow = slow + 1 if missed > SLOW * last else 0
+            slow = slow + 1 + (missed > STILL * last) if missed > SLOW * last else 0
             # Products that have found what there is of them get no better; near none of it they may yet.
             patience = 1 if max(ranks) == 1 and missed < SLOW * size else SLOW_SWEEPS
-            if slow == patience or (math.isfinite(best) and error > HOPELESS * self.error):
+            if slow >= patience or (math.isfinite(best) and error > HOPELESS * self.error):
                 return None
             last = missed
         return None
