@@ -31,6 +31,17 @@ def told_everywhere(root=ROOT):
     return version
 
 
+def where_links_lead(root=ROOT):
+    """Say whether the page of a package index could be read with its links and pictures."""
+    urls = tomllib.loads((root / "pyproject.toml").read_text())["project"].get("urls", {})
+    if "Repository" in urls:
+        return f"the links of README.md lead to {urls['Repository']}."
+    return (
+        "but not on a package index yet, where the relative links and pictures of README.md lead nowhere: state the "
+        "repository's address in pyproject.toml, as Repository under [project.urls], and what is built has whole ones."
+    )
+
+
 def programs_of(page):
     """Give the blocks of a page, each of them a program, as its reader would paste one."""
     return BLOCK.findall(page.read_text())
@@ -64,7 +75,7 @@ def main():
         for example in sorted((ROOT / "examples").glob("*.py")):
             if example.name not in NEED_MORE:
                 run(fresh / "bin/python", example, cwd=folder, stdout=subprocess.DEVNULL)
-    print(f"{version} can be released.")  # noqa: T201
+    print(f"{version} can be released; {where_links_lead()}")  # noqa: T201
 
 
 if __name__ == "__main__":

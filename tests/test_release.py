@@ -1,11 +1,12 @@
 """What `make release-check` asks of the files, asked of these and of some that disagree."""
 
 import re
+import runpy
 import shutil
 
 import pytest
 
-from tests.release import ROOT, programs_of, told_everywhere
+from tests.release import ROOT, programs_of, told_everywhere, where_links_lead
 
 FILES = ("pyproject.toml", "CHANGELOG.md", "CITATION.cff", "README.md")
 
@@ -39,6 +40,32 @@ def test_each_block_of_a_page_is_a_program():
     for program in programs:
         compile(program, "README.md", "exec")
         assert "import ttnet" in program
+
+
+def test_links_are_whole_once_an_address_is_stated(tmp_path):
+    for name in ("README.md", "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    told = (tmp_path / "pyproject.toml").read_text()
+    assert "\n[project.urls]" not in told, "let this test take the address that there is by now"
+    text = (ROOT / "README.md").read_text()
+    assert runpy.run_path(str(tmp_path / "setup.py"))["readme"]() == text
+    assert "not on a package index yet" in where_links_lead(tmp_path)
+    address = "https://example.org/who/ttnet"
+    (tmp_path / "pyproject.toml").write_text(
+        told.replace("[project.scripts]", f'[project.urls]\nRepository = "{address}/"\n\n[project.scripts]')
+    )
+    assert address in where_links_lead(tmp_path)
+    whole = runpy.run_path(str(tmp_path / "setup.py"))["readme"]()
+    targets = re.findall(r"\]\(([^)]*)\)", whole)
+    assert len(targets) == len(re.findall(r"\]\(([^)]*)\)", text)) > 30
+    assert all(target.startswith(("https://", "#")) for target in targets)
+    own = [target.removeprefix(address).split("#")[0] for target in targets if target.startswith(address)]
+    assert len(own) > 30
+    for target in own:
+        _, kind, version, path = target.split("/", 3)
+        assert version == f"v{told_everywhere()}"
+        assert (ROOT / path).exists()
+        assert kind == ("raw" if path.endswith(".png") else "blob")
 
 
 def test_nothing_sends_readers_to_the_other_project():
