@@ -102,47 +102,50 @@ def _panel(axis: Any, title: str, x_label: str) -> None:
 def _against_parameters(axis: Any, curves: Sequence[Curve], measure: str) -> None:
     _panel(axis, f"Final {measure} by trainable parameters", "trainable parameters, with the head (log scale)")
     axis.set_xscale("log")
-    by_size = sorted(curves, key=lambda curve: curve.parameters)
-    for colour, curve in zip(_colours(len(curves)), curves, strict=True):
-        score = curve.scores[-1][1]
-        below = by_size.index(curve) % 2 == 0  # neighbours' labels on different sides
-        axis.plot([curve.parameters], [score], "o", ms=11, color=colour, mec="white", mew=1.5)
-        axis.annotate(
-            f"{curve.label}\n{score:.1%} with {curve.parameters:,}" if score >= 0 else f"{curve.label}\n{score:.3f}",
-            (curve.parameters, score),
-            xytext=(0, -13 if below else 13),
-            textcoords="offset points",
-            ha="center",
-            va="top" if below else "bottom",
+    points = [(curve.parameters, curve.scores[-1][1]) for curve in curves]
+    for colour, (size, score) in zip(_colours(len(curves)), points, strict=True):
+        axis.plot([size], [score], "o", ms=11, color=colour, mec="white", mew=1.5)
+    sizes, scores = zip(*points, strict=True)
+    axis.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
+    room = max(max(scores) - min(scores), 0.02)
+    axis.set_ylim(min(scores) - 0.35 * room, max(scores) + 0.35 * room)
+    axis.minorticks_off()
+    said = [f"{score:.1%} with {size:,}" if score >= 0 else f"{score:.3f}" for size, score in points]
+    # In a column beside the panel, in their points' colours: points are too close for what is said of them.
+    heights = _apart(scores, 0.125 * (axis.get_ylim()[1] - axis.get_ylim()[0]))
+    for curve, text, colour, height in zip(curves, said, _colours(len(curves)), heights, strict=True):
+        axis.text(
+            1.02,
+            height,
+            f"{curve.label}\n{text}",
+            transform=axis.get_yaxis_transform(),
+            va="center",
             color=colour,
             fontsize=9.5,
             linespacing=1.35,
         )
-    sizes = [curve.parameters for curve in curves]
-    scores = [curve.scores[-1][1] for curve in curves]
-    axis.set_xlim(min(sizes) / 2.6, max(sizes) * 2.6)
-    room = max(max(scores) - min(scores), 0.02)
-    axis.set_ylim(min(scores) - 0.35 * room, max(scores) + 0.35 * room)
-    axis.minorticks_off()
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Move heights apart where they are closer than a gap, a crowd both ways."""
+    order = sorted(range(len(heights)), key=lambda k: heights[k])
+    moved: list[float] = []
+    for k in order:
+        moved.append(max(heights[k], moved[-1] + gap) if moved else heights[k])
+    shift = float(np.mean(heights) - np.mean(moved))
+    return [moved[order.index(k)] + shift for k in range(len(heights))]
 
 
 def _direct_labels(axis: Any, points: Sequence[tuple[float, float]], labels: Sequence[str]) -> None:
     """Write each curve's name at its end, moved apart where the ends are close."""
     low, high = axis.get_ylim()
-    gap = 0.058 * (high - low)
     colours = _colours(len(labels))
-    heights: list[float] = []
-    order = sorted(range(len(points)), key=lambda k: points[k][1])
-    for k in order:
-        heights.append(max(points[k][1], heights[-1] + gap) if heights else points[k][1])
-    # Centre the labels on the ends again, so that a crowd spreads both ways.
-    shift = float(np.mean([points[k][1] for k in order]) - np.mean(heights))
     right = max(x for x, _ in points)
-    for k, height in zip(order, heights, strict=True):
+    for k, height in enumerate(_apart([y for _, y in points], 0.058 * (high - low))):
         axis.annotate(
             labels[k],
             (points[k][0], points[k][1]),
-            xytext=(right * 1.03, height + shift),
+            xytext=(right * 1.03, height),
             textcoords="data",
             va="center",
             color=colours[k],
