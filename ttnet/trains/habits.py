@@ -7,8 +7,9 @@ up there.
 from __future__ import annotations
 
 import builtins
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +24,11 @@ _FUNCTIONS = (
     "sigmoid sign sin sinh sqrt tan tanh"
 )
 OF_BOTH = {
+    "allclose": "ttnet.allclose(a, b)",
     "astype": "to(dtype)",
     "copy": "clone()",
+    "equal": "ttnet.allclose(a, b)",
+    "isclose": "ttnet.allclose(a, b)",
     "rank": "ranks",
     "size": "shape",
     "tolist": "full().tolist()",
@@ -68,6 +72,38 @@ OF_MATRICES = OF_BOTH | {
     "**": "matrix @ matrix for powers of the operator, matrix * matrix for those of its entries",
     "<": "(a - b).norm() to compare by",
 }
+
+NUMPYS_WORDS = {"axis": "dim", "keepdims": "keepdim"}
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def in_numpys_words(function: Function) -> Function:
+    """Let a function take `axis` for `dim` and `keepdims` for `keepdim`, as torch's own do.
+
+    Args:
+        function: A function with these parameters.
+
+    Returns:
+        The function, which takes either word.
+
+    Raises:
+        TTTypeError: By the function, if it is given both words for one parameter.
+
+    Example:
+        >>> in_numpys_words(lambda dim: dim)(axis=1)
+        1
+    """
+
+    @functools.wraps(function)
+    def either(*args: Any, **kwargs: Any) -> Any:
+        for word, own in NUMPYS_WORDS.items():
+            if word in kwargs:
+                if own in kwargs:
+                    raise TTTypeError(f"{own} and {word} are two words for one argument; give one of them.")
+                kwargs[own] = kwargs.pop(word)
+        return function(*args, **kwargs)
+
+    return either  # type: ignore[return-value]
 
 
 class Count(int):
@@ -156,6 +192,14 @@ class TensorHabits:
         from ttnet.trains.numpy_calls import call_function  # here, as it needs trains
 
         return call_function(self, function, args, kwargs)
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        from ttnet.trains.torch_calls import call_function  # here, as it needs trains
+
+        return call_function(function, args, kwargs or {})
 
     # What torch.tensor and torch.as_tensor ask for first; without it they would read entry by entry.
     def __dlpack__(self, **options: Any) -> Any:

@@ -7,13 +7,13 @@ train has a method for is done by it, what `habits` names a call for is refused 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ttnet.errors import TTTypeError
+from ttnet.trains.calls import operate, takes
 from ttnet.trains.habits import TensorHabits
 from ttnet.trains.joining import cat, kron, stack
 
@@ -35,24 +35,6 @@ EXACT: dict[Callable[..., Any], Callable[..., Any]] = {
     np.var: lambda a, *, ddof=0: a.var(correction=ddof),
     np.vdot: lambda a, b: a.dot(b),
 }
-OPERATORS = {
-    "absolute": "abs",
-    "add": "add",
-    "divide": "truediv",
-    "equal": "eq",
-    "greater": "gt",
-    "greater_equal": "ge",
-    "less": "lt",
-    "less_equal": "le",
-    "matmul": "matmul",
-    "multiply": "mul",
-    "negative": "neg",
-    "not_equal": "ne",
-    "positive": "pos",
-    "power": "pow",
-    "subtract": "sub",
-}
-MIRRORED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le", "eq": "eq", "ne": "ne"}
 
 
 def call_function(
@@ -79,7 +61,7 @@ def call_function(
         TensorTrain([3], float32)
     """
     exact = EXACT.get(function)
-    if exact is not None and _takes(exact, args, kwargs):
+    if exact is not None and takes(exact, args, kwargs):
         return exact(*args, **kwargs)
     if exact is None and function.__name__ in train._instead:
         getattr(train, function.__name__)  # which is not there, and says what is
@@ -110,35 +92,15 @@ def call_ufunc(
         tensor([[2., 2.],
                 [2., 2.]])
     """
-    name = OPERATORS.get(ufunc.__name__)
-    if name and method == "__call__" and not kwargs:
-        first, *others = inputs
-        # Not the operator itself, which would ask numpy's array first, and that would ask here.
-        if isinstance(first, TensorHabits):
-            answer = getattr(first, f"__{name}__", _nothing)(*others)
-        else:
-            answer = getattr(others[0], f"__{MIRRORED.get(name, f'r{name}')}__", _nothing)(first)
-        if answer is not NotImplemented:
-            return answer
+    answer = operate(ufunc.__name__, inputs) if method == "__call__" and not kwargs else NotImplemented
+    if answer is not NotImplemented:
+        return answer
     kinds = " and ".join(f"a {type(value).__name__}" for value in inputs)
     if any(isinstance(value, np.ndarray) for value in inputs):
         advice = "torch.as_tensor(array) in the array's place"
     else:
         advice = train._instead.get(ufunc.__name__, "ttnet.apply(function, train), or train.numpy() if it is small")
     raise TTTypeError(f"numpy.{ufunc.__name__} is given {kinds}; take {advice}.")
-
-
-def _nothing(*_: Any) -> Any:
-    return NotImplemented
-
-
-def _takes(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Say whether a function has these arguments."""
-    try:
-        inspect.signature(function).bind(*args, **kwargs)
-    except TypeError:
-        return False
-    return True
 
 
 def _dense(value: Any) -> Any:

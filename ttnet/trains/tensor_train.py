@@ -11,7 +11,7 @@ from ttnet.errors import TTTypeError
 from ttnet.trains import arithmetic, indexing, reductions
 from ttnet.trains.dims import check_dim
 from ttnet.trains.entrywise import TrainArithmetic
-from ttnet.trains.habits import OF_TRAINS
+from ttnet.trains.habits import OF_TRAINS, in_numpys_words
 
 
 class TensorTrain(TrainArithmetic):
@@ -245,12 +245,14 @@ class TensorTrain(TrainArithmetic):
 
         return orthogonal.entropies(self)
 
+    @in_numpys_words
     def sum(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> TensorTrain | Tensor:
         """Sum over all modes, or over some of them.
 
         Args:
-            dim: A mode or several different ones, from -order to order - 1; None for all of them.
-            keepdim: Whether the modes stay, with size 1.
+            dim: A mode or several different ones, from -order to order - 1; None for all of them. It may be called
+                `axis`.
+            keepdim: Whether the modes stay, with size 1. It may be called `keepdims`.
 
         Returns:
             A train, or a tensor of shape () if no mode is left.
@@ -268,12 +270,14 @@ class TensorTrain(TrainArithmetic):
         """
         return self._reduce(dim, keepdim=keepdim, mean=False)
 
+    @in_numpys_words
     def mean(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> TensorTrain | Tensor:
         """Take the mean over all modes, or over some of them; no count of entries is too large for it.
 
         Args:
-            dim: A mode or several different ones, from -order to order - 1; None for all of them.
-            keepdim: Whether the modes stay, with size 1.
+            dim: A mode or several different ones, from -order to order - 1; None for all of them. It may be called
+                `axis`.
+            keepdim: Whether the modes stay, with size 1. It may be called `keepdims`.
 
         Returns:
             A train, or a tensor of shape () if no mode is left.
