@@ -297,8 +297,6 @@ def write_slim() -> None:
     found = plan(model, masks, heads=1 / 2, neurons=1 / 4)
     slim(model, found)
     save_slim(found, "slim", base="model")
-    record = Path("slim/slim.json")  # which names the base's place on this machine
-    record.write_text(record.read_text("utf-8").replace(f"{Path.cwd()}/", ""), "utf-8")
     np.save("slim/logits.npy", logits(model))
 
 

@@ -127,7 +127,7 @@ def slim_finetuning(
         result = finetune(run, callbacks=[learning, *callbacks])
         shutil.rmtree(folder / _LEARNING)
         told = {"learnt": {"steps": result.steps, "heads": heads, "neurons": neurons, "l1": l1}}
-        sizes = write_slim(learning.plan, folder, base=settings.model, tokenizer=tokenizer, told=told)
+        sizes = write_slim(learning.plan, folder, settings.output, base=settings.model, tokenizer=tokenizer, told=told)
         carry_details(settings.model, folder)
         kept = {name: len(each) for name, each in learning.plan.kept.items()}
         title, said = f"What is left of {Path(settings.model).name}", "{1:,} parameters of {0:,}".format(*sizes)

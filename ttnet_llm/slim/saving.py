@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -173,7 +174,7 @@ def save_slim(plan: Plan, path: str | Path, *, base: str | Path, tokenizer: Any 
     Args:
         plan: What `plan` has chosen.
         path: A new folder, or that of an earlier record, which is replaced.
-        base: Folder or hub id of the whole model.
+        base: Folder or hub id of the whole model. The record names a relative path as it is from its own folder.
         tokenizer: The model's, saved along if there is one.
 
     Raises:
@@ -195,7 +196,7 @@ def save_slim(plan: Plan, path: str | Path, *, base: str | Path, tokenizer: Any 
         4
     """
     with slim_folder(path, reads=(base,)) as folder:
-        write_slim(plan, folder, base=base, tokenizer=tokenizer)
+        write_slim(plan, folder, path, base=base, tokenizer=tokenizer)
 
 
 def slim_folder(path: str | Path, *, reads: tuple[Any, ...] = ()) -> AbstractContextManager[Path]:
@@ -212,13 +213,20 @@ def slim_folder(path: str | Path, *, reads: tuple[Any, ...] = ()) -> AbstractCon
 
 
 def write_slim(
-    plan: Plan, folder: Path, *, base: str | Path, tokenizer: Any, told: Mapping[str, Any] | None = None
+    plan: Plan,
+    folder: Path,
+    place: str | Path,
+    *,
+    base: str | Path,
+    tokenizer: Any,
+    told: Mapping[str, Any] | None = None,
 ) -> tuple[int, int]:
     """Write the files of a record.
 
     Args:
         plan: As for `save_slim`.
         folder: An empty folder.
+        place: Where it goes when it is whole.
         base: As for `save_slim`.
         tokenizer: As for `save_slim`.
         told: What else `slim.json` says, such as how the masks were learnt.
@@ -235,12 +243,10 @@ def write_slim(
     config.save_pretrained(folder)
     fields = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")) | {"transformers_weights": _UNREAD}
     write_text(folder / CONFIG_NAME, json.dumps(fields, indent=2, sort_keys=True) + "\n")
-    # Absolute, as the record is loaded from other places; what is no folder is an id on the hub.
-    place = str(Path(base).resolve()) if Path(base).is_dir() else str(base)
     before = skeleton.num_parameters()
     values = {
         "version": FORMAT,
-        "base": place,
+        "base": _seen_from(Path(place), str(base)),
         "parameters": {"before": before, "after": before - plan.removed},
         **(told or {}),
         "axes": {
@@ -255,6 +261,16 @@ def write_slim(
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     return before, before - plan.removed
+
+
+def _seen_from(folder: Path, base: str) -> str:
+    """Name a base model as it is found from a record's folder, so that both may be moved together.
+
+    An absolute path stays as it was given, as in the configs of PEFT, and what is no folder is an id on the hub.
+    """
+    if Path(base).is_absolute() or not Path(base).is_dir():
+        return base
+    return Path(os.path.relpath(Path(base).resolve(), folder.resolve())).as_posix()
 
 
 def load_slim(path: str | Path, *, base: str | None = None, **options: Any) -> PreTrainedModel:
@@ -301,7 +317,7 @@ def read_record(folder: str | Path) -> tuple[str, Plan]:
         folder: The record's folder.
 
     Returns:
-        The base model, and the plan.
+        The base model, by its folder as it is found from here or by its id on the hub, and the plan.
 
     Raises:
         TTFileError: If something is missing, or cannot be read.
@@ -316,7 +332,9 @@ def read_record(folder: str | Path) -> tuple[str, Plan]:
         groups = {name: int(row["of"]) for name, row in rows.items()}
         samples = {name: numbers[f"{name}.sample"] for name in rows if f"{name}.sample" in numbers}
         found = Plan(kept, factors, groups, int(removed), samples)
-        return str(values["base"]), found
+        base = str(values["base"])
+        beside = Path(folder, base)
+        return os.path.normpath(beside) if beside.is_dir() else base, found
     except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise TTFileError(
             f"{str(folder)!r} holds no record of a slim model that can be read ({error!r}); save it again."

@@ -108,6 +108,21 @@ def test_a_base_model_that_has_moved_is_named_anew(tmp_path: Path) -> None:
         load_slim(tmp_path / "slim", base=str(tmp_path / "slim"))
 
 
+def test_a_record_names_no_place_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, found = saved("bert", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    save_slim(found, "records/slim", base="base")
+    assert json.loads(Path("records/slim/slim.json").read_text())["base"] == "../../base"
+    for file in Path("records/slim").iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file
+    (tmp_path / "else/where").mkdir(parents=True)
+    for moved in ("records", "base"):
+        Path(moved).rename(tmp_path / "else" / moved)
+    for place in (tmp_path, tmp_path / "else/where"):  # from wherever it is loaded
+        monkeypatch.chdir(place)
+        assert torch.equal(logits(load_slim(tmp_path / "else/records/slim"), "bert"), logits(model, "bert"))
+
+
 @pytest.mark.parametrize("changed", ["attention.self.query", "attention.output.dense", "output.dense"])
 def test_a_base_model_with_other_weights_is_refused(changed: str, tmp_path: Path) -> None:
     saved("bert", tmp_path)
