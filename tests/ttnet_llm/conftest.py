@@ -15,7 +15,7 @@ def sketch(self: Figure, *arguments: Any, **options: Any) -> None:
     save(self, *arguments, **options | {"dpi": 30})
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)  # not longer, as pictures of other rooms are drawn whole
 def sketches() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", sketch)
