@@ -181,7 +181,7 @@ def projected(
 
     Example:
         >>> import ttnet
-        >>> from ttnet.solvers.completion import IndexSamples
+        >>> from ttnet.solvers.entries import IndexSamples
         >>> space = TangentSpace(ttnet.ones((2, 3)).cores)
         >>> projected(IndexSamples(torch.tensor([[0, 0]]), (2, 3)), space, torch.ones(1)).norm()
         tensor(0.8165)

@@ -289,7 +289,7 @@ def enlarged(
         The larger cores, left-orthogonal but for the last.
 
     Example:
-        >>> from ttnet.solvers.completion import IndexSamples
+        >>> from ttnet.solvers.entries import IndexSamples
         >>> samples, y = IndexSamples(torch.tensor([[0, 0], [1, 1]]), (2, 2)), torch.tensor([0.0, 3.0])
         >>> cores = [torch.tensor([[[1.0], [0.0]]]), torch.tensor([[[1.0], [0.0]]])]
         >>> larger = enlarged(samples, cores, y - samples.values(cores), [1], torch.Generator().manual_seed(0))
