@@ -82,10 +82,11 @@ def draw_curves(curves: Sequence[Curve], path: str | Path, *, measure: str, titl
             steps, scores = np.array(curve.scores).T
             axes[1].plot(steps, scores, color=colour, lw=2, marker="o", ms=4.5, mec="white", mew=0.8)
         if len(curves) > 1:
-            ends = [[(np.array(c.losses).T[0][-1], smooth(np.array(c.losses).T[1])[-1]) for c in curves if c.losses]]
-            ends.append([c.scores[-1] for c in curves])
-            for axis, points in zip(axes, ends, strict=False):
-                _direct_labels(axis, points, [c.label for c in curves])
+            named = [(curve.label, colour) for curve, colour in zip(curves, _colours(len(curves)), strict=True)]
+            learnt = [k for k, curve in enumerate(curves) if curve.losses]  # which a run of no steps has not
+            losses_end = [(curves[k].losses[-1][0], smooth(np.array(curves[k].losses).T[1])[-1]) for k in learnt]
+            _direct_labels(axes[0], losses_end, [named[k] for k in learnt])
+            _direct_labels(axes[1], [curve.scores[-1] for curve in curves], named)
             if panels == 3:
                 _against_parameters(axes[2], curves, measure)
         with atomic(path) as temporary:
@@ -136,19 +137,20 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
     return [moved[order.index(k)] + shift for k in range(len(heights))]
 
 
-def _direct_labels(axis: Any, points: Sequence[tuple[float, float]], labels: Sequence[str]) -> None:
-    """Write each curve's name at its end, moved apart where the ends are close."""
+def _direct_labels(axis: Any, points: Sequence[tuple[float, float]], named: Sequence[tuple[str, Any]]) -> None:
+    """Write each curve's name at its end, in its colour, moved apart where the ends are close."""
+    if not points:
+        return
     low, high = axis.get_ylim()
-    colours = _colours(len(labels))
     right = max(x for x, _ in points)
     for k, height in enumerate(_apart([y for _, y in points], 0.058 * (high - low))):
         axis.annotate(
-            labels[k],
+            named[k][0],
             (points[k][0], points[k][1]),
             xytext=(right * 1.03, height),
             textcoords="data",
             va="center",
-            color=colours[k],
+            color=named[k][1],
             fontsize=10,
             fontweight="bold",
             annotation_clip=False,
