@@ -163,6 +163,8 @@ rank, which `allocate`, the gates and the random choices take too, {r8:g} for r=
 {versions}. Repeat:
 
     python -m benchmarks.allocated --data DIR --report docs/results/allocated.md
+
+How [modules and ranks](../search.md#modules-and-ranks) are allocated.
 """
 Make = Callable[[nn.Module, Task, float, int], nn.Module]
 

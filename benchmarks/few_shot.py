@@ -208,6 +208,8 @@ which favours it:
 {versions}; one CPU thread. Repeat:
 
     python -m benchmarks.few_shot MODEL SST2_FOLDER --epochs {args.epochs} --scored {args.scored}
+
+How to [learn from few questions](../few_shot.md).
 """
 
 

@@ -202,6 +202,8 @@ space.
 
 Made by `python -m benchmarks.published` with {versions("ttnet-torch", "torch", "transformers", "peft")}; nothing is
 measured or drawn, so that any machine gives the same.
+
+[Where the parameters go](../parameters.md), and [the methods](../methods.md).
 """,
     )
 

@@ -228,6 +228,8 @@ The rate of the masks was chosen by training texts that were held out, with LoRA
 {packages}; one CPU thread. Repeat:
 
     python -m benchmarks.slim MODEL SST2_FOLDER
+
+How to [cut heads and neurons](../slim.md).
 """
 
 

@@ -196,6 +196,8 @@ Rates, chosen among three by the seed 100 on other models: {rates_code}.
 {versions}. Repeat:
 
     python -m benchmarks.sparse --data DIR --smol DIR --report docs/results/sparse.md
+
+How to [keep a base model sparse](../sparse.md).
 """
 
 

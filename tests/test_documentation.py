@@ -59,6 +59,15 @@ def test_powers_are_written_as_code(page):
     assert re.findall(r"(?<=[a-z0-9)])\*\*[\w(-]+", prose) == []  # Markdown reads two in a paragraph as bold
 
 
+GUIDES = [page for page in PAGES if page.parent == ROOT / "docs"]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_every_page_leads_on(page):
+    others = set(re.findall(r"\]\(([\w./]+\.md)", page.read_text("utf-8"))) - {page.name}
+    assert others, "expected a link to another page"
+
+
 RESULTS = sorted([*ROOT.glob("docs/results/*.md"), *ROOT.glob("benchmarks/results/*.md"), ROOT / "docs/comparison.md"])
 
 

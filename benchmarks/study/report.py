@@ -54,10 +54,11 @@ def write_report(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, 
         f"({_list(plan.select_tasks or plan.tasks)}), and is the same for all tasks."
     )
     losses = "accuracy" not in record
+    epochs = f"{plan.epochs:g} epoch{'s' * (plan.epochs != 1)}"
     what = (f"pieces of {plan.max_length} tokens", "") if losses else ("examples", " texts of similar lengths")
     setting = (
         f"{plan.model or 'all-MiniLM-L6-v2 (6 layers, hidden size 384)'}, {plan.examples:,} training {what[0]} "
-        f"drawn by the seed, {plan.epochs:g} epoch(s), batches of {plan.batch_size}{what[1]}, AdamW "
+        f"drawn by the seed, {epochs}, batches of {plan.batch_size}{what[1]}, AdamW "
         "with a linear warm-up and decay, no dropout."
     )
     has_head = not losses and record["head"] > 0
@@ -88,6 +89,8 @@ deviation over the seeds {_list(plan.seeds)}.{differences}
 {plan.note and plan.note + 2 * chr(10)}{picture}{versions}; one CPU thread a training. Repeat:
 
     {command}
+
+What it says of [which method, rank and rate to take](../choosing.md).
 """,
     )
 
