@@ -15,10 +15,12 @@ from ttnet.numerics.dense import as_dense
 from ttnet.numerics.memory import check_memory
 from ttnet.numerics.truncation import check_ranks
 from ttnet.trains.chain import check_dtype, check_shape
+from ttnet.trains.habits import in_other_words
 from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
 
 
+@in_other_words()
 def random(
     shape: Sequence[int],
     rank: int | Sequence[int] = 1,
@@ -75,6 +77,7 @@ def random(
     return TensorTrain(cores)
 
 
+@in_other_words()
 def zeros(
     shape: Sequence[int],
     *,
@@ -102,6 +105,7 @@ def zeros(
     return _constant(0.0, shape, dtype, device)
 
 
+@in_other_words()
 def ones(
     shape: Sequence[int],
     *,
@@ -130,6 +134,7 @@ def ones(
     return _constant(1.0, shape, dtype, device)
 
 
+@in_other_words()
 def eye(
     shape: Sequence[int],
     *,
@@ -165,6 +170,7 @@ def eye(
     return TTMatrix([torch.eye(size, dtype=dtype, device=device)[None, :, :, None] for size in shape])
 
 
+@in_other_words()
 def arange(
     shape: Sequence[int],
     *,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from fractions import Fraction
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from ttnet.numerics.scales import compute_dtype, real_dtype
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.trains import arithmetic, reductions
 from ttnet.trains.chain import CoreChain, check_scalar, shorten
+from ttnet.trains.habits import in_other_words
 
 _MAX_POWER_RANK = 10_000  # cores of a hundred million numbers for each entry of a mode
 
@@ -38,59 +39,90 @@ class TrainArithmetic(CoreChain):
         def shape(self) -> tuple[int, ...]:
             """The mode sizes."""
 
-    def var(self, *, correction: int = 1) -> Tensor:
-        """Compute the variance of all entries, `||x - mean||**2 / (numel - correction)`, without forming them.
+    @in_other_words()
+    def var(
+        self, dim: int | Sequence[int] | None = None, *, correction: int = 1, keepdim: bool = False
+    ) -> Self | Tensor:
+        """Compute the variance over all modes, or along some of them, without forming the entries.
 
         Args:
-            correction: What is taken off the number of entries, at least 0 and less than that.
+            dim: A mode or several different ones, from -order to order - 1; None for all of them. It may be called
+                `axis`.
+            correction: What is taken off the number of entries that a mean runs over, at least 0 and less than that. It
+                may be called `ddof`, as numpy does, which takes off 0.
+            keepdim: Whether the modes stay, with size 1. It may be called `keepdims`.
 
         Returns:
-            A real tensor of shape (); gradients flow to the cores.
+            A train of real entries, whose ranks are up to the squares of these ranks times the number of modes in
+            `dim`, or a real tensor of shape () if no mode is left. Gradients flow to the cores. Where a variance is
+            zero, rounding may leave it somewhat above or below.
 
         Raises:
-            TTTypeError: If `correction` is not an int.
-            TTValueError: If it is out of range.
+            TTTypeError: If `dim` or `correction` is of another type.
+            TTIndexError: If there is no such mode.
+            TTValueError: If `correction` is out of range, if `dim` is empty or names a mode twice, or if it leaves
+                modes and a core has entries that are NaN or infinite.
 
         Example:
             >>> import torch, ttnet
-            >>> ttnet.tt_svd(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).var(correction=0)
-            tensor(1.2500)
+            >>> x = ttnet.tt_svd(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+            >>> x.var(correction=0), x.var(dim=0).full()
+            (tensor(2.1875), tensor([2.0000, 4.5000]))
         """
-        return self._deviation(correction).square().to(real_dtype(self.dtype))
+        from ttnet.trains import deviations  # here, since that module knows trains
 
-    def std(self, *, correction: int = 1) -> Tensor:
+        dims, factor = self._dims_and_factor(dim, correction)
+        if len(dims) < len(self.shape):
+            return type(self)(deviations.variances(self._cores, dims, factor, keepdim=keepdim))
+        return self._kept(deviations.deviation(self._cores, factor).square(), keepdim=keepdim)
+
+    @in_other_words()
+    def std(
+        self, dim: int | Sequence[int] | None = None, *, correction: int = 1, keepdim: bool = False
+    ) -> Self | Tensor:
         """Compute the standard deviation of all entries, the root of `var`.
 
         Args:
+            dim: None for all modes, or all of them. Along some modes it is a root of every entry of a train, which is
+                not exact.
             correction: As for `var`.
+            keepdim: As for `var`.
 
         Returns:
-            A real tensor of shape (); gradients flow to the cores.
+            A real tensor of shape (), or a train of as many entries; gradients flow to the cores.
 
         Raises:
-            TTTypeError: If `correction` is not an int.
-            TTValueError: If it is out of range.
+            TTTypeError: If `dim` leaves modes (the error names the call for that), or an argument is of another type.
+            TTIndexError: If there is no such mode.
+            TTValueError: If `correction` is out of range, or `dim` is empty or names a mode twice.
 
         Example:
             >>> import ttnet
             >>> ttnet.arange((2, 2)).std(correction=0) ** 2
             tensor(1.2500)
         """
-        return self._deviation(correction).to(real_dtype(self.dtype))
+        from ttnet.trains import deviations  # here, since that module knows trains
 
-    def _deviation(self, correction: int) -> Tensor:
-        """Compute the standard deviation in at least single precision, to be cast once."""
-        if isinstance(correction, bool) or not isinstance(correction, int):
-            raise TTTypeError(f"correction is {correction!r}; expected an int.")
-        if not 0 <= correction < self.numel:
-            raise TTValueError(f"correction is {correction}; expected 0 to {self.numel - 1} for so many entries.")
-        train = self.to(compute_dtype(self.dtype))
-        [mean] = reductions.reduce(train._cores, range(len(self.shape)), mean=True)
-        # A sum of trains, since `torch.compile` takes no operator between a train and a tensor.
-        centred = train + train._constant(-mean.reshape(()))
-        # A share of each core, since the number of entries may exceed every float.
-        share = [core / core.shape[1] ** 0.5 if core.ndim == 3 else core for core in centred._cores]
-        return arithmetic.norm(share) * float(Fraction(self.numel, self.numel - correction)) ** 0.5
+        dims, factor = self._dims_and_factor(dim, correction)
+        if len(dims) < len(self.shape):
+            raise TTTypeError(
+                f"dim is {dim!r}, which leaves modes, and roots of the entries of a train are not exact; take "
+                "ttnet.apply(lambda v: v.clamp(min=0).sqrt(), train.var(dim))."
+            )
+        return self._kept(deviations.deviation(self._cores, factor), keepdim=keepdim)
+
+    def _dims_and_factor(self, dim: Any, correction: object) -> tuple[tuple[int, ...], float]:
+        from ttnet.trains import deviations  # here, since that module knows trains
+
+        dims = reductions.chosen_modes(dim, len(self.shape))
+        return dims, deviations.correcting_factor(correction, prod(self.shape[k] for k in dims))
+
+    def _kept(self, value: Tensor, *, keepdim: bool) -> Self | Tensor:
+        """Give what has no modes left as a number of the dtype, or with modes of size 1."""
+        dtype = real_dtype(self.dtype)
+        if not (keepdim and self.shape):
+            return value.to(dtype)
+        return type(self)(arithmetic.scale([value.new_ones(1, 1, 1)] * len(self.shape), value, torch.mul)).to(dtype)
 
     def _check_alike(self, other: CoreChain) -> None:
         if not isinstance(other, TrainArithmetic):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar
 
@@ -39,13 +40,23 @@ OF_TRAINS = (
     | {name: f"ttnet.apply(torch.{name}, train)" for name in _FUNCTIONS.split()}
     | {name: f"ttnet.solvers.optimize(train, '{name[-3:]}')" for name in ("max", "min", "amax", "amin")}
     | {name: f"ttnet.solvers.optimize(train, '{name[-3:]}')" for name in ("argmax", "argmin")}
+    | dict.fromkeys(("add", "sub", "subtract"), "a + b or a - b")
+    | dict.fromkeys(("multiply", "div", "divide"), "a * b, or train / number")
+    | dict.fromkeys(("neg", "negative"), "-train")
+    | dict.fromkeys(("movedim", "permute_dims"), "permute(dims)")
     | {
+        "conjugate": "conj()",
         "contiguous": "the train itself: its cores are what is stored",
         "dim": "ndim",
         "flatten": "reshape((-1,))",
+        "pow": "train**power",
         "prod": "ttnet.apply(torch.log, train), summed",
+        "requires_grad": "train.cores, each of which has its own",
+        "requires_grad_": "TensorTrain(core.requires_grad_() for core in train.cores)",
+        "square": "train**2",
         "squeeze": "train[:, 0], with the index 0 for a mode of size 1",
         "svd": "ttnet.singular_values(train)",
+        "swapaxes": "transpose(dim0, dim1)",
         "t": "T",
         "unsqueeze": "train[None]",
         "view": "reshape(shape)",
@@ -73,37 +84,66 @@ OF_MATRICES = OF_BOTH | {
     "<": "(a - b).norm() to compare by",
 }
 
-NUMPYS_WORDS = {"axis": "dim", "keepdims": "keepdim"}
+NUMPYS_WORDS = {"axis": "dim", "keepdims": "keepdim", "ddof": "correction"}
+# Arguments that functions of torch and numpy have, and those of trains have not.
+WORDS_INSTEAD = {
+    "dtype": "train.to(dtype) first",
+    "out": "what is returned, as trains are not written into",
+    "requires_grad": "TensorTrain(core.requires_grad_() for core in train.cores)",
+    "unbiased": "correction=1 for True, or correction=0 for False",
+}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def in_numpys_words(function: Function) -> Function:
-    """Let a function take `axis` for `dim` and `keepdims` for `keepdim`, as torch's own do.
+def in_other_words(**instead: str) -> Callable[[Function], Function]:
+    """Let a function take numpy's words for its arguments, and name a call for arguments that it has not.
 
     Args:
-        function: A function with these parameters.
+        instead: For arguments of torch's or numpy's functions of this name, what to take in their place; those of
+            `WORDS_INSTEAD` are known without.
 
     Returns:
-        The function, which takes either word.
+        A decorator. The function takes `axis` for `dim`, `keepdims` for `keepdim` and `ddof` for `correction`, and
+        passes over arguments that it has not where they are None.
 
     Raises:
-        TTTypeError: By the function, if it is given both words for one parameter.
+        TTTypeError: By the function, if it is given both words for one argument, or an argument of `instead`.
 
     Example:
-        >>> in_numpys_words(lambda dim: dim)(axis=1)
+        >>> in_other_words()(lambda dim: dim)(axis=1, out=None)
         1
+        >>> in_other_words(order="train.T")(lambda dim: dim)(axis=1, order="F")
+        Traceback (most recent call last):
+            ...
+        ttnet.errors.TTTypeError: <lambda> has no argument 'order'; take train.T.
     """
+    instead = WORDS_INSTEAD | instead
 
-    @functools.wraps(function)
-    def either(*args: Any, **kwargs: Any) -> Any:
-        for word, own in NUMPYS_WORDS.items():
-            if word in kwargs:
-                if own in kwargs:
-                    raise TTTypeError(f"{own} and {word} are two words for one argument; give one of them.")
-                kwargs[own] = kwargs.pop(word)
-        return function(*args, **kwargs)
+    def decorate(function: Function) -> Function:
+        own = frozenset(inspect.signature(function).parameters)
 
-    return either  # type: ignore[return-value]
+        @functools.wraps(function)
+        def either(*args: Any, **kwargs: Any) -> Any:
+            for word in [word for word in kwargs if word not in own]:
+                meant = NUMPYS_WORDS.get(word, word)
+                if meant in own and meant in kwargs:
+                    raise TTTypeError(f"{meant} and {word} are two words for one argument; give one of them.")
+                if meant in own:
+                    kwargs[meant] = kwargs.pop(word)
+                elif meant in instead and kwargs.pop(word) is not None:
+                    raise TTTypeError(f"{function.__name__} has no argument {word!r}; take {instead[meant]}.")
+            return function(*args, **kwargs)
+
+        return either  # type: ignore[return-value]
+
+    return decorate
+
+
+ROUNDS_INSTEAD = {"decimals": "round(eps) for smaller ranks, as entries are not rounded to digits"}
+# What the norms of trains and of TT-matrices are asked for besides.
+NORMS_INSTEAD = dict.fromkeys(("p", "ord"), "norm(), the Frobenius norm, which is the only one") | dict.fromkeys(
+    ("dim", "keepdim"), "(train.conj() * train).sum(dim), of which ttnet.apply takes the root"
+)
 
 
 class Count(int):
@@ -154,6 +194,7 @@ class TensorHabits:
         def to(self, *args: Any, **kwargs: Any) -> Self:
             """Convert all cores."""
 
+    @in_other_words(dtype="numpy.asarray(train, dtype)")
     def numpy(self) -> npt.NDArray[Any]:
         """Contract to the dense array, as `full().numpy()`; no gradients flow through it.
 

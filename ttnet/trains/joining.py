@@ -17,13 +17,13 @@ from ttnet.numerics.scales import compute_dtype
 from ttnet.numerics.train_scales import join_scale, level, split_scales
 from ttnet.trains.chain import CoreChain, shorten
 from ttnet.trains.dims import check_dim
-from ttnet.trains.habits import in_numpys_words
+from ttnet.trains.habits import in_other_words
 from ttnet.trains.indexing import index
 from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
 
 
-@in_numpys_words
+@in_other_words()
 def cat(trains: Sequence[TensorTrain], dim: int = 0) -> TensorTrain:
     """Put trains side by side along a mode, as `torch.cat` does with tensors; ranks add up.
 
@@ -87,7 +87,7 @@ def _join(
     return torch.cat(blocks, 2 if first else 0)
 
 
-@in_numpys_words
+@in_other_words()
 def stack(trains: Sequence[TensorTrain], dim: int = 0) -> TensorTrain:
     """Put trains on top of each other along a new mode, as `torch.stack` does with tensors; ranks add up.
 

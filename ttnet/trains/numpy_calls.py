@@ -30,9 +30,10 @@ EXACT: dict[Callable[..., Any], Callable[..., Any]] = {
     np.stack: lambda trains, axis=0: stack(trains, axis),
     np.std: lambda a, *, ddof=0: a.std(correction=ddof),
     np.sum: lambda a, axis=None, *, keepdims=False: a.sum(axis, keepdims),
+    np.swapaxes: lambda a, axis1, axis2: a.transpose(axis1, axis2),
     np.trace: lambda a: a.trace(),
     np.transpose: lambda a, axes=None: a.T if axes is None else a.permute(axes),
-    np.var: lambda a, *, ddof=0: a.var(correction=ddof),
+    np.var: lambda a, axis=None, *, ddof=0, keepdims=False: a.var(axis, correction=ddof, keepdim=keepdims),
     np.vdot: lambda a, b: a.dot(b),
 }
 

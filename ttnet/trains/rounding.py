@@ -16,9 +16,11 @@ from ttnet.rounding.methods import METHODS, round_cores
 from ttnet.rounding.sums import largest_part
 from ttnet.trains.arithmetic import scaled_dtype
 from ttnet.trains.chain import check_scalar, shorten
+from ttnet.trains.habits import ROUNDS_INSTEAD, in_other_words
 from ttnet.trains.tensor_train import TensorTrain
 
 
+@in_other_words(**ROUNDS_INSTEAD)
 def round(
     tt: TensorTrain,
     eps: float | None = None,

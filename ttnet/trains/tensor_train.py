@@ -11,7 +11,7 @@ from ttnet.errors import TTTypeError
 from ttnet.trains import arithmetic, indexing, reductions
 from ttnet.trains.dims import check_dim
 from ttnet.trains.entrywise import TrainArithmetic
-from ttnet.trains.habits import OF_TRAINS, in_numpys_words
+from ttnet.trains.habits import NORMS_INSTEAD, OF_TRAINS, ROUNDS_INSTEAD, in_other_words
 
 
 class TensorTrain(TrainArithmetic):
@@ -132,6 +132,7 @@ class TensorTrain(TrainArithmetic):
         self._check_alike(other)
         return arithmetic.slogdot(self._cores, other._cores)
 
+    @in_other_words(**NORMS_INSTEAD)
     def norm(self) -> Tensor:
         """Compute the Frobenius norm, by orthogonalisation and so without cancellation.
 
@@ -158,6 +159,7 @@ class TensorTrain(TrainArithmetic):
         """
         return arithmetic.log_norm(self._cores)
 
+    @in_other_words(**ROUNDS_INSTEAD)
     def round(
         self, eps: float | None = None, *, max_rank: int | Sequence[int] | None = None, method: str = "auto"
     ) -> TensorTrain:
@@ -245,7 +247,7 @@ class TensorTrain(TrainArithmetic):
 
         return orthogonal.entropies(self)
 
-    @in_numpys_words
+    @in_other_words()
     def sum(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> TensorTrain | Tensor:
         """Sum over all modes, or over some of them.
 
@@ -270,7 +272,7 @@ class TensorTrain(TrainArithmetic):
         """
         return self._reduce(dim, keepdim=keepdim, mean=False)
 
-    @in_numpys_words
+    @in_other_words()
     def mean(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> TensorTrain | Tensor:
         """Take the mean over all modes, or over some of them; no count of entries is too large for it.
 

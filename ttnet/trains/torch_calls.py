@@ -19,11 +19,15 @@ from ttnet.trains.habits import NUMPYS_WORDS, TensorHabits
 from ttnet.trains.joining import cat, kron, outer, stack
 
 
-def _norm(input: Any, p: object = 2, dim: None = None, keepdim: bool = False) -> Any:
-    return input.norm() if p in (2, "fro") and not keepdim else NotImplemented
+def _norm(input: Any, p: object = 2, dim: Any = None, keepdim: bool = False, **words: Any) -> Any:
+    return input.norm(dim=dim, keepdim=keepdim or None, **words) if p in (2, "fro") else NotImplemented
 
 
-# With the arguments that are understood, under torch's names.
+def _mean_beside(input: Any, dim: Any = None, *, keepdim: bool = False, **_: Any) -> Any:
+    return input.mean(dim, keepdim)
+
+
+# With the arguments that are understood, under torch's names; methods tell what to take in the place of other words.
 EXACT: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.add: lambda input, other, *, alpha=1: operate("add", [input, other if alpha == 1 else alpha * other]),
     torch.cat: lambda tensors, dim=0: cat(tensors, dim),
@@ -37,22 +41,29 @@ EXACT: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.is_complex: lambda input: input.dtype.is_complex,
     torch.is_floating_point: lambda input: input.dtype.is_floating_point,
     torch.kron: lambda input, other: kron(input, other),
-    torch.linalg.norm: lambda A, ord="fro": _norm(A) if ord == "fro" else NotImplemented,  # of 2, the largest value
-    torch.linalg.vector_norm: lambda x, ord=2: _norm(x) if ord == 2 else NotImplemented,
-    torch.mean: lambda input, dim=None, keepdim=False: input.mean(dim, keepdim),
+    torch.linalg.matrix_norm: lambda A, ord="fro": _norm(A, ord) if len(A.shape) == 2 else NotImplemented,
+    torch.linalg.norm: lambda A, ord="fro", dim=None, keepdim=False, **words: (
+        _norm(A, ord, dim, keepdim, **words) if ord == "fro" else NotImplemented  # of 2, the largest value
+    ),
+    torch.linalg.vector_norm: lambda x, ord=2, dim=None, keepdim=False, **words: _norm(x, ord, dim, keepdim, **words),
+    torch.mean: lambda input, dim=None, keepdim=False, **words: input.mean(dim, keepdim, **words),
     torch.norm: _norm,
     torch.numel: lambda input: int(input.numel),
     torch.outer: lambda input, vec2: outer(input, vec2),
     torch.permute: lambda input, dims: input.permute(dims),
     torch.reshape: lambda input, shape: input.reshape(shape),
     torch.stack: lambda tensors, dim=0: stack(tensors, dim),
-    torch.std: lambda input, *, correction=1: input.std(correction=correction),
+    torch.square: lambda input: operate("pow", [input, 2]),
+    torch.std: lambda input, dim=None, **words: input.std(dim, **words),
+    torch.std_mean: lambda input, dim=None, **words: (input.std(dim, **words), _mean_beside(input, dim, **words)),
     torch.sub: lambda input, other, *, alpha=1: operate("sub", [input, other if alpha == 1 else alpha * other]),
-    torch.sum: lambda input, dim=None, keepdim=False: input.sum(dim, keepdim),
+    torch.sum: lambda input, dim=None, keepdim=False, **words: input.sum(dim, keepdim, **words),
+    torch.swapaxes: lambda input, axis0, axis1: input.transpose(axis0, axis1),
     torch.t: lambda input: input.T if len(input.shape) < 3 else NotImplemented,
     torch.trace: lambda input: input.trace(),
     torch.transpose: lambda input, dim0, dim1: input.transpose(dim0, dim1),
-    torch.var: lambda input, *, correction=1: input.var(correction=correction),
+    torch.var: lambda input, dim=None, **words: input.var(dim, **words),
+    torch.var_mean: lambda input, dim=None, **words: (input.var(dim, **words), _mean_beside(input, dim, **words)),
     torch.vdot: lambda input, other: input.dot(other),
 }
 

@@ -18,7 +18,7 @@ from ttnet.numerics.scales import compute_dtype, split_excess, split_row_excess,
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.trains import arithmetic, reductions
 from ttnet.trains.chain import CoreChain, check_plain, check_scalar, check_shape, shorten
-from ttnet.trains.habits import OF_MATRICES
+from ttnet.trains.habits import NORMS_INSTEAD, OF_MATRICES, ROUNDS_INSTEAD, in_other_words
 from ttnet.trains.tensor_train import TensorTrain
 
 
@@ -215,6 +215,7 @@ class TTMatrix(CoreChain):
         dense = arithmetic.full(self._cores)  # (m_1, n_1, m_2, n_2, ...)
         return dense.permute([*range(0, 2 * order, 2), *range(1, 2 * order, 2)]).reshape(self.shape)
 
+    @in_other_words(**NORMS_INSTEAD)
     def norm(self) -> Tensor:
         """Compute the Frobenius norm, by orthogonalisation and so without cancellation.
 
@@ -304,6 +305,7 @@ class TTMatrix(CoreChain):
         diagonal = joining.diag(self)
         return TensorTrain(reductions.reduce(diagonal.cores, range(diagonal.ndim))).full()
 
+    @in_other_words(**ROUNDS_INSTEAD)
     def round(
         self, eps: float | None = None, *, max_rank: int | Sequence[int] | None = None, method: str = "auto"
     ) -> TTMatrix:

@@ -41,6 +41,8 @@ OPERATIONS = {
     "partial sum": lambda x, y, w, v: x.sum(dim=1),
     "mean": lambda x, y, w, v: x.mean(dim=[0, 2], keepdim=True),
     "variance": lambda x, y, w, v: x.var(),
+    "variances": lambda x, y, w, v: x.var(dim=1),
+    "variances of two": lambda x, y, w, v: x.var(dim=(2, 0), correction=0, keepdim=True),
     "deviation": lambda x, y, w, v: x.std(correction=0),
     "number added": lambda x, y, w, v: 1 - x + 0.5,
     "power": lambda x, y, w, v: x**2,

@@ -25,6 +25,13 @@ def test_functions_of_torch_that_are_exact(x, data):
         (torch.mean(x, dim=dim), full.mean(dim)),
         (torch.std(x, correction=0), full.std(correction=0)),
         (torch.var(x, correction=0), full.var(correction=0)),
+        (torch.var(x, dim, correction=0, keepdim=keep), full.var(dim, correction=0, keepdim=keep)),
+        (torch.var_mean(x, dim, correction=0, keepdim=keep)[0], full.var(dim, correction=0, keepdim=keep)),
+        (torch.var_mean(x, dim, correction=0, keepdim=keep)[1], full.mean(dim, keepdim=keep)),
+        (torch.std_mean(x, correction=0)[0], full.std(correction=0)),
+        (torch.std_mean(x, correction=0)[1], full.mean()),
+        (torch.square(x), full**2),
+        (torch.swapaxes(x, dim, other), full.transpose(dim, other)),
         (torch.norm(x), full.norm()),
         (torch.linalg.norm(x), torch.linalg.norm(full)),
         (torch.linalg.vector_norm(x, 2), torch.linalg.vector_norm(full)),
@@ -75,6 +82,7 @@ def test_functions_of_torch_that_form_nothing():
     assert torch.is_floating_point(huge)
     assert float(torch.mean(huge)) == pytest.approx(1)
     assert float(torch.linalg.norm(huge)) == pytest.approx(1e50)
+    assert float(torch.linalg.matrix_norm(W)) == pytest.approx(float(W.norm()))
     w = ttnet.eye((10,) * 100, dtype=torch.float64)
     assert float(torch.trace(w)) == pytest.approx(1e100)
     assert isinstance(torch.matmul(w, huge), TensorTrain)
@@ -111,7 +119,30 @@ def test_gradients_flow_through_torchs_functions():
             lambda: torch.linalg.inv(W),
             r"torch\.linalg\.inv is given a TTMatrix; take ttnet\.solvers\.inverse\(matrix\)",
         ),
-        (lambda: torch.sum(X, dtype=torch.float32), r"torch\.sum is given a TensorTrain; take train\.full\(\) if it"),
+        (lambda: torch.sum(X, dtype=torch.float32), r"sum has no argument 'dtype'; take train\.to\(dtype\) first"),
+        (lambda: X.mean(0, dtype=torch.float32), r"mean has no argument 'dtype'; take train\.to\(dtype\) first"),
+        (lambda: torch.sum(X, 0, out=torch.empty(3)), "sum has no argument 'out'; take what is returned"),
+        (
+            lambda: X.var(0, unbiased=False),
+            "var has no argument 'unbiased'; take correction=1 for True, or correction=0",
+        ),
+        (lambda: torch.var(X, unbiased=False), "var has no argument 'unbiased'; take correction=1"),
+        (lambda: torch.var(X, False), "dim is False; expected an int"),
+        (
+            lambda: torch.norm(X, dim=0),
+            r"norm has no argument 'dim'; take \(train\.conj\(\) \* train\)\.sum\(dim\), of",
+        ),
+        (lambda: torch.norm(X, 2, 0, True), r"norm has no argument 'dim'"),
+        (lambda: torch.norm(X, keepdim=True), r"norm has no argument 'keepdim'"),
+        (lambda: torch.linalg.vector_norm(X, dim=0), r"norm has no argument 'dim'"),
+        (lambda: torch.linalg.norm(X, dim=(0, 1)), r"norm has no argument 'dim'"),
+        (lambda: X.norm(axis=0), r"norm has no argument 'axis'"),
+        (lambda: W.norm(ord=2), r"norm has no argument 'ord'; take norm\(\), the Frobenius norm"),
+        (lambda: torch.linalg.matrix_norm(W, "nuc"), r"torch\.linalg\.matrix_norm is given a TTMatrix; take"),
+        (lambda: X.round(decimals=2), r"round has no argument 'decimals'; take round\(eps\) for smaller ranks"),
+        (lambda: ttnet.round(W, decimals=2), r"round has no argument 'decimals'"),
+        (lambda: X.numpy(dtype=float), r"numpy has no argument 'dtype'; take numpy\.asarray\(train, dtype\)"),
+        (lambda: ttnet.ones((2, 3), requires_grad=True), r"'requires_grad'; take TensorTrain\(core\.requires_grad_"),
         (lambda: torch.norm(X, p=1), r"torch\..*norm is given a TensorTrain; take train\.full\(\)"),
         (lambda: torch.linalg.norm(W, ord=2), r"torch\.linalg\.norm is given a TTMatrix; take train\.full\(\)"),
         (
@@ -138,5 +169,7 @@ def test_numpys_words_for_modes(x, data):
     axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
     close(x.sum(axis=axis, keepdims=True).full(), x.full().sum(axis, keepdim=True))
     close(x.mean(axis=axis, keepdims=True).full(), x.full().mean(axis, keepdim=True))
+    close(x.var(axis=axis, ddof=0, keepdims=True).full(), x.full().var(axis, correction=0, keepdim=True))
+    assert x.sum(axis=None, dtype=None, out=None) == x.sum()
     close(ttnet.cat([x, x], axis=axis).full(), torch.cat([x.full()] * 2, axis))
     close(ttnet.stack([x, x], axis=axis).full(), torch.stack([x.full()] * 2, axis))
