@@ -49,7 +49,7 @@ OPTIONS: dict[str, list[Options]] = {
     "metatt": [{"num_tasks": 3, "task": 1}],
     "melora": [{"n": 1}, {"rank_pattern": {"lin1": {"r": 1, "n": 4}}}],
     "neuron_lora": [{"neurons": 2}, {"rank_pattern": {"lin1": 2}}],
-    "tt_ether": [{"r": None}, {"n": 1}],
+    "tt_ether": [{"r": None}, {"n": 1, "tied": True}],
     "ether": [{"sides": "input"}, {"sides": "output"}, {"rank_pattern": {"lin1": 2}}],
 }
 

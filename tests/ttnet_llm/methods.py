@@ -75,7 +75,7 @@ METHODS = [
     Method("melora", MeloraConfig, {"r": 2, "n": 3}),
     Method("neuron_lora", NeuronLoraConfig, {"r": 2, "neurons": 5}),
     Method("ether", EtherConfig, {"n": 3}),
-    Method("tt_ether", TTEtherConfig, {"r": 2, "n": 3}),
+    Method("tt_ether", TTEtherConfig, {"r": 2, "n": 3, "tied": True}),
 ]
 
 # It adapts the table of word embeddings, of no causal model, and changes texts with placeholders alone: what the others

@@ -19,14 +19,16 @@ class TTEtherConfig(SharedConfig):
 
     The turns are ETHER+'s (arXiv:2405.20271): U_s and V_s hold one unit vector for each of n diagonal blocks. Modules
     that read the same input, such as query, key and value of an attention, make up one place and share its turn; and
-    the vectors of all places with inputs of one size are the rows of two trains of two cores, over (place, feature).
-    All fields of `AdapterConfig` apply too; by default every layer that reads the residual stream is adapted.
+    the vectors of all places with inputs of one size are the rows of two trains of two cores, over (place, feature),
+    or of one over (side, place, feature). All fields of `AdapterConfig` apply too; by default every layer that reads
+    the residual stream is adapted.
 
     Args:
         r: Rank of the trains, at least 1; `None` gives every place its own vectors, as does a rank that is no less than
-            the number of places.
+            the number of a train's rows: that of places, or twice that if `tied`.
         n: Number of diagonal blocks, at least 1; at most half of the input size, as a block of one entry cannot turn.
         scale: Every turn is `I + scale * (H - I)`.
+        tied: Whether the vectors of U and V are rows of one train, so that a rank costs half as many parameters.
 
     Raises:
         TTValueError: If a value is outside its range.
@@ -47,6 +49,7 @@ class TTEtherConfig(SharedConfig):
     r: int | None = field(default=4)
     n: int = field(default=4)
     scale: float = field(default=1.0)
+    tied: bool = field(default=False)
 
     @property
     def update_scale(self) -> float:
@@ -66,16 +69,14 @@ class VectorTrain(nn.Module):
     Args:
         places: Number of places.
         size: Number of features, d.
-        r: Rank of the train; `None` or at least `places` for the vectors themselves.
+        r: Rank of the train; `None` for the vectors themselves.
         variance: Mean square of the entries of fresh vectors.
     """
 
     def __init__(self, places: int, size: int, r: int | None, variance: float) -> None:
         super().__init__()
-        self.places: nn.Parameter | None = None
-        if r is not None and r < places:
-            self.places = nn.Parameter(torch.randn(places, r) * r**-0.5)
-        self.features = nn.Parameter(torch.randn(min(r or places, places), size) * variance**0.5)
+        self.places = None if r is None else nn.Parameter(torch.randn(places, r) * r**-0.5)
+        self.features: nn.Parameter | None = nn.Parameter(torch.randn(r or places, size) * variance**0.5)
 
 
 class TTEtherTurns(nn.Module):
@@ -93,11 +94,16 @@ class TTEtherTurns(nn.Module):
         unique = list(dict.fromkeys(readings))
         self.place_of = [unique.index(reading) for reading in readings]  # a projection's, within its layer
         self.places_in_layer = len(unique)
+        places = len(group.layers) * len(unique)
+        rows = 2 * places if config.tied else places  # of a train
+        r = config.r if config.r is not None and config.r < rows else None
         # Only directions count; blocks of norm 1 let a step of the optimiser turn them by its learning rate or so.
-        sizes = (len(group.layers) * len(unique), group.in_features, config.r, self.n / group.in_features)
+        sizes = (places, group.in_features, r, self.n / group.in_features)
         self.mirror, self.restore = VectorTrain(*sizes), VectorTrain(*sizes)
         if config.init_weights is True:
             self.restore.load_state_dict(self.mirror.state_dict())
+        if config.tied and r is not None:
+            self.restore.features = None  # both sides take those of `mirror`
 
 
 class TTEtherView(SharedView):
@@ -135,8 +141,9 @@ class TTEtherView(SharedView):
     def _vector(self, name: str) -> Tensor:  # (d,)
         turns: TTEtherTurns = self.shared
         place = self.layer * turns.places_in_layer + turns.place_of[self.projection]
-        features = self.part(f"{name}.features")
-        if getattr(turns, name).places is None:
+        train: VectorTrain = getattr(turns, name)
+        features = self.part("mirror.features" if train.features is None else f"{name}.features")
+        if train.places is None:
             return features[place]
         return self.part(f"{name}.places")[place] @ features
 

@@ -21,6 +21,7 @@ from ttnet_llm import EtherConfig, TTEtherConfig, export_lora, hold_factors
 from ttnet_llm.budget import count_parameters
 
 each_rank = pytest.mark.parametrize("r", [1, 3, None])
+each_tie = pytest.mark.parametrize("tied", [True, False])
 
 
 class Block(nn.Module):
@@ -38,17 +39,21 @@ def test_every_place_is_turned_by_its_rows_of_the_trains(
 ) -> None:
     r, scale = data.draw(st.none() | st.integers(1, 8)), data.draw(st.sampled_from([1.0, 0.3]))
     base = nn.ModuleDict({"layers": nn.ModuleList(Block(size, out) for _ in range(layers))}).double()
-    config = TTEtherConfig(target_modules=["q_proj", "v_proj", "up_proj"], r=r, n=n, scale=scale, init_weights=False)
+    tied = data.draw(st.booleans())
+    targets = ["q_proj", "v_proj", "up_proj"]
+    config = TTEtherConfig(target_modules=targets, r=r, n=n, scale=scale, tied=tied, init_weights=False)
     model = get_peft_model(base, config)
     views = dict(model.base_model.layers_with("default"))
     shared = next(iter(views.values())).networks["default"].shared
-    assert (shared.mirror.places is None) == (r is None or r >= 2 * layers)
+    assert (shared.mirror.places is None) == (r is None or r >= (4 if tied else 2) * layers)
+    assert (shared.restore.features is None) == (tied and shared.mirror.places is not None)
     blocks = torch.arange(size) * min(n, size // 2) // size
     for k in range(layers):
         for place, names in enumerate((["self_attn.q_proj", "self_attn.v_proj"], ["mlp.up_proj"])):
             expected = torch.eye(size, dtype=torch.float64)
             for train, sign in ((shared.mirror, -1), (shared.restore, 1)):
-                rows = train.features if train.places is None else train.places @ train.features
+                features = shared.mirror.features if train.features is None else train.features
+                rows = features if train.places is None else train.places @ features
                 for block in blocks.unique():
                     u = torch.where(blocks == block, rows[2 * k + place], 0)
                     expected += sign * scale * torch.outer(u, u) / (u @ u)
@@ -61,11 +66,14 @@ def test_every_place_is_turned_by_its_rows_of_the_trains(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("make", [models.bert, models.llama, models.gpt2, models.opt, models.t5])
 @each_rank
-def test_it_starts_as_the_identity_to_the_bit(make: Callable[[], nn.Module], dtype: torch.dtype, r: int | None) -> None:
+@each_tie
+def test_it_starts_as_the_identity_to_the_bit(
+    make: Callable[[], nn.Module], dtype: torch.dtype, r: int | None, tied: bool
+) -> None:
     base = make().to(dtype)
     expected = logits(base)
     for autocast in (True, False):
-        config = TTEtherConfig(r=r)
+        config = TTEtherConfig(r=r, tied=tied)
         model = get_peft_model(copy.deepcopy(base), config, autocast_adapter_dtype=autocast).eval()
         assert torch.equal(logits(model), expected)
         with torch.no_grad():
@@ -109,17 +117,20 @@ LLAMA = tf.LlamaConfig(
 
 
 @pytest.mark.parametrize("n", [1, 4, 32])
-def test_counts_are_two_trains_whatever_the_number_of_blocks(n: int) -> None:
+def test_counts_are_those_of_the_trains_whatever_the_number_of_blocks(n: int) -> None:
     """Two places in each of 32 layers of 4,096 features."""
     assert count_parameters(LLAMA, TTEtherConfig(r=4, n=n)).adapter == 2 * 4 * (2 * 32 + 4096)
-    assert count_parameters(LLAMA, TTEtherConfig(r=None, n=n)).adapter == 2 * (2 * 32) * 4096
-    assert count_parameters(LLAMA, TTEtherConfig(r=64, n=n)).adapter == 2 * 64 * 4096
+    assert count_parameters(LLAMA, TTEtherConfig(r=4, n=n, tied=True)).adapter == 4 * (2 * 2 * 32 + 4096)
+    assert count_parameters(LLAMA, TTEtherConfig(r=64, n=n, tied=True)).adapter == 64 * (2 * 2 * 32 + 4096)
+    for full in ({"r": None}, {"r": None, "tied": True}, {"r": 64}, {"r": 128, "tied": True}):
+        assert count_parameters(LLAMA, TTEtherConfig(n=n, **full)).adapter == 2 * (2 * 32) * 4096
 
 
 @each_rank
-def test_exports_and_merges_compute_the_same(r: int | None, tmp_path: Path) -> None:
+@each_tie
+def test_exports_and_merges_compute_the_same(r: int | None, tied: bool, tmp_path: Path) -> None:
     base = models.llama().double()
-    model = perturb(get_peft_model(base, TTEtherConfig(r=r, n=3, task_type="CAUSAL_LM")), spread=0.1)
+    model = perturb(get_peft_model(base, TTEtherConfig(r=r, n=3, tied=tied, task_type="CAUSAL_LM")), spread=0.1)
     expected = logits(model)
     report = export_lora(model, tmp_path, dtype=torch.float64)
     assert report.rank == 2 * 3
