@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ttnet.numerics.linalg import triangular_factor
 from ttnet.numerics.scales import times_power_of_two
-from ttnet.trains.arithmetic import norm_and_exponent
+from ttnet.solvers.interfaces import OperatorCore, advance_operator, advance_train
 from ttnet.trains.tensor_train import TensorTrain
 
 SYMMETRY = 1e3  # machine epsilons that `A - A.H` may have, relative to A
 ORTHOGONAL = 1e-8  # how much of A.H @ r may be left, relative to A and r, where A counts as singular
+CLEAR = 300  # machine epsilons, relative, from which the square of a residual shows above its rounding errors
 EXACT_RANK = 300  # of `A v`, up to where a residual is orthogonalised
 LOOK_RANK = 8  # of the residual that is looked at for that
 
@@ -157,17 +158,17 @@ def is_orthogonal_to_range(
 
 
 def eigen_residual(
-    a: Sequence[Tensor],  # each (a, n, n, b)
+    a: Sequence[Tensor],  # each (a, m, n, b)
     v: Sequence[Tensor],  # each (r, n, s), of norm one
     value: float,
 ) -> float:
     """Give the norm of `A v - value v`.
 
-    Where the ranks of that train are large, its square is computed as `<v| (A - value)**2 |v>`, at less cost and with
-    a rounding error of some machine epsilons times `value**2`.
+    Its square is `<v| (A - value)**2 |v>`, whose rounding error is some machine epsilons times `value**2`. Where there
+    is not much more than that, the norm is computed by orthogonalisation, unless ranks are large.
 
     Args:
-        a: The operator's cores.
+        a: The operator's cores, as `prepare_operator` gives them.
         v: The cores of a vector of norm one.
         value: The eigenvalue.
 
@@ -179,26 +180,34 @@ def eigen_residual(
         >>> eigen_residual([a], [torch.tensor([[[1.0], [0.0]]])], 1.0)
         0.0
     """
-    shifted = [v[0] * value, *v[1:]]
-    largest = max(operator.shape[3] * core.shape[2] for operator, core in zip(a, v, strict=True))
-    if largest <= EXACT_RANK:
-        size, power = norm_and_exponent(residual_cores(a, shifted, v, 0))
-        return float(times_power_of_two(size.double(), power))
     square = v[0].new_ones(1, 1, 1, 1)  # (conjugate r, A.H's bond, A's bond, r) of <v| A.H A |v>
     plain = v[0].new_ones(1, 1, 1)  # of <v| A |v>
     overlap = v[0].new_ones(1, 1)
-    for operator, core in zip(a, v, strict=True):
-        bra = core.conj()
-        t = torch.tensordot(square, core, ([3], [0]))  # (i, c, a, n, s)
-        t = torch.tensordot(t, operator, ([2, 3], [0, 2]))  # (i, c, s, m, b)
-        t = torch.tensordot(t, operator.conj(), ([1, 3], [0, 1]))  # (i, s, b, l, d)
-        square = torch.tensordot(t, bra, ([0, 3], [0, 1])).permute(3, 2, 1, 0)  # (j, d, b, s)
-        t = torch.tensordot(plain, core, ([2], [0]))  # (i, a, n, s)
-        t = torch.tensordot(t, operator, ([1, 2], [0, 2]))  # (i, s, m, b)
-        plain = torch.tensordot(t, bra, ([0, 2], [0, 1])).permute(2, 1, 0)
-        overlap = torch.tensordot(torch.tensordot(overlap, core, ([1], [0])), bra, ([0, 1], [0, 1])).mT
-    result = float(square.real) - 2 * value * float(plain.real) + value**2 * float(overlap.real)
-    return math.sqrt(max(0.0, result))
+    for core, operator in zip(v, map(OperatorCore, a), strict=True):
+        square = _advance_square(square, operator, core)
+        plain = advance_operator(plain, core, operator, core)
+        overlap = advance_train(overlap, core, core)
+    found = float(square.real) - 2 * value * float(plain.real) + value**2 * float(overlap.real)
+    largest = max(operator.shape[3] * core.shape[2] for operator, core in zip(a, v, strict=True))
+    if found > CLEAR * torch.finfo(v[0].dtype).eps * max(1.0, value**2) or largest > EXACT_RANK:
+        return math.sqrt(max(0.0, found))
+    return _norm(residual_cores(a, [v[0] * value, *v[1:]], v, 0))
+
+
+def _advance_square(
+    square: Tensor,  # (i, c, a, r)
+    operator: OperatorCore,  # (a, m, n, b)
+    core: Tensor,  # (r, n, s)
+) -> Tensor:  # (j, d, b, s)
+    """Take what is on the left of a bond in `<v| A.H A |v>` over one more core, without moving anything in memory."""
+    i, c, a, r = square.shape
+    _, m, n, b = operator.shape
+    s = core.shape[2]
+    adjoint = operator.core.conj().permute(2, 3, 0, 1).reshape(n * b, a * m)  # (l d, c m)
+    t = square.reshape(-1, r) @ core.reshape(r, n * s)
+    t = operator.matrix @ t.view(i * c, a * n, s)  # (i c, m b, s)
+    t = adjoint @ t.view(i, c * m, b * s)  # (i, l d, b s)
+    return (core.reshape(i * n, s).mH @ t.view(i * n, b * b * s)).view(s, b, b, s)
 
 
 def log_share_left(

@@ -211,16 +211,29 @@ class TestStatus:
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=5).map(tuple), st.integers(1, 3), dtypes, seeds)
-def test_residuals_for_large_ranks_are_those_for_small_ones(shape, rank, dtype, seed):
+def test_residuals_are_the_same_in_either_way(shape, rank, dtype, seed):
     a = hermitian(shape, rank, dtype, seed)
     v = draw_train(shape, [rank] * (len(shape) - 1), dtype, seed)
     cores = [*v.cores[:-1], v.cores[-1] / float(v.norm())]
-    found = []
-    for largest in (0, 10**9):
+    whole = vector(TensorTrain(cores))
+    expected = float((dense(a).to(whole.dtype) @ whole - 0.3 * whole).norm())
+    for clear in (-math.inf, math.inf):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ttnet.solvers.residuals.EXACT_RANK", largest)
-            found.append(eigen_residual(a.cores, cores, 0.3))
-    assert math.isclose(*found, rel_tol=1e-2, abs_tol=100 * math.sqrt(torch.finfo(dtype).eps))
+            patch.setattr("ttnet.solvers.residuals.CLEAR", clear)
+            found = eigen_residual(a.cores, cores, 0.3)
+        assert math.isclose(found, expected, rel_tol=1e-2, abs_tol=100 * math.sqrt(torch.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-6, 1e-7, 1e-9, 1e-12])
+def test_small_residuals_are_those_of_dense_vectors(size):
+    """The square of a residual of 1e-9 is nothing but rounding errors."""
+    a = operators.heisenberg(8)
+    values, vectors = torch.linalg.eigh(a.full())
+    v = vectors[:, 0] + size * vectors[:, 1]
+    train = ttnet.tt_svd((v / v.norm()).reshape((2,) * 8), eps=1e-15)
+    expected = float((a.full() @ v - values[0] * v).norm() / v.norm())
+    found = eigen_residual(a.cores, train.cores, float(values[0]))
+    assert math.isclose(found, expected, rel_tol=0.05, abs_tol=1e-13)
 
 
 @given(st.integers(1, 4), st.integers(8, 60), seeds, st.booleans())
