@@ -27,19 +27,22 @@ from ttnet.solvers.arguments import (
 from ttnet.solvers.dmrg_sweep import BlockState
 from ttnet.solvers.implicit import differentiable
 from ttnet.solvers.interfaces import (
+    mirrored,
     prepare_operator,
     prepare_train,
     trim,
 )
 from ttnet.solvers.residuals import SYMMETRY, antihermitian_part, eigen_residual
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
+from ttnet.solvers.sampled import attainable
 from ttnet.trains.construct import eye
 from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
 
 LARGEST_PAIR = 100  # the largest product of two modes that are solved for together, unless told otherwise
-EARLY = 1e3  # times tol**2: the change of values at which a residual is worth looking at
-LOOSE = 3e-4  # what a bond may lose, times the root of the last change of values: about what vectors still lack
+EARLY = 1e3  # times tol**2: the change of values at which a residual is worth looking at,
+EXPECTED = 3.0  # and the next change that may be expected
+LOOSE = 1.5e-4  # what a bond may lose, times the root of the last change of values: about what vectors still lack
 EXPLORING = 2  # sweeps from a given train that look beyond what A makes of it
 PATIENCE = 6  # how many sweeps may pass before the residual must be lower by a quarter
 
@@ -231,14 +234,14 @@ class _Search:
             )
         self._given = x0 is not None
         if x0 is None:
-            ranks = [min(rank, max(4, 2 * count)) for rank in most]
+            ranks = [1, *attainable([min(rank, 2 * count) for rank in most[1:-1]], shape), 1]
             sizes = [(ranks[k], n, ranks[k + 1]) for k, n in enumerate(shape)]
-            draws = [torch.randn(size, dtype=dtype, generator=generator).to(a.device) for size in sizes]
-            x0 = TensorTrain(draws)
+            draws = [torch.randn(r, n * s, dtype=dtype, generator=generator).to(a.device) for r, n, s in sizes]
+            x = [torch.linalg.qr(draw.mH)[0].mH.reshape(size) for draw, size in zip(draws, sizes, strict=True)]
         else:
             x0 = TensorTrain(_squeezed(prepare_train(x0, dtype)[0], max_ranks)[0])
             x0 = x0.round(max_rank=most[1:-1]) if any(bounds) else x0
-        x = prepare_train(x0, dtype)[0]
+            x = prepare_train(x0, dtype)[0]
         # The block has one vector to begin with; the first local problem finds the others.
         self._block = BlockState(self._a, x, count, bounds, self._sites, generator)
         self._cut = tol / 2
@@ -267,10 +270,12 @@ class _Search:
             residual = change
             # Errors of values go with the square of the residual: a sweep that changes them by less has little to gain.
             settled = change <= max(self._tol**2, 4 * self._precision) or len(self._a) <= self._sites
+            expected = change * min(1.0, change / changes[-1]) if len(changes) > 1 else change
             changes.append(change)
             # Ranks that are cut to max_rank may keep them from settling.
             settled = settled or (len(changes) > PATIENCE and min(changes[-3:]) > 0.3 * min(changes[:-3]))
-            if settled or change <= EARLY * self._tol**2 or sweep == max_sweeps:
+            near = change <= EARLY * self._tol**2 or expected <= EXPECTED * self._tol**2
+            if settled or near or sweep == max_sweeps:
                 residual = self._look()
                 residuals.append(residual)
             whole = _unsqueezed(self._block.vectors()[0], self._whole_shape)
@@ -305,7 +310,7 @@ class _Search:
         assert self._best is not None
         values, vectors, residuals = self._best
         return EigenResult(
-            value=tuple(TensorTrain(_unsqueezed(trim(cores), self._whole_shape)) for cores in vectors),
+            value=tuple(TensorTrain(_unsqueezed(cores, self._whole_shape)) for cores in map(self._trimmed, vectors)),
             status=status,
             residual=float(residuals.max()),
             sweeps=len(self._history),
@@ -313,6 +318,12 @@ class _Search:
             values=times_power_of_two(self._sign * values, self._exponent),
             residuals=residuals,
         )
+
+    def _trimmed(self, cores: list[Tensor]) -> list[Tensor]:
+        """Take noise out of the bonds of a vector whose centre is where the next sweep begins."""
+        if self._block.is_mirrored:
+            return mirrored(trim(mirrored(cores), is_orthogonal=True))
+        return trim(cores, is_orthogonal=True)
 
 
 def _squeezed(

@@ -36,6 +36,9 @@ class BlockState:
         sites: How many cores are solved for at a time, 1 or 2.
         generator: Draws the directions of expansions, and vectors where there are too few.
 
+    Attributes:
+        is_mirrored: Whether the next sweep goes from right to left.
+
     Example:
         >>> x = [torch.eye(2, dtype=torch.float64)[:1, :, None]]
         >>> a = [torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64))[None, :, :, None]]
@@ -59,7 +62,7 @@ class BlockState:
         self._max_ranks = list(max_ranks)
         self._scale = 1.0  # of the eigenvalues, or of A if that is larger
         self._centre = self._x[0][..., None]  # (r, n, s, vectors), in the place of the core where the sweep begins
-        self._is_mirrored = False
+        self.is_mirrored = False
         self._sweeps = 0
         one = a[0].new_ones(1, 1, 1)
         self._left, self._right = [one] * len(a), [one] * len(a)
@@ -72,7 +75,7 @@ class BlockState:
     def ranks(self) -> tuple[int, ...]:
         """The ranks that all vectors share."""
         ranks = (1, *(core.shape[2] for core in self._x[:-1]), 1)
-        return ranks[::-1] if self._is_mirrored else ranks
+        return ranks[::-1] if self.is_mirrored else ranks
 
     def turn(self) -> None:
         """Look at everything from the other end.
@@ -85,7 +88,7 @@ class BlockState:
             >>> state.ranks
             (1, 1)
         """
-        self._is_mirrored = not self._is_mirrored
+        self.is_mirrored = not self.is_mirrored
         self._there, self._back = self._back, self._there
         self._x = mirrored(self._x)
         self._centre = self._centre.transpose(0, 2)
@@ -108,7 +111,7 @@ class BlockState:
             tensor([0., 1.], dtype=torch.float64)
         """
         found = [[self._centre[..., j], *self._x[1:]] for j in range(self._centre.shape[3])]
-        return [mirrored(cores) if self._is_mirrored else cores for cores in found]
+        return [mirrored(cores) if self.is_mirrored else cores for cores in found]
 
     def sweep(self, *, cut: float, explore: bool = False) -> Tensor:
         """Go over all bonds once; `turn` before the next sweep.
@@ -147,8 +150,8 @@ class BlockState:
             return self._there[k], self._centre
         r, n, _, count = self._centre.shape
         following = self._x[k + 1]
-        both = torch.einsum("anbv,bmc->anmcv", self._centre, following)
-        key = self._is_mirrored, k
+        both = torch.tensordot(self._centre, following, ([2], [0])).movedim(2, -1)  # (r, n, n', s, vectors)
+        key = self.is_mirrored, k
         if key not in self._pairs:
             pair = torch.tensordot(self._there[k].core, self._there[k + 1].core, 1)  # (a, m, n, m', n', b)
             self._pairs[key] = OperatorCore(pair.transpose(2, 3).flatten(3, 4).flatten(1, 2))
@@ -179,21 +182,38 @@ class BlockState:
         matrix = vectors.reshape(left * n, -1)  # (r n, n' s vectors)
         most = self._max_ranks[k] or len(matrix)
         u, w = split(matrix, cut * count**0.5, most)
+        core = u.view(left, n, -1)
+        seen = through_operator(self._left[k], self._there[k], core)  # (r, n, b, s)
         extra = min(EXPANSION, most - u.shape[1], len(u) - u.shape[1])
         if extra > 0:
             if explore:
                 new = torch.randn(len(u), extra, dtype=u.dtype, generator=self._generator).to(u.device)
             else:
-                core = u.view(left, n, -1)
-                seen = through_operator(self._left[k], self._there[k], core).view(len(u), -1)  # (r n, b s)
-                mix = torch.randn(seen.shape[1], extra, dtype=u.dtype, generator=self._generator)
-                new = seen @ mix.to(u.device)
-            u, factor = torch.linalg.qr(torch.cat([u, new], 1))
-            w = factor[:, : len(w)] @ w
-        core = u.view(left, n, -1)
+                directions = seen.reshape(len(u), -1)
+                mix = torch.randn(directions.shape[1], extra, dtype=u.dtype, generator=self._generator)
+                new = directions @ mix.to(u.device)
+            added = beside(u, new).view(left, n, -1)
+            core = torch.cat([core, added], 2)
+            seen = torch.cat([seen, through_operator(self._left[k], self._there[k], added)], 3)
+            w = torch.cat([w, w.new_zeros(extra, w.shape[1])])
         self._x[k] = core
-        self._left[k + 1] = advance_operator(self._left[k], core, self._there[k], core)
+        self._left[k + 1] = (core.reshape(left * n, -1).mH @ seen.reshape(left * n, -1)).view(
+            core.shape[2], -1, core.shape[2]
+        )
         w = w.reshape(core.shape[2], -1, s, count)  # (r', n' or 1, s, vectors)
         if self._sites == 1:
             w = torch.einsum("abv,bnc->ancv", w[:, 0], self._x[k + 1])
         self._centre = w
+
+
+def beside(
+    u: Tensor,  # (n, r), of orthonormal columns
+    new: Tensor,  # (n, k)
+) -> Tensor:  # (n, k)
+    """Give orthonormal columns that are orthogonal to others, and span with them what they did."""
+    for _ in range(2):
+        new, factor = torch.linalg.qr(new - u @ (u.mH @ new))
+    if not bool((factor.diagonal().abs() > 0.5).all()):
+        # There was little but rounding errors beside u.
+        new = torch.linalg.qr(torch.cat([u, new], 1))[0][:, u.shape[1] :]
+    return new

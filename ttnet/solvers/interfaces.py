@@ -20,6 +20,8 @@ from ttnet.numerics.train_scales import split_scales
 from ttnet.trains.chain import CoreChain
 from ttnet.trains.orthogonal import right_orthogonalise
 
+FEW = 40  # rows or columns, up to which singular vectors take no longer than eigenvectors
+CLEAR = 100  # machine epsilons that the square of a loss has to be above to be seen in squares of matrices
 NOISE = 10  # machine epsilons, relative to the norm, that a bond may lose where noise is taken out
 
 
@@ -292,19 +294,38 @@ def split(
         >>> u.shape, w.shape
         (torch.Size([3, 2]), torch.Size([2, 3]))
     """
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    lost = s.square().flip(0).cumsum(0).flip(0)  # lost[r]: the square of what a cut to rank r loses
-    rank = max(1, min(int((lost > tail**2).sum()), most or len(s)))
-    return u[:, :rank].contiguous(), s[:rank, None] * vh[:rank]
+    rows, columns = matrix.shape
+    size = float(torch.linalg.vector_norm(matrix))
+    if min(rows, columns) <= FEW or tail**2 < CLEAR * torch.finfo(matrix.dtype).eps * size**2:
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        rank = _kept(s.square().flip(0), tail, most)
+        return u[:, :rank].contiguous(), s[:rank, None] * vh[:rank]
+    if rows <= columns:
+        squares, vectors = torch.linalg.eigh(matrix @ matrix.mH)
+        u = vectors[:, rows - _kept(squares, tail, most) :].flip(1)
+        return u, u.mH @ matrix
+    squares, vectors = torch.linalg.eigh(matrix.mH @ matrix)
+    vectors = vectors[:, columns - _kept(squares, tail, most) :].flip(1)
+    u, factor = torch.linalg.qr(matrix @ vectors)
+    return u, factor @ vectors.mH
+
+
+def _kept(squares: Tensor, tail: float, most: int | None) -> int:
+    """Say how many singular values to keep, given their squares, ascending."""
+    lost = squares.cumsum(0)  # the squares of what cuts lose
+    return max(1, min(int((lost > tail**2).sum()), most or len(lost)))
 
 
 def trim(
     cores: Sequence[Tensor],  # each (r, n, s)
+    *,
+    is_orthogonal: bool = False,
 ) -> list[Tensor]:
     """Take the directions out of a train's bonds that are rounding noise.
 
     Args:
         cores: The cores of a train whose norm and tails are near one.
+        is_orthogonal: Whether all but the first are right-orthogonal.
 
     Returns:
         The cores, left-orthogonal but for the last.
@@ -314,14 +335,16 @@ def trim(
         >>> [core.shape for core in trim([x, x.transpose(0, 2)])]
         [torch.Size([1, 3, 1]), torch.Size([1, 3, 1])]
     """
-    centre, done = cores[-1], []
-    for core in reversed(cores[:-1]):
-        q, factor = torch.linalg.qr(centre.flatten(1).mH)
-        done.append(q.mH.reshape(-1, *centre.shape[1:]))
-        centre = torch.tensordot(core, factor.mH, 1)
+    centre, others = cores[0], list(cores[1:])
+    if not is_orthogonal:
+        centre, others = cores[-1], []
+        for core in reversed(cores[:-1]):
+            q, factor = torch.linalg.qr(centre.flatten(1).mH)
+            others.insert(0, q.mH.reshape(-1, *centre.shape[1:]))
+            centre = torch.tensordot(core, factor.mH, 1)
     tail = NOISE * torch.finfo(centre.dtype).eps * float(torch.linalg.vector_norm(centre))
     found = []
-    for core in reversed(done):
+    for core in others:
         u, w = split(centre.flatten(0, 1), tail)
         found.append(u.view(*centre.shape[:2], -1))
         centre = torch.tensordot(w, core, 1)

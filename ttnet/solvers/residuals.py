@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,26 +42,33 @@ def residual_cores(
         >>> float(residual_cores([eye], [one], [one], 1)[0].sum())
         -2.0
     """
-    cores = []
     last = len(b) - 1
-    for k, (operator, given, unknown) in enumerate(zip(a, b, x, strict=True)):
-        product = torch.tensordot(operator, unknown, ([2], [1])).permute(0, 3, 1, 2, 4)  # (a, r, m, b, s)
-        product = product.flatten(3, 4).flatten(0, 1)
-        if k == last:
-            product = times_power_of_two(product, exponent)
-        if k == 0:
-            product = -product
+
+    def product(k: int, operator: Tensor, unknown: Tensor) -> Tensor:
+        found = torch.tensordot(operator, unknown, ([2], [1])).permute(0, 3, 1, 2, 4)  # (a, r, m, b, s)
+        found = found.flatten(3, 4).flatten(0, 1)
+        found = times_power_of_two(found, exponent) if k == last else found
+        return -found if k == 0 else found
+
+    return _sum(b, (product(k, operator, unknown) for k, (operator, unknown) in enumerate(zip(a, x, strict=True))))
+
+
+def _sum(
+    train: Sequence[Tensor],  # each (p, m, q)
+    other: Iterable[Tensor],  # each (r, m, s)
+) -> list[Tensor]:
+    """Give the cores of the sum of two trains whose tails are of about one size, of ranks that add up."""
+    last, cores = len(train) - 1, []
+    for k, (x, y) in enumerate(zip(train, other, strict=True)):
         if last == 0:
-            cores.append(given + product)
-        elif k == 0:
-            cores.append(torch.cat([given, product], 2))
-        elif k == last:
-            cores.append(torch.cat([given, product], 0))
+            cores.append(x + y)
+        elif k in (0, last):
+            cores.append(torch.cat([x, y], 0 if k else 2))
         else:
-            (p, m, q), (r, _, s) = given.shape, product.shape
-            core = product.new_zeros(p + r, m, q + s)
-            core[:p, :, :q] = given
-            core[p:, :, q:] = product
+            (p, m, q), (r, _, s) = x.shape, y.shape
+            core = y.new_zeros(p + r, m, q + s)
+            core[:p, :, :q] = x
+            core[p:, :, q:] = y
             cores.append(core)
     return cores
 
@@ -126,8 +133,8 @@ def antihermitian_part(
     if all(torch.equal(core, other) for core, other in zip(a, adjoint, strict=True)):
         return 0.0
     own = [core.flatten(1, 2) for core in a]
-    difference = TensorTrain(own) - TensorTrain([core.flatten(1, 2) for core in adjoint])
-    size = _norm(difference.cores)
+    first, *others = (core.flatten(1, 2) for core in adjoint)
+    size = _norm(_sum(own, [-first, *others]))
     return size / _norm(own) if size else 0.0
 
 

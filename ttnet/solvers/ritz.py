@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,10 +89,10 @@ def _lowest_pair(
     basis = v.new_empty(min(BLOCKS, len(v), steps), len(v))
     torch.div(v, max(float(torch.linalg.vector_norm(v)), tiny), out=basis[0])
     while True:
-        projected = torch.zeros(len(basis), len(basis), dtype=v.dtype)  # its lower triangle, on the CPU
+        projected = np.zeros((len(basis),) * 2, dtype=complex if v.is_complex() else float)  # its lower triangle
         for j in range(len(basis)):
             known = basis[: j + 1]
-            image = product(known[-1:])[0]
+            image = product(known[j:])[0]
             steps -= 1
             weights = known.conj() @ image
             image = torch.addmv(image, known.mT, weights, alpha=-1)
@@ -101,8 +102,8 @@ def _lowest_pair(
                 again = known.conj() @ image
                 image = torch.addmv(image, known.mT, again, alpha=-1)
                 weights, left = weights + again, float(torch.linalg.vector_norm(image))
-            projected[j, : j + 1] = weights.conj()
-            values, y = torch.linalg.eigh(projected[: j + 1, : j + 1])
+            projected[j, : j + 1] = weights.conj().tolist()
+            values, y = np.linalg.eigh(projected[: j + 1, : j + 1]) if j else (projected[0, :1].real, np.ones((1, 1)))
             size = left * abs(y[-1, 0].item())
             first = size if first < 0 else first
             if size <= max(bound, gain * first) or steps <= 0 or j + 1 == len(basis):
@@ -115,9 +116,9 @@ def _lowest_pair(
                     torch.div(
                         new, max(float(torch.linalg.vector_norm(new)), torch.finfo(v.dtype).tiny), out=basis[j + 1]
                     )
-        vector = y[:, 0].to(v.device) @ known
+        vector = torch.from_numpy(y[:, 0]).to(v) @ known
         if size <= max(bound, gain * first) or steps <= 0 or len(known) == len(v):
-            return values[:1].to(v.device), vector[None]
+            return basis.real.new_tensor(values[:1]), vector[None]
         torch.div(vector, float(torch.linalg.vector_norm(vector)), out=basis[0])
 
 

@@ -12,6 +12,7 @@ from tests.ttnet.solvers.systems import draw_operator, vector
 from tests.ttnet.strategies import dense, draw_train, dtypes, relative_error, same, seeds
 from ttnet import TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError, operators, solvers
 from ttnet.solvers import SolverStatus, dmrg_sweep
+from ttnet.solvers.interfaces import split
 from ttnet.solvers.residuals import eigen_residual
 from ttnet.solvers.ritz import lowest_pairs
 
@@ -169,6 +170,13 @@ def test_modes_of_size_one_leave_room_for_vectors():
     assert float(solvers.eigsh(a, x0=result.vectors[0]).values) == pytest.approx(float(result.values[0]))
 
 
+def test_bounds_on_ranks_may_differ_from_bond_to_bond():
+    a = operators.heisenberg(6)
+    result = solvers.eigsh(a, k=3, max_rank=[2, 1, 8, 4, 2])
+    assert all(rank <= most for v in result.vectors for rank, most in zip(v.ranks[1:-1], [2, 1, 8, 4, 2], strict=True))
+    assert result.status is SolverStatus.MAX_RANK
+
+
 class TestStatus:
     a = operators.heisenberg(12)
 
@@ -234,6 +242,44 @@ def test_small_residuals_are_those_of_dense_vectors(size):
     expected = float((a.full() @ v - values[0] * v).norm() / v.norm())
     found = eigen_residual(a.cores, train.cores, float(values[0]))
     assert math.isclose(found, expected, rel_tol=0.05, abs_tol=1e-13)
+
+
+@given(
+    st.integers(1, 120),
+    st.integers(1, 120),
+    dtypes,
+    seeds,
+    st.sampled_from([1e-1, 1e-4, 1e-6, 1e-12]),
+    st.integers(1, 9),
+)
+def test_splits_have_the_smallest_rank_that_loses_no_more_than_it_may(rows, columns, dtype, seed, tail, decades):
+    generator = torch.Generator().manual_seed(seed)
+    least = min(rows, columns)
+    u = torch.linalg.qr(torch.randn(rows, least, dtype=dtype, generator=generator))[0]
+    v = torch.linalg.qr(torch.randn(columns, least, dtype=dtype, generator=generator))[0]
+    values = torch.logspace(0, -decades, least, dtype=torch.float64)
+    matrix = (u * values.to(u.real.dtype)) @ v.mH
+    basis, rest = split(matrix, tail)
+    precision = torch.finfo(dtype).eps
+    assert relative_error(basis.mH @ basis, torch.eye(basis.shape[1], dtype=dtype)) < 100 * precision
+    assert float((basis @ rest - matrix).norm()) <= tail + 100 * precision
+    lost = [float(values[rank:].square().sum().sqrt()) for rank in range(least + 1)]
+    closest = next(rank for rank in range(1, least + 1) if lost[rank] <= tail + 100 * precision)
+    assert closest <= basis.shape[1]
+    assert basis.shape[1] == 1 or lost[basis.shape[1] - 1] > tail - max(100 * precision, 0.01 * tail)
+    assert split(matrix, tail, 2)[0].shape[1] == min(2, basis.shape[1])
+
+
+@given(st.integers(2, 60), st.integers(1, 3), dtypes, seeds, st.booleans())
+def test_new_directions_are_orthogonal_to_old_ones(rows, count, dtype, seed, is_inside):
+    """Also where what they are made of has nothing new."""
+    count = min(count, rows - 1)
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.linalg.qr(torch.randn(rows, rows - count, dtype=dtype, generator=generator))[0]
+    new = torch.randn(rows, count, dtype=dtype, generator=generator)
+    new = u @ (u.mH @ new) if is_inside else new
+    both = torch.cat([u, dmrg_sweep.beside(u, new)], 1)
+    assert relative_error(both.mH @ both, torch.eye(rows, dtype=dtype)) < 100 * torch.finfo(dtype).eps
 
 
 @given(st.integers(1, 4), st.integers(8, 60), seeds, st.booleans())
