@@ -20,13 +20,18 @@ SLOW_SWEEPS = 4  # as many of them one after the other end a level,
 HOPELESS = 100  # as does a held-out error so many times the least one
 PATIENCE = 3  # how many times all ranks may grow without gain
 GAIN = 0.9  # the share of the held-out error that larger ranks have to come down to
+FAR = 100  # times tol: a held-out error that is worth another start,
+FURTHER_STARTS = 3  # at most, as long as the last one
+BETTER = 0.5  # has left no more than this share of the error
 
 
 @dataclass
 class Adaptation:
     """A search for ranks: fits to most samples, and held-out ones that decide.
 
-    Ranks grow, all by one as long as the held-out error comes down with them, then each on its own. Source:
+    Ranks grow, all by one as long as the held-out error comes down with them, then each on its own. A search that ends
+    with a large error has met noise, or was led astray by what it found first: another one, from other cores of rank 1,
+    tells, and the best counts. Source:
     Steinlechner 2016, "Riemannian optimization for high-dimensional tensor completion", section 4.4; Grasedyck, Kluge,
     Krämer 2015, "Variants of alternating least squares tensor completion in the tensor train format".
 
@@ -42,6 +47,7 @@ class Adaptation:
         generator: Draws new directions.
         callback: As for the solvers.
         level: Fits cores of fixed ranks.
+        again: The same for further starts, or None for `level`.
         error: The least held-out error so far, that of `cores`.
         history: One record a sweep.
     """
@@ -57,11 +63,32 @@ class Adaptation:
     generator: torch.Generator
     callback: Callable[[SolverProgress], object] | None
     level: Level = least_squares
+    again: Level | None = None
     error: float = math.inf
     history: list[SolverProgress] = field(default_factory=list)
 
     def run(self) -> SolverStatus:
         """Search until the held-out error is small enough, or nothing brings it down; `cores` are the best so far."""
+        status = self._search()
+        for _ in range(FURTHER_STARTS):
+            before = self.error, self.cores
+            if status is not None or self._is_full() or self.error <= FAR * self.tol:
+                break
+            outer = [core.new_empty(1, core.shape[1], 1) for core in self.cores]
+            self.error, self.cores, self.level = math.inf, self._drawn(outer), self.again or self.level
+            try:
+                status = self._search()
+            finally:  # also where an exception ends it
+                if before[0] <= self.error:
+                    self.error, self.cores = before
+            if self.error > BETTER * before[0]:  # as it does where noise is what is left
+                break
+        if status is None:
+            return SolverStatus.MAX_RANK if self._is_full() else SolverStatus.DATA_SPENT
+        return status
+
+    def _search(self) -> SolverStatus | None:
+        """Search from the cores; None where nothing brings the error down any further."""
         bonds = range(len(self.cores) - 1)
         status = self._level(self.cores)
         failures, current = 0, self.cores
@@ -87,8 +114,6 @@ class Adaptation:
                 if status is not None:
                     return status
                 gained |= self.error < GAIN * before
-        if status is None:
-            return SolverStatus.MAX_RANK if self._is_full() else SolverStatus.DATA_SPENT
         return status
 
     def _level(self, cores: list[Tensor]) -> SolverStatus | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -21,12 +21,13 @@ from ttnet.solvers.entries import IndexSamples
 from ttnet.solvers.gauss_newton import conjugate_gradients
 from ttnet.solvers.products import product_without_means
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
-from ttnet.solvers.sampled import least_squares
+from ttnet.solvers.sampled import Measurements, least_squares
 from ttnet.trains.chain import check_shape, shorten
 from ttnet.trains.construct import zeros
 from ttnet.trains.evaluation import check_indices
 from ttnet.trains.tensor_train import TensorTrain
 
+SMALL_RANK = 4  # up to where alternating least squares cost less than steps of Gauss and Newton
 METHODS = {"als": least_squares, "rcg": conjugate_gradients}
 
 
@@ -49,7 +50,9 @@ def complete(
     Some samples are held out. A train of rank 1 is fitted to the rest; its ranks then grow, together and one by one, as
     long as that brings it closer to those that it has not seen. It begins near a constant, or, where means over slices
     are as good as zero, with the product that the samples' logarithms and signs tell, if they tell one. Sums of several
-    products of zero means may stay hidden, mostly in many modes: then the result says `DATA_SPENT`. Source:
+    products of zero means may stay hidden, mostly in many modes: then the result says `DATA_SPENT`. Before it says so
+    of an error above 100 times `tol`, a second search begins from random numbers, and up to two more as long as each at
+    least halves the error; the best counts. With noisy samples there is one, about as long as the first. Source:
     Steinlechner 2016, "Riemannian optimization for high-dimensional tensor completion"; Grasedyck, Kluge, Krämer 2015,
     "Variants of alternating least squares tensor completion in the tensor train format".
 
@@ -130,6 +133,7 @@ def complete(
         generator,
         callback,
         METHODS[method],
+        _cheaper,
     )
 
     def result(status: SolverStatus) -> SolverResult[TensorTrain]:
@@ -228,6 +232,12 @@ def start(
         raise TTShapeError(f"x0 has shape {shorten(x0.shape)}; expected {shorten(shape)}.")
     moved = x0.detach().to(device=like.device, dtype=dtype).round()
     return join_scale(moved.cores, exponent, dtype)
+
+
+def _cheaper(samples: Measurements, values: Tensor, cores: list[Tensor]) -> Iterator[tuple[list[Tensor], float]]:
+    """Fit cores in the way that costs less at their ranks; see `Level`. The other one may not be led astray, too."""
+    is_small = max(core.shape[2] for core in cores) <= SMALL_RANK
+    return (least_squares if is_small else conjugate_gradients)(samples, values, cores)
 
 
 def _without_repeats(indices: Tensor, values: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:

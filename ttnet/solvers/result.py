@@ -45,8 +45,9 @@ class SolverStatus(enum.Enum):
         "candidates, or take the value if that is good enough."
     )
     DATA_SPENT = (
-        "Larger ranks and further sweeps no longer bring down the error on held-out samples: the samples are noisy at "
-        "this level, too few to tell more, or the search was led astray. Take more samples, begin elsewhere (by seed "
+        "Larger ranks and further sweeps no longer bring down the error on held-out samples, nor do other starts, "
+        "which are tried where it is over 100 times tol: the samples are noisy at this level, too few to tell more, or "
+        "lead the search astray. Take more samples, begin elsewhere (by seed "
         "or x0), or take the value if the residual is good enough."
     )
     MAX_EVALUATIONS = "The next step would have gone beyond max_evaluations; raise it, or take the best value so far."

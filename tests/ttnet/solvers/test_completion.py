@@ -1,5 +1,6 @@
 """Completion: its steps against dense least squares and projections, and tensors whose entries are known."""
 
+import itertools
 import math
 
 import pytest
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 import ttnet
 from tests.ttnet.decomposition.functions import grid, reciprocal, sampled_error
 from tests.ttnet.solvers.test_manifold import points
-from tests.ttnet.strategies import dense, draw_indices, draw_tensor, draw_train, relative_error, seeds
+from tests.ttnet.strategies import dense, draw_indices, draw_tensor, draw_train, relative_error, same, seeds
 from ttnet import TensorTrain, TTIndexError, TTShapeError, TTTypeError, TTValueError
-from ttnet.solvers import SolverStatus, complete, project, sampled
+from ttnet.solvers import SolverStatus, complete, completion, project, sampled
 from ttnet.solvers.entries import IndexSamples
 from ttnet.solvers.gauss_newton import View, conjugate_gradients, least_missing, projected
 from ttnet.solvers.products import product_without_means
@@ -375,3 +376,69 @@ def test_products_are_not_sought_where_means_show_enough_or_signs_mean_nothing()
     halves = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
     both = torch.outer(checks, checks) + torch.outer(halves, halves)  # two products, half of it each
     assert product_without_means(indices, (both + 1e-3 * noise.view(4, 4)).flatten(), (4, 4)) is None
+
+
+class TestFurtherStarts:
+    """What is tried where a search ends with a large error: here one whose steps lead nowhere."""
+
+    x = ttnet.random((6, 6, 6), 2, dtype=torch.float64, seed=1)
+    indices = draw_indices(x.shape, 300, 0)
+    y = ttnet.evaluate(x, indices)
+
+    @staticmethod
+    def astray(samples, values, cores):
+        while True:
+            yield [core * 0.0 for core in cores], float(values.norm())
+
+    def test_another_way_finds_what_one_way_did_not(self, monkeypatch):
+        monkeypatch.setitem(completion.METHODS, "rcg", self.astray)
+        result = complete(self.indices, self.y, self.x.shape)
+        assert result.converged
+        assert relative_error(result.value.full(), self.x.full()) < 1e-5
+        assert max(result.history[0].ranks) == 1
+        ranks = [max(p.ranks) for p in result.history]
+        assert any(after == 1 < before for before, after in itertools.pairwise(ranks))
+        assert same(result.value, complete(self.indices, self.y, self.x.shape).value)
+
+    def test_the_better_one_counts(self, monkeypatch):
+        monkeypatch.setattr(completion, "_cheaper", self.astray)
+        noise = draw_tensor(self.y.shape, torch.float64, 3) * float(self.y.norm()) / len(self.y) ** 0.5
+        result = complete(self.indices, self.y + 0.05 * noise, self.x.shape)
+        assert result.status is SolverStatus.DATA_SPENT
+        assert result.residual < 0.2
+        assert min(p.residual for p in result.history) == pytest.approx(result.residual)
+        assert result.history[-1].residual > 0.9
+        errors = [p.residual for p in result.history]
+        assert errors.count(errors[-1]) < len(errors) / 2  # one more start, which told that there is nothing to gain
+
+    def test_small_errors_ask_for_none(self, monkeypatch):
+        monkeypatch.setattr(completion, "_cheaper", None)
+        noise = draw_tensor(self.y.shape, torch.float64, 3) * float(self.y.norm()) / len(self.y) ** 0.5
+        result = complete(self.indices, self.y + 1e-3 * noise, self.x.shape, tol=1e-4)
+        assert result.status is SolverStatus.DATA_SPENT
+
+    def test_sweeps_and_interruptions_are_those_of_all(self, monkeypatch):
+        monkeypatch.setattr(completion, "_cheaper", self.astray)
+        noise = draw_tensor(self.y.shape, torch.float64, 3) * float(self.y.norm()) / len(self.y) ** 0.5
+        y = self.y + 0.05 * noise
+        whole = complete(self.indices, y, self.x.shape)
+        begins = next(k for k, p in enumerate(whole.history) if p.residual == 1)  # that of zeros
+        short = complete(self.indices, y, self.x.shape, max_sweeps=begins + 2)
+        assert short.status is SolverStatus.MAX_SWEEPS
+        assert short.residual == whole.residual
+
+        def interrupt(progress):
+            if progress.sweep == begins + 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt) as caught:
+            complete(self.indices, y, self.x.shape, callback=interrupt)
+        assert caught.value.result.residual == whole.residual
+
+
+def test_a_tensor_that_the_first_start_does_not_find():
+    x = ttnet.random((12, 12, 12, 12), 2, dtype=torch.float64, seed=19)
+    indices = torch.randint(12, (2640, 4), generator=torch.Generator().manual_seed(19))
+    result = complete(indices, ttnet.evaluate(x, indices), x.shape)
+    assert result.converged
+    assert relative_error(result.value.full(), x.full()) < 1e-4
