@@ -42,7 +42,7 @@ from ttnet.trains.tt_matrix import TTMatrix
 LARGEST_PAIR = 100  # the largest product of two modes that are solved for together, unless told otherwise
 EARLY = 1e3  # times tol**2: the change of values at which a residual is worth looking at,
 EXPECTED = 3.0  # and the next change that may be expected
-LOOSE = 1.5e-4  # what a bond may lose, times the root of the last change of values: about what vectors still lack
+LOOSE = 7e-5  # what a bond may lose, times the root of the last change of values: about what vectors still lack
 EXPLORING = 2  # sweeps from a given train that look beyond what A makes of it
 PATIENCE = 6  # how many sweeps may pass before the residual must be lower by a quarter
 
