@@ -261,12 +261,14 @@ class _Search:
         change = math.inf
         for sweep in range(1, max_sweeps + 1):
             cut = max(self._cut, LOOSE * math.sqrt(change) if sweep > EXPLORING else 0.0)
-            self._values = self._block.sweep(cut=cut, explore=self._given and sweep <= EXPLORING)
+            values = self._block.sweep(cut=cut, explore=self._given and sweep <= EXPLORING)
             self._block.turn()
+            # In the middle of the next sweep, which may be broken off, the block has no vectors.
+            self._found = values, self._block.vectors(), self._block.is_mirrored
             self._best = None
-            scale = max(1.0, float(self._values.abs().max()))
-            change = float((self._values - before).abs().max()) / scale if before is not None else math.inf
-            before = self._values
+            scale = max(1.0, float(values.abs().max()))
+            change = float((values - before).abs().max()) / scale if before is not None else math.inf
+            before = values
             residual = change
             # Errors of values go with the square of the residual: a sweep that changes them by less has little to gain.
             settled = change <= max(self._tol**2, 4 * self._precision) or len(self._a) <= self._sites
@@ -278,7 +280,7 @@ class _Search:
             if settled or near or sweep == max_sweeps:
                 residual = self._look()
                 residuals.append(residual)
-            whole = _unsqueezed(self._block.vectors()[0], self._whole_shape)
+            whole = _unsqueezed(self._found[1][0], self._whole_shape)
             ranks = (1, *(core.shape[2] for core in whole))
             self._history.append(SolverProgress(sweep, ranks, residual=residual, change=change))
             stopped = callback is not None and bool(callback(self._history[-1]))
@@ -297,11 +299,11 @@ class _Search:
 
     def _look(self) -> float:
         """Take the vectors apart, and compute their residuals."""
-        vectors = self._block.vectors()
-        found = [eigen_residual(self._a, v, float(value)) for v, value in zip(vectors, self._values, strict=True)]
-        scales = self._values.abs().clamp_min(1.0).cpu()
+        values, vectors, _ = self._found
+        found = [eigen_residual(self._a, v, float(value)) for v, value in zip(vectors, values, strict=True)]
+        scales = values.abs().clamp_min(1.0).cpu()
         residuals = torch.tensor(found, dtype=scales.dtype) / scales
-        self._best = self._values, vectors, residuals
+        self._best = values, vectors, residuals
         return float(residuals.max())
 
     def _result(self, status: SolverStatus) -> EigenResult:
@@ -321,7 +323,7 @@ class _Search:
 
     def _trimmed(self, cores: list[Tensor]) -> list[Tensor]:
         """Take noise out of the bonds of a vector whose centre is where the next sweep begins."""
-        if self._block.is_mirrored:
+        if self._found[2]:
             return mirrored(trim(mirrored(cores), is_orthogonal=True))
         return trim(cores, is_orthogonal=True)
 

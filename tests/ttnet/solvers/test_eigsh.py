@@ -1,5 +1,6 @@
 """Eigenpairs against dense ones, known ones, and all that can be wrong with them."""
 
+import itertools
 import math
 
 import pytest
@@ -322,3 +323,24 @@ def test_refusals(call, error, message):
     with pytest.raises(error) as caught:
         call()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("breaks_at", [1, 9, 12, 16])
+def test_what_breaks_a_sweep_off_keeps_what_the_last_one_found(breaks_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven bonds a sweep: in the first one there is nothing yet."""
+    matrix, original, calls = operators.heisenberg(8), dmrg_sweep.split, itertools.count(1)
+
+    def breaking(*args):
+        if next(calls) == breaks_at:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(dmrg_sweep, "split", breaking)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        solvers.eigsh(matrix)
+    result = getattr(caught.value, "result", None)
+    assert (result is None) == (breaks_at <= 7)
+    if result is not None:
+        v, dense = result.value[0].full().flatten(), matrix.full().reshape(2**8, 2**8)
+        residual = float(torch.linalg.vector_norm(dense @ v - result.values[0] * v))
+        assert residual / max(1.0, abs(float(result.values[0]))) == pytest.approx(result.residual, rel=1e-3, abs=1e-9)
