@@ -174,7 +174,7 @@ def main() -> None:
                     lines.append(f"| {case.title} | {dtype} | {ms:.0f} | {texts[0]} | {texts[1]} |")
                     print(lines[-1], flush=True)
     if not args.only:
-        write(RESULTS / "tt_svd_compiled.md", lines, args.rounds)
+        write(RESULTS / f"tt_svd_compiled_{maker()}.md", lines, args.rounds)
 
 
 def write(path: Path, lines: Sequence[str], rounds: int) -> None:
@@ -190,6 +190,11 @@ def write(path: Path, lines: Sequence[str], rounds: int) -> None:
         f"{processor()}, torch {torch.__version__}, llvmlite {version('llvmlite')}; an idle machine of "
         f"{os.cpu_count()} cores. Repeat: `python -m benchmarks.tt_svd_compiled`\n\n" + "\n".join(lines) + "\n"
     )
+
+
+def maker() -> str:
+    """Of the processor, whose results are kept beside those of others."""
+    return next((name.lower() for name in ("AMD", "Intel") if name in processor()), "other")
 
 
 def processor() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.tt_svd import RESULTS
-from benchmarks.tt_svd_compiled import processor
+from benchmarks.tt_svd_compiled import maker, processor
 from ttnet.decomposition.unfolding import Unfolding
 from ttnet.decomposition.unfolding_kernels import gram_matrix, project, sketch, sum_of_squares, triangle
 from ttnet.numerics import machine_code
@@ -98,9 +98,8 @@ def table(dtype: torch.dtype) -> str:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     text = "\n\n".join(table(dtype) for dtype in (torch.float64, torch.float32))
-    maker = "amd" if "AMD" in processor() else "intel" if "Intel" in processor() else "other"
     way = "compiled" if machine_code.is_available() else "libraries'"
-    (RESULTS / f"tt_svd_floor_{maker}.md").write_text(
+    (RESULTS / f"tt_svd_floor_{maker()}.md").write_text(
         "# TT-SVD: its passes and their floors\n\n"
         f"{processor()}, one thread, torch {torch.__version__}, {way} passes; the shortest of seven runs, in processor "
         "time, with the short side of the unfolding at the left or at the right end. The last column is for the faster "
