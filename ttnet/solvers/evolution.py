@@ -31,14 +31,14 @@ from ttnet.solvers.interfaces import prepare_operator, prepare_train
 from ttnet.solvers.kronecker import exponential_of_sum
 from ttnet.solvers.result import SolverProgress, SolverResult, SolverStatus, handing_back
 from ttnet.solvers.tdvp_sweep import TdvpState
-from ttnet.solvers.time_steps import Implicit, Stepper, Tdvp
+from ttnet.solvers.time_steps import CUT, Implicit, Stepper, Tdvp
 from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
 
 METHODS = ("tdvp", "tdvp2", "implicit")
 UNBOUNDED = 2**31  # a rank that no bond has
 SHARE_MISSED = 0.1  # of what bounded ranks cannot follow, that a step may err by: shorter ones are no better
-ROUNDING = 10  # machine epsilons: differences of steps that are no more than errors of rounding
+ROUNDING = 8  # machine epsilons a core: differences of steps that are no more than errors of rounding
 SHORTEST = 1e-9  # share of the time
 NEAR = 0.1  # the error of a step from which on that of half of it tells something
 
@@ -203,6 +203,8 @@ class _March:
         share = 1.0
         long: Stepper | None = None  # a step of that share from here, if it is known already
         before = math.inf  # the error of the step that was taken back, for its share of the time
+        rounding = ROUNDING * self._precision * max(1, self._now.stepper.train.ndim)
+        may_widen = True  # before the first step, once: later bonds are made by A
         missed = self._now.stepper.missed() * abs(self._time)  # were it as now for all of the time
         for step in range(1, max_steps + 1):
             now = self._now
@@ -223,9 +225,13 @@ class _March:
             # Where half a step errs for its time as a whole one did, it is by what is cut off, not by its length, or by
             # rounding. Steps that are far too long tell nothing of the kind.
             floored = error < NEAR and error / share > 0.7 * before
-            if allowed < error <= ROUNDING * self._precision:
-                floored, error = True, ROUNDING * self._precision
-            if error > allowed and share > SHORTEST and not floored:
+            if allowed < error <= rounding:
+                floored, error = True, rounding
+            wider = now.stepper.widened(CUT * allowed) if may_widen and floored and error > allowed else None
+            if wider is not None:
+                self._now, long, may_widen = now._replace(stepper=wider), None, False
+                self._record(step, self._now)
+            elif error > allowed and share > SHORTEST and not floored:
                 before = error / share if error < NEAR else math.inf
                 # A step of half the length is known; if that is still far too long, begin anew.
                 factor = (0.5 * allowed / error) ** (1 / now.stepper.order)
@@ -242,6 +248,7 @@ class _March:
                 self._record(step, self._now)
                 growth = 0.9 * (allowed / error) ** (1 / (now.stepper.order + 1)) if error else 4.0
                 long, share, before = None, share * (2.0 if floored else min(4.0, max(0.5, growth))), math.inf
+                may_widen = False
             stopped = callback is not None and bool(callback(self._history[-1]))
             if self._now.passed >= 1:
                 return SolverStatus.REACHED if self._now.error <= self._tol else SolverStatus.IMPRECISE

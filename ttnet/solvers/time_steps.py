@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from ttnet.errors import TTValueError
+from ttnet.numerics.scales import times_power_of_two
 from ttnet.solvers.amen import solve
 from ttnet.solvers.arguments import check_bounds
+from ttnet.solvers.interfaces import prepare_train
 from ttnet.solvers.manifold import project
 from ttnet.solvers.tdvp_sweep import TdvpState
 from ttnet.trains.construct import eye, ones
@@ -21,6 +23,7 @@ from ttnet.trains.tt_matrix import TTMatrix
 
 STAGES = 6  # of the implicit steps, which are of order 11
 CUT = 0.02  # of the error that a step may make, for each bond that is cut
+WIDENED = 1e-2  # the relative error of what bonds are widened by
 
 
 class Stepper(Protocol):
@@ -40,6 +43,9 @@ class Stepper(Protocol):
 
     def missed(self) -> float:
         """Give the size of what A does to the train that bounded ranks cannot follow, per unit of time."""
+
+    def widened(self, tol: float) -> Stepper | None:
+        """Give the same train, but for `tol`, from which steps reach what A makes of it; None where they do already."""
 
 
 class Tdvp:
@@ -65,6 +71,28 @@ class Tdvp:
     def missed(self) -> float:
         """Give the size of what bounded ranks cannot follow, per unit of time."""
         return _missed(self._operator, self.train, self._most)
+
+    def widened(self, tol: float) -> Tdvp | None:
+        """Give the same train, but for `tol`, with what A makes of it in its bonds, as far as ranks may grow.
+
+        Two cores follow A no farther than their own bond widens. Where A moves three at once, the error of a first step
+        falls no faster than its length, unless the bonds hold these directions before. Source: Yang & White 2020,
+        "Time-dependent variational principle with ancillary Krylov subspace".
+        """
+        if self._most is None:
+            return None
+        train, moved = self.train, self._operator @ self.train
+        full = [min(math.prod(train.shape[:k]), math.prod(train.shape[k:])) for k in range(1, train.ndim)]
+        most = [most if bound is None else min(bound, most) for bound, most in zip(self._most, full, strict=True)]
+        size = float(moved.norm())
+        if not size or list(train.ranks[1:-1]) == most:
+            return None
+        wider = train + moved.round(eps=WIDENED) * (tol * float(train.norm()) / size)
+        if any(rank > bound for rank, bound in zip(wider.ranks[1:-1], most, strict=True)):
+            wider = wider.round(max_rank=most)
+        cores, exponent = prepare_train(wider, train.dtype)
+        cores[0] = times_power_of_two(cores[0], exponent)
+        return Tdvp(TdvpState(self._operator.cores, cores, self._most, 2), self._operator, self._most)
 
     def normalised(self) -> tuple[Tdvp, float]:
         """Divide the train by its norm; give that, too."""
@@ -112,6 +140,9 @@ class Implicit:
     def missed(self) -> float:
         """Give the size of what bounded ranks cannot follow, per unit of time."""
         return _missed(self._a, self._x, check_bounds(self._max_rank, self._x.ndim))
+
+    def widened(self, tol: float) -> None:
+        """Give nothing, as `solve` finds its directions itself."""
 
 
 def _missed(a: TTMatrix, train: TensorTrain, most: Sequence[int | None] | None) -> float:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ttnet
@@ -28,6 +28,8 @@ def exact(a, x, t):
 
 @settings(max_examples=15)
 @given(shapes, st.integers(1, 2), dtypes, seeds, st.sampled_from(METHODS), st.sampled_from([-0.7, 0.5]))
+@example((3, 3, 1, 2), 1, torch.float32, 1, "tdvp2", 0.5)  # moves three cores at once
+@example((2, 3, 2), 1, torch.float32, 20, "tdvp2", 0.5)
 def test_against_matrix_exponentials(shape, rank, dtype, seed, method, t):
     a = draw_operator(shape, rank, dtype, seed)
     a = a * (math.sqrt(math.prod(shape)) / float(a.norm()))
@@ -39,6 +41,20 @@ def test_against_matrix_exponentials(shape, rank, dtype, seed, method, t):
     assert result.value.dtype == dtype
     assert relative_error(vector(result.value), exact(a, x, t)) <= 2 * tol
     assert result.residual <= tol
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("bound", [None, 2, 4])
+def test_two_cores_follow_what_moves_more_of_them_at_once(tol, bound):
+    shape = (2, 3, 2, 2, 3)
+    a = draw_operator(shape, 1, torch.float64, 3)  # a product of five matrices, which no two cores can follow
+    a = a * (math.sqrt(math.prod(shape)) / float(a.norm()))
+    x = draw_train(shape, [1] * 4, torch.float64, 4)
+    result = solvers.evolve(a, x, 0.5, "tdvp2", tol, max_rank=bound)
+    error = relative_error(vector(result.value), exact(a, x, 0.5))
+    assert error <= 2 * max(tol, result.residual)
+    assert result.converged or bound
+    assert max(result.value.ranks) <= (bound or 6)
 
 
 @pytest.mark.parametrize("imaginary", [False, True])
