@@ -326,8 +326,11 @@ def print_result(result: FinetuneResult, screen: Screen) -> None:
         table.add_row("tokens a second", f"{result.tokens_per_second:,.0f}")
     table.add_row("peak memory", size(result.peak_memory))
     screen.table(table)
+    if result.warning is not None:
+        screen.warn(result.warning)
     screen.say(f"Saved in {result.settings.output}: {Path(result.adapter).name}, report.html, report.md")
-    screen.result({"output": result.settings.output, "adapter": result.adapter, "after": result.after})
+    found = {"output": result.settings.output, "adapter": result.adapter, "after": result.after}
+    screen.result(found if result.warning is None else {**found, "warning": result.warning})
 
 
 def print_seeds(result: SeedsResult, screen: Screen) -> None:
@@ -341,6 +344,9 @@ def print_seeds(result: SeedsResult, screen: Screen) -> None:
     for name, mean in result.mean.items():
         table.add_row(name.replace("_", " "), f"{mean:.4f}", f"{result.spread[name]:.4f}")
     screen.table(table)
+    for run in result.runs:
+        if run.warning is not None:
+            screen.warn(f"Seed {run.settings.seed}: {run.warning}")
     output, seeds = result.settings.output, ", ".join(f"seed-{seed}" for seed in result.settings.seeds)
     screen.say(f"Saved in {output}: {seeds}, report.md")
     screen.result({"output": output, "seeds": result.by_seed, "mean": result.mean, "spread": result.spread})

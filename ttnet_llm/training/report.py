@@ -105,6 +105,7 @@ def write_report(result: FinetuneResult, folder: Path) -> None:
     # A cell of Markdown has neither lines nor bars.
     rows = [[name, " ".join(value.split()).replace("|", "\\|")] for name, value in facts(result)]
     first = next(iter(result.after))
+    warning = "" if result.warning is None else f"**{' '.join(result.warning.split())}**\n\n"
     draw = partial(
         draw_curves,
         [curve_of(result)],
@@ -115,5 +116,6 @@ def write_report(result: FinetuneResult, folder: Path) -> None:
     write_text(
         folder / "report.md",
         f"# {title} on {source_of(settings)}\n\nBase model: `{settings.model}`.\n\n"
+        f"{warning}"
         f"{markdown_table(['', ''], rows)}{picture(folder / CURVES, 'Loss and score', draw)}",
     )

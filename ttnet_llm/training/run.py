@@ -24,6 +24,7 @@ from ttnet_llm.folders import mark_folder
 from ttnet_llm.prompts import longest_text, placeholders
 from ttnet_llm.training.card import finetuned_card
 from ttnet_llm.training.details import find_saved
+from ttnet_llm.training.gain import nothing_gained
 from ttnet_llm.training.kinds import KINDS
 from ttnet_llm.training.kinds.kind import Judgement, Kind, Task
 from ttnet_llm.training.methods import find_method, make_config
@@ -216,6 +217,12 @@ def carry_out(
         processes=count(),
         threads=torch.get_num_threads(),
         versions={name: version(name) for name in (*PACKAGES, *kind.packages)},
+        warning=nothing_gained(
+            before,
+            judgement.measures,
+            without_reading=kind.without_reading(task.validation, task.details, core.config),
+            learning_rate=training.learning_rate,
+        ),
     )
     if is_first():
         write_text(folder / RESULTS, to_json(result))

@@ -269,6 +269,7 @@ class FinetuneResult:
         processes: How many trained together, each on batches of its own.
         threads: CPU threads.
         versions: Of the packages that matter.
+        warning: That nothing was gained, and what to try; `None` where something was.
 
     Example:
         >>> from ttnet_llm.training import finetune
@@ -302,3 +303,4 @@ class FinetuneResult:
     processes: int
     threads: int
     versions: dict[str, str]
+    warning: str | None = None

@@ -15,6 +15,9 @@ from ttnet.errors import TTError, TTFileError, TTValueError
 from ttnet_llm.slim.finetuning import slim_finetuning
 from ttnet_llm.training import METHODS, FinetuneSettings, evaluate, finetune, load_finetuned, make_config
 from ttnet_llm.training.data import load_files
+from ttnet_llm.training.details import Columns, Details
+from ttnet_llm.training.gain import nothing_gained
+from ttnet_llm.training.kinds import KINDS
 from ttnet_llm.training.model import predict
 from ttnet_llm.training.seeds import finetune_seeds
 
@@ -49,6 +52,39 @@ def whole(place, tmp_path_factory):
     return folder, finetune(make(place, folder))
 
 
+def test_a_run_that_gained_nothing_says_so(place, tmp_path):
+    result = finetune(make(place, tmp_path / "run", learning_rate=1e-12, epochs=1))
+    assert result.after == result.before
+    assert result.warning is not None
+    score = f"{result.after['accuracy']:.4f}"
+    assert result.warning.startswith(f"Nothing was gained: the accuracy is {score} after training, {score} before.")
+    assert "1e-12" in result.warning
+    for name in ("report.md", "report.html"):
+        assert result.warning in (tmp_path / "run" / name).read_text()
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["warning"] == result.warning
+
+
+def test_a_run_is_held_against_one_class_for_every_text(place):
+    model = AutoModelForSequenceClassification.from_pretrained(place / "model", num_labels=2)
+    model.config.id2label = {0: "bad", 1: "good"}
+    kind, train = KINDS["classify"], load_files(str(place / "train.jsonl"), str(place / "train.jsonl"))
+    answer, measures = kind.without_reading(train.validation, Details(Columns(), 16, ("accuracy", "f1")), model.config)
+    shares = np.bincount(train.validation.labels) / len(train.validation)
+    assert answer == f"{model.config.id2label[int(shares.argmax())]!r} for every text"
+    assert measures["accuracy"] == shares.max()
+
+
+def test_words_for_what_was_not_gained():
+    always = ("'good' for every text", {"accuracy": 0.75})
+    said = nothing_gained({"accuracy": 0.25}, {"accuracy": 0.75}, without_reading=always, learning_rate=0.1)
+    assert said.startswith(
+        "Nothing was gained: the accuracy is 0.7500 after training, and 'good' for every text has 0.75"
+    )
+    assert nothing_gained({"accuracy": 0.25}, {"accuracy": 0.8}, without_reading=always, learning_rate=0.1) is None
+    assert nothing_gained({"loss": 1.0}, {"loss": 0.5}, learning_rate=0.1) is None
+    assert nothing_gained({"loss": 1.0}, {"loss": float("nan")}, learning_rate=0.1).startswith("Nothing was gained")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_saves_and_loads(place, tmp_path, method):
     rate = {"full": 1e-3, "tt-ether": 4e-2, "neuron-lora": 6e-2, "dept": 0.3}.get(method, 1e-2)
@@ -58,6 +94,7 @@ def test_every_method_learns_saves_and_loads(place, tmp_path, method):
     result = finetune(make(place, tmp_path / "run", method=method, epochs=8, **changes))
     if method != "head":  # a random encoder leaves its head little to go by
         assert result.after["accuracy"] > 0.9 > result.before["accuracy"]
+        assert result.warning is None
     assert result.losses[-1][1] < result.losses[0][1]
     assert result.scores[0] == (0, result.before["accuracy"])
     assert (result.parameters.adapter == 0) == (method == "head")

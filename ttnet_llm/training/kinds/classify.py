@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 from peft import TaskType
 from torch import nn
@@ -140,6 +141,17 @@ class Classify(Kind):
         """Say what the model makes of a text, or of a pair."""
         given = '("A text.", "Another.")' if len(details.columns.text) == 2 else '"A text."'
         return predicting(details, given)
+
+    def without_reading(
+        self, rows: Split, details: Details, config: PretrainedConfig
+    ) -> tuple[str, dict[str, float]] | None:
+        """Judge the class that most texts have."""
+        names = class_names(config)
+        if names is None or rows.labels.ndim == 2:
+            return None
+        most = int(np.bincount(rows.labels).argmax())
+        logits = np.tile(np.arange(len(names)) == most, (len(rows), 1)).astype(np.float32)
+        return f"{names[most]!r} for every text", measure(logits, rows.labels, details.measures)
 
     def answers(self, outputs: NDArray[Any], rows: Any, config: PretrainedConfig) -> list[Any]:
         """Name the classes, or give the numbers."""

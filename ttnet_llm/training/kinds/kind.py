@@ -329,6 +329,21 @@ class Kind(ABC):
             Lines that follow those that load `model` and `tokenizer`.
         """
 
+    def without_reading(
+        self, rows: Any, details: Details, config: PretrainedConfig
+    ) -> tuple[str, dict[str, float]] | None:
+        """Judge an answer that needs no example, which a model that has learnt nothing may come to.
+
+        Args:
+            rows: The examples that are judged.
+            details: The measures.
+            config: The model's config, which names its classes.
+
+        Returns:
+            The answer in words, and its measures; `None` where there is no such answer.
+        """
+        return None
+
     def answers(self, outputs: NDArray[Any], rows: Any, config: PretrainedConfig) -> list[Any]:
         """Put what `judge` gives out into words or numbers that people read.
 

@@ -46,6 +46,7 @@ def write_page(
             f"<h1>{escape(title)}</h1>",
             f'<p class="faint">Base model {escape(settings.model)}. Kind {escape(result.kind)}: '
             f"{escape(result.labels)}.</p>",
+            "" if result.warning is None else f"<p><strong>{escape(result.warning)}</strong></p>",
             _tiles(result),
             section("The course of training", _curves(result)),
             section("Before and after", _before_and_after(result)),
