@@ -35,7 +35,7 @@ def tangent(x: TensorTrain, directions: Sequence[Tensor]) -> TangentVector:
     Example:
         >>> import ttnet
         >>> x = ttnet.ones((2, 2))
-        >>> tangent(x, [torch.ones(1, 2, 1), torch.zeros(1, 2, 1)]).train().full()
+        >>> tangent(x, [torch.ones(1, 2, 1), torch.zeros(1, 2, 1)]).train().full().round(decimals=4)
         tensor([[1., 1.],
                 [1., 1.]])
     """

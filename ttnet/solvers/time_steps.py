@@ -23,6 +23,7 @@ from ttnet.trains.tt_matrix import TTMatrix
 
 STAGES = 6  # of the implicit steps, which are of order 11
 CUT = 0.02  # of the error that a step may make, for each bond that is cut
+CLEAR = 300  # machine epsilons, from which a difference of squares shows above its rounding errors
 WIDENED = 1e-2  # the relative error of what bonds are widened by
 
 
@@ -159,7 +160,10 @@ def _missed(a: TTMatrix, train: TensorTrain, most: Sequence[int | None] | None) 
         followed = project(train, moved)
     except TTValueError:  # ranks that the shape does not allow
         followed = project(train.round(), moved)
-    return math.sqrt(max(0.0, float(moved.norm()) ** 2 - float(followed.norm()) ** 2))
+    square = 1 - (float(followed.norm()) / float(moved.norm())) ** 2
+    if square > CLEAR * torch.finfo(train.dtype).eps:
+        return float(moved.norm()) * math.sqrt(square)
+    return float((moved - followed.train()).norm())  # the difference of squares is rounding
 
 
 def radau_matrix(stages: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

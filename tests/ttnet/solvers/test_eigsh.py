@@ -13,9 +13,10 @@ from tests.ttnet.solvers.systems import draw_operator, vector
 from tests.ttnet.strategies import dense, draw_train, dtypes, relative_error, same, seeds
 from ttnet import TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError, operators, solvers
 from ttnet.solvers import SolverStatus, dmrg_sweep
-from ttnet.solvers.interfaces import split
+from ttnet.solvers.interfaces import mirrored, split
 from ttnet.solvers.residuals import eigen_residual
 from ttnet.solvers.ritz import lowest_pairs
+from ttnet.trains.orthogonal import right_orthogonalise
 
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple)
 
@@ -226,23 +227,39 @@ def test_residuals_are_the_same_in_either_way(shape, rank, dtype, seed):
     cores = [*v.cores[:-1], v.cores[-1] / float(v.norm())]
     whole = vector(TensorTrain(cores))
     expected = float((dense(a).to(whole.dtype) @ whole - 0.3 * whole).norm())
-    for clear in (-math.inf, math.inf):
+    for exact_rank, sketch, tolerance in ((100, 64, 1e-2), (0, 64, 0.6), (0, 4096, 0.1)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ttnet.solvers.residuals.CLEAR", clear)
+            patch.setattr("ttnet.solvers.residuals.EXACT_RANK", exact_rank)
+            patch.setattr("ttnet.solvers.residuals.SKETCH", sketch)
             found = eigen_residual(a.cores, cores, 0.3)
-        assert math.isclose(found, expected, rel_tol=1e-2, abs_tol=100 * math.sqrt(torch.finfo(dtype).eps))
+        assert math.isclose(found, expected, rel_tol=tolerance, abs_tol=100 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("exact_rank", [100, 0])
 @pytest.mark.parametrize("size", [1e-4, 1e-6, 1e-7, 1e-9, 1e-12])
-def test_small_residuals_are_those_of_dense_vectors(size):
-    """The square of a residual of 1e-9 is nothing but rounding errors."""
+def test_small_residuals_are_those_of_dense_vectors(monkeypatch, size, exact_rank):
+    """The square of a residual of 1e-9 is nothing but rounding errors. Terms of neighbours leave nothing to chance."""
+    monkeypatch.setattr("ttnet.solvers.residuals.EXACT_RANK", exact_rank)
     a = operators.heisenberg(8)
     values, vectors = torch.linalg.eigh(a.full())
     v = vectors[:, 0] + size * vectors[:, 1]
     train = ttnet.tt_svd((v / v.norm()).reshape((2,) * 8), eps=1e-15)
     expected = float((a.full() @ v - values[0] * v).norm() / v.norm())
-    found = eigen_residual(a.cores, train.cores, float(values[0]))
-    assert math.isclose(found, expected, rel_tol=0.05, abs_tol=1e-13)
+    turned, exponent = right_orthogonalise(mirrored(train.cores))
+    turned[0] = turned[0] * 2.0 ** int(exponent)
+    for cores in (train.cores, mirrored(turned)):  # wherever the norm is
+        found = eigen_residual(a.cores, cores, float(values[0]))
+        assert math.isclose(found, expected, rel_tol=0.05, abs_tol=1e-13)
+
+
+def test_several_vectors_of_large_ranks_converge():
+    """Residuals of some 1e-8 of these were errors of rounding, which no sweep makes smaller."""
+    result = solvers.eigsh(operators.heisenberg(12), k=3, tol=1e-8)
+    assert result.status is SolverStatus.CONVERGED
+    assert result.sweeps <= 7
+    whole = operators.heisenberg(12)
+    for value, v in zip(result.values, result.vectors, strict=True):
+        assert float((whole @ v - v * float(value)).norm()) <= 2e-8 * abs(float(value))
 
 
 @given(
