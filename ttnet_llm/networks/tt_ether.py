@@ -24,8 +24,8 @@ class TTEtherConfig(SharedConfig):
     the residual stream is adapted.
 
     Args:
-        r: Rank of the trains, at least 1; `None` gives every place its own vectors, as does a rank that is no less than
-            the number of a train's rows: that of places, or twice that if `tied`.
+        r: Rank of the trains, at least 1, or 2 if `tied`; `None` gives every place its own vectors, as does a rank that
+            is no less than the number of a train's rows: that of places, or twice that if `tied`.
         n: Number of diagonal blocks, at least 1; at most half of the input size, as a block of one entry cannot turn.
         scale: Every turn is `I + scale * (H - I)`.
         tied: Whether the vectors of U and V are rows of one train, so that a rank costs half as many parameters.
@@ -60,6 +60,11 @@ class TTEtherConfig(SharedConfig):
         super()._check_fields()
         if self.r is not None:
             self._check_positive("r")
+        if self.r == 1 and self.tied:
+            raise TTValueError(
+                "r is 1 with tied=True, where both vectors of every turn are one direction, and nothing is turned; "
+                "expected at least 2, or tied=False."
+            )
         self._check_positive("n")
 
 

@@ -20,8 +20,9 @@ from ttnet.errors import TTValueError
 from ttnet_llm import EtherConfig, TTEtherConfig, export_lora, hold_factors
 from ttnet_llm.budget import count_parameters
 
-each_rank = pytest.mark.parametrize("r", [1, 3, None])
-each_tie = pytest.mark.parametrize("tied", [True, False])
+each_train = pytest.mark.parametrize(
+    ("r", "tied"), [(1, False), (3, False), (None, False), (2, True), (3, True), (None, True)]
+)
 
 
 class Block(nn.Module):
@@ -39,7 +40,7 @@ def test_every_place_is_turned_by_its_rows_of_the_trains(
 ) -> None:
     r, scale = data.draw(st.none() | st.integers(1, 8)), data.draw(st.sampled_from([1.0, 0.3]))
     base = nn.ModuleDict({"layers": nn.ModuleList(Block(size, out) for _ in range(layers))}).double()
-    tied = data.draw(st.booleans())
+    tied = r != 1 and data.draw(st.booleans())
     targets = ["q_proj", "v_proj", "up_proj"]
     config = TTEtherConfig(target_modules=targets, r=r, n=n, scale=scale, tied=tied, init_weights=False)
     model = get_peft_model(base, config)
@@ -65,8 +66,7 @@ def test_every_place_is_turned_by_its_rows_of_the_trains(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("make", [models.bert, models.llama, models.gpt2, models.opt, models.t5])
-@each_rank
-@each_tie
+@each_train
 def test_it_starts_as_the_identity_to_the_bit(
     make: Callable[[], nn.Module], dtype: torch.dtype, r: int | None, tied: bool
 ) -> None:
@@ -126,8 +126,7 @@ def test_counts_are_those_of_the_trains_whatever_the_number_of_blocks(n: int) ->
         assert count_parameters(LLAMA, TTEtherConfig(n=n, **full)).adapter == 2 * (2 * 32) * 4096
 
 
-@each_rank
-@each_tie
+@each_train
 def test_exports_and_merges_compute_the_same(r: int | None, tied: bool, tmp_path: Path) -> None:
     base = models.llama().double()
     model = perturb(get_peft_model(base, TTEtherConfig(r=r, n=3, tied=tied, task_type="CAUSAL_LM")), spread=0.1)
@@ -156,6 +155,7 @@ def test_a_place_of_its_own_vectors_is_turned_as_ether_plus_does() -> None:
     ("options", "message"),
     [
         ({"r": 0}, "r is 0; expected an integer of at least 1"),
+        ({"r": 1, "tied": True}, "r is 1 with tied=True, where both vectors of every turn are one direction"),
         ({"n": 0}, "n is 0; expected an integer of at least 1"),
         ({"scale": float("inf")}, "scale is inf; expected a finite number"),
         ({"rank_pattern": {"q_proj": 2}}, "tt_ether shares one network between all modules of a shape"),
