@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ttnet.solvers.result import SolverProgress, SolverStatus
 from ttnet.solvers.sampled import Level, Measurements, attainable, enlarged, least_squares
+from ttnet.trains.tensor_train import TensorTrain
 
 LEVEL_SWEEPS = 30  # at most, for one choice of ranks
 SLOW = 0.9  # a sweep that leaves more than this share of the training error is slow,
@@ -20,18 +21,21 @@ SLOW_SWEEPS = 4  # as many of them one after the other end a level,
 HOPELESS = 100  # as does a held-out error so many times the least one
 PATIENCE = 3  # how many times all ranks may grow without gain
 GAIN = 0.9  # the share of the held-out error that larger ranks have to come down to
+SHARES = (0.5, 1.0, 2.0)  # of the held-out error, that the directions left out may make up,
+TOLD = 0.7  # and the error from which on samples have told nothing
 FAR = 100  # times tol: a held-out error that is worth another start,
-FURTHER_STARTS = 3  # at most, as long as the last one
-BETTER = 0.5  # has left no more than this share of the error
+FURTHER_STARTS = 5  # at most,
+ALIKE = 1.3  # and none after two that come to errors of about the same size, as they do where noise is what is left
 
 
 @dataclass
 class Adaptation:
     """A search for ranks: fits to most samples, and held-out ones that decide.
 
-    Ranks grow, all by one as long as the held-out error comes down with them, then each on its own. A search that ends
-    with a large error has met noise, or was led astray by what it found first: another one, from other cores of rank 1,
-    tells, and the best counts. Source:
+    Ranks grow, all by one as long as the held-out error comes down with them, then each on its own; and directions no
+    larger than the error are left out again, which may lead out of a fit to what is not there. A search that ends with
+    a large error has met noise, or was led astray by what it found first: others, from other cores of rank 1, tell, and
+    the best counts. Source:
     Steinlechner 2016, "Riemannian optimization for high-dimensional tensor completion", section 4.4; Grasedyck, Kluge,
     Krämer 2015, "Variants of alternating least squares tensor completion in the tensor train format".
 
@@ -79,9 +83,10 @@ class Adaptation:
             try:
                 status = self._search()
             finally:  # also where an exception ends it
-                if before[0] <= self.error:
+                found = self.error
+                if before[0] <= found:
                     self.error, self.cores = before
-            if self.error > BETTER * before[0]:  # as it does where noise is what is left
+            if max(found, before[0]) <= ALIKE * min(found, before[0]):
                 break
         if status is None:
             return SolverStatus.MAX_RANK if self._is_full() else SolverStatus.DATA_SPENT
@@ -104,8 +109,18 @@ class Adaptation:
             current = self.cores if failures == 0 else larger
         gained = True
         while status is None and gained:
+            start = self.error
+            for step in (self._larger, self._smaller):
+                status = step() if status is None else status
+            gained = self.error < GAIN * start
+        return status
+
+    def _larger(self) -> SolverStatus | None:
+        """Let ranks grow, each on its own, as long as that brings the error down."""
+        gained = True
+        while gained:
             gained = False
-            for bond in bonds:
+            for bond in range(len(self.cores) - 1):
                 larger = self._enlarged(self.cores, [bond])
                 if larger is None:
                     continue
@@ -114,7 +129,20 @@ class Adaptation:
                 if status is not None:
                     return status
                 gained |= self.error < GAIN * before
-        return status
+        return None
+
+    def _smaller(self) -> SolverStatus | None:
+        """Leave out directions that are no larger than the error, which samples do not tell, and fit the others."""
+        for share in SHARES:
+            train = TensorTrain(self.cores)
+            if self.error >= TOLD or train.ndim == 1:
+                break
+            smaller = train.round(eps=min(share * self.error, TOLD))
+            if smaller.ranks != train.ranks:
+                status = self._level([core.contiguous() for core in smaller.cores])
+                if status is not None:
+                    return status
+        return None
 
     def _level(self, cores: list[Tensor]) -> SolverStatus | None:
         """Fit cores of fixed ranks; keep the best of them."""

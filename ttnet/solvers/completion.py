@@ -51,8 +51,8 @@ def complete(
     long as that brings it closer to those that it has not seen. It begins near a constant, or, where means over slices
     are as good as zero, with the product that the samples' logarithms and signs tell, if they tell one. Sums of several
     products of zero means may stay hidden, mostly in many modes: then the result says `DATA_SPENT`. Before it says so
-    of an error above 100 times `tol`, a second search begins from random numbers, and up to two more as long as each at
-    least halves the error; the best counts. With noisy samples there is one, about as long as the first. Source:
+    of an error above 100 times `tol`, other searches begin from random numbers, five at most and none after two that
+    come to about the same error, as they do where samples are noisy; the best counts. Source:
     Steinlechner 2016, "Riemannian optimization for high-dimensional tensor completion"; Grasedyck, Kluge, Krämer 2015,
     "Variants of alternating least squares tensor completion in the tensor train format".
 

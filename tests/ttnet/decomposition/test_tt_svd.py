@@ -33,13 +33,13 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 
 @pytest.fixture(scope="module", autouse=True, params=PASSES)
-def _no_tensor_is_small(request):
+def passes(request):
     """Send these small tensors through the kernels for large ones, in several blocks, compiled or not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "SMALL_NUMEL", 0)
         patch.setitem(unfolding.BLOCK_NUMEL, "cpu", 512)
         choose_passes(patch, request.param)
-        yield
+        yield request.param
 
 
 def check_left_orthogonal(tt):
@@ -116,14 +116,17 @@ def test_unspent_budget_goes_to_other_bonds(method, mirror):
 
 @every_method
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_scale_does_not_matter(dtype, method):
+def test_scale_does_not_matter(dtype, method, passes):
     x = draw_tensor((4, 5, 6), dtype, 0)
     plain = ttnet.tt_svd(x, eps=0.3, method=method)
     exponents = [-80, 99] if dtype in (torch.float32, torch.complex64) else [-565, 565, -1000, 1000]
     for exponent in exponents:
         scaled = ttnet.tt_svd(x * 2.0**exponent, eps=0.3, method=method)
         assert scaled.ranks == plain.ranks
-        assert torch.equal(scaled.full() * 2.0**-exponent, plain.full())
+        if passes == "libraries":
+            assert torch.equal(scaled.full() * 2.0**-exponent, plain.full())
+        else:  # entries that have to be scaled first go through libraries, which add up in another order
+            assert relative_error(scaled.full() * 2.0**-exponent, plain.full()) <= 20 * torch.finfo(dtype).eps
 
 
 @every_method

@@ -14,6 +14,7 @@ from tests.ttnet.solvers.test_manifold import points
 from tests.ttnet.strategies import dense, draw_indices, draw_tensor, draw_train, relative_error, same, seeds
 from ttnet import TensorTrain, TTIndexError, TTShapeError, TTTypeError, TTValueError
 from ttnet.solvers import SolverStatus, complete, completion, project, sampled
+from ttnet.solvers.adaptation import FURTHER_STARTS
 from ttnet.solvers.entries import IndexSamples
 from ttnet.solvers.gauss_newton import View, conjugate_gradients, least_missing, projected
 from ttnet.solvers.products import product_without_means
@@ -334,6 +335,17 @@ def test_new_indices_of_bonds_leave_the_tensor_and_point_where_it_lacks_most(mon
     assert float((found @ (found.mH @ expected) - expected).norm()) < 1e-8
 
 
+@pytest.mark.parametrize("seed", [2, 3])
+def test_directions_that_samples_do_not_tell_are_left_out_again(seed):
+    """A search from few entries that grows ranks alone ends at a train of larger ranks and an error of some tenths."""
+    x = ttnet.random((20, 20, 20), 2, dtype=torch.float64, seed=seed)
+    generator = torch.Generator().manual_seed(100 + seed)
+    indices = torch.stack([torch.randint(20, (800,), generator=generator) for _ in range(3)], 1)
+    result = complete(indices, ttnet.evaluate(x, indices), x.shape, max_sweeps=3000)
+    assert float((result.value - x).norm() / x.norm()) < 1e-3
+    assert result.value.ranks == (1, 2, 2, 1)
+
+
 @given(
     # Of small matrices the few entries that are held out leave means that are not zero.
     st.lists(st.integers(3, 6), min_size=3, max_size=7).map(tuple),
@@ -408,8 +420,15 @@ class TestFurtherStarts:
         assert result.residual < 0.2
         assert min(p.residual for p in result.history) == pytest.approx(result.residual)
         assert result.history[-1].residual > 0.9
-        errors = [p.residual for p in result.history]
-        assert errors.count(errors[-1]) < len(errors) / 2  # one more start, which told that there is nothing to gain
+        starts = [max(p.ranks) == 1 < max(q.ranks) for q, p in itertools.pairwise(result.history)]
+        assert sum(starts) == FURTHER_STARTS  # as none came to an error like that of another
+
+    def test_two_like_errors_end_the_search(self):
+        noise = draw_tensor(self.y.shape, torch.float64, 3) * float(self.y.norm()) / len(self.y) ** 0.5
+        result = complete(self.indices, self.y + 0.05 * noise, self.x.shape)
+        assert result.status is SolverStatus.DATA_SPENT
+        starts = [max(p.ranks) == 1 < max(q.ranks) for q, p in itertools.pairwise(result.history)]
+        assert sum(starts) == 1
 
     def test_small_errors_ask_for_none(self, monkeypatch):
         monkeypatch.setattr(completion, "_cheaper", None)
