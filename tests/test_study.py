@@ -167,6 +167,9 @@ def test_rates_are_chosen_on_other_seeds_and_reported_once(plan: Study, task: Ta
     assert "| TT-ETHER | 9,984 | 0.04 | 0.7050 ± 0.0071 | -0.2000 ± 0.0000 |" in page
     assert page.index("| LoRA") < page.index("| TT-ETHER") < page.index("| Norms")
     assert (tmp_path / "report.png").stat().st_size > 0
+    one = dataclasses.replace(plan, seeds=(0,))
+    write_report(one, rates, again, tmp_path / "one.md", "the command")
+    assert "| TT-ETHER | 9,984 | 0.04 | 0.7000 | -0.2000 |" in (tmp_path / "one.md").read_text()
 
 
 def test_a_language_model_is_judged_by_its_loss_and_the_share_of_a_gain(tmp_path: Path) -> None:

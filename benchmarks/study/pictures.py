@@ -60,7 +60,8 @@ def draw_scores(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, p
             if name in large:
                 axes.axhline(means[name], color=colour, lw=1, ls="--")
                 continue
-            error = statistics.stdev(scores[name]) / len(scores[name]) ** 0.5
+            count = len(scores[name])
+            error = statistics.stdev(scores[name]) / count**0.5 if count > 1 else None
             axes.errorbar(counts[name], means[name], error, fmt="o", color=colour, capsize=3, ms=5)
         axes.set_xscale("log")
         axes.margins(x=0.12)

@@ -111,8 +111,7 @@ def _scores_table(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs)
         row += [f"{statistics.mean(means[name]):.4f}"] if len(plan.tasks) > 1 else []
         for other in plan.beside:
             differences = [ours - theirs for ours, theirs in zip(means[name], means[other], strict=True)]
-            error = statistics.stdev(differences) / len(differences) ** 0.5
-            row.append("-" if other == name else f"{statistics.mean(differences):+.4f} ± {error:.4f}")
+            row.append("-" if other == name else _difference(differences))
         if bare and plan.beside:
             untouched = statistics.mean(means[bare])
             gain = untouched - statistics.mean(means[plan.beside[-1]])
@@ -142,6 +141,13 @@ def _rates_table(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs) 
 def _spread(scores: Sequence[float]) -> str:
     deviation = f" ± {statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
     return f"{statistics.mean(scores):.4f}{deviation}"
+
+
+def _difference(differences: Sequence[float]) -> str:
+    """Write a mean with its standard error, which one seed has none of."""
+    count = len(differences)
+    error = f" ± {statistics.stdev(differences) / count**0.5:.4f}" if count > 1 else ""
+    return f"{statistics.mean(differences):+.4f}{error}"
 
 
 def _list(values: Sequence[object]) -> str:
