@@ -45,7 +45,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "finetune", folder / "model", "--train", folder / "train.jsonl", "--validation", folder / "train.jsonl",
         "--epochs", 1, "--output", folder / "run", "--quiet",
     )  # fmt: skip
-    assert (code, error) == (0, "")
+    assert code == 0
+    assert error.startswith("Note: Nothing was gained: the accuracy is 0.3333 after training, 0.3333 before.")
     tokenizer = tf.AutoTokenizer.from_pretrained(folder / "model")
     tokenizer.eos_token = "[SEP]"
     for name, template in (("raw", None), ("chat", TEMPLATE)):
