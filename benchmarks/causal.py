@@ -35,6 +35,7 @@ from ttnet_llm.training.trainer import parameter_groups, training_arguments
 
 RESULTS = Path(__file__).parent / "results" / "causal.md"
 METHODS = {"LoRA r=8": "lora", "LoRETTA_rep": "loretta-rep", "TT-ETHER r=4": "tt-ether", "Full fine-tuning": "full"}
+OPTIONS = {"tt-ether": {"r": 4, "n": 4, "tied": False}}
 BASELINE = "LoRA r=8"
 BATCH, TOKENS = 4, 128
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
@@ -44,7 +45,7 @@ def make_step(folder: str, method: str) -> Callable[[], None]:
     kind = find_kind("causal")
     settings = FinetuneSettings(folder, mkdtemp(), method, train="-", kind="causal", device="cpu", batch_size=BATCH)
     base, tokenizer = kind.load(folder, kind.configure(folder, None), dtype=torch.float32)
-    model = attach(base, make_config(method, {}, kind.task_type))
+    model = attach(base, make_config(method, OPTIONS.get(method, {}), kind.task_type))
     length = len(FACTS) // BATCH
     rows = Examples(Passage(None, FACTS[k * length : (k + 1) * length]) for k in range(BATCH))
     rate = find_method(method).learning_rate

@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results" / "slim.jsonl"
 SEEDS, CHOOSING_SEED = (0, 1, 2), 100
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "LoRA, r=8": ("lora", {"r": 8, "lora_alpha": 16}),
-    "TT-ETHER, r=4": ("tt-ether", {"r": 4}),
+    "TT-ETHER, r=4": ("tt-ether", {"r": 4, "n": 4, "tied": False}),
 }
 WHOLE, LEARNT, RANDOM, CHOICE = "whole", "learnt masks", "random masks", "learnt masks, not folded"
 SHARE = 1 / 3

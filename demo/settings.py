@@ -44,7 +44,7 @@ class Row:
 
 # The learning rates are those that SST-2 chose (docs/results/accuracy.md); nothing was chosen on the demo's own texts.
 ROWS = {
-    "tt-ether": Row("tt-ether", "TT-ETHER r=4", 2e-2, {"r": 4}),
+    "tt-ether": Row("tt-ether", "TT-ETHER r=4", 2e-2, {"r": 4, "n": 4, "tied": False}),
     # The paper trains the normalisation layers along with its adapters.
     "loretta-rep": Row("loretta-rep", "LoRETTA_rep", 3e-3, {"train_norms": True}),
     "lora-1": Row("lora", "LoRA r=1", 1e-2, {"r": 1, "lora_alpha": 2}),

@@ -140,7 +140,8 @@ def fit_to_budget(
 
     In a language model that is NeuronLoRA: of the largest rank up to 8 that leaves room for a quarter of the neurons,
     or of rank 1, with as many neurons as fit. In other models, and where not even a 24th of the neurons fits, it is
-    TT-ETHER of the largest rank that does, up to vectors of its own for every place: at all linear layers of a language
+    TT-ETHER of the largest rank that does, both sides of a turn in one train from rank 11 on, up to vectors of its own
+    for every place: at all linear layers of a language
     model, if they have room, and otherwise at those that read the residual stream. The studies behind it are in the
     documentation (`docs/choosing.md`).
 
@@ -166,8 +167,9 @@ def fit_to_budget(
     def count(config: PeftConfig) -> int:
         return count_parameters(config_or_model, config).adapter
 
-    def turning(r: int | None) -> TTEtherConfig:
-        return TTEtherConfig(r=r, target_modules=targets, task_type=task_type)
+    def turning(r: int | None, tied: bool = False) -> TTEtherConfig:
+        blocks = 8 if tied else 4
+        return TTEtherConfig(r=r, n=blocks, tied=tied, target_modules=targets, task_type=task_type)
 
     def adding(r: int, neurons: int | None) -> NeuronLoraConfig:
         return NeuronLoraConfig(r=r, alpha=2 * r, neurons=neurons, task_type=task_type)
@@ -195,12 +197,15 @@ def fit_to_budget(
         )
     if parameters >= count(turning(None)):
         return turning(None)
+    if parameters >= count(turning(_TIED, tied=True)):
+        return turning(_largest(lambda r: count(turning(r, tied=True)), parameters, _TIED), tied=True)
     return turning(_largest(lambda r: count(turning(r)), parameters))
 
 
 # Shares of the neurons, one of so many: the smallest that was measured, and from where on rank is worth more.
 _FEW, _ENOUGH = 24, 4
 _HIGHEST = 8  # rank: of LoRA in the same study; what is left of a budget then is not spent
+_TIED = 11  # rank of the smallest train over both sides of a turn that was measured
 
 
 def _largest(count: Callable[[int], int], most: int, guess: int = 1) -> int:

@@ -36,7 +36,7 @@ def test_large_models_are_counted_without_their_weights(parameters: int) -> None
             fit_to_budget(llama, parameters)
         return
     config = fit_to_budget(llama, parameters)
-    assert config.r == {50_000: 6, 10**6: None}[parameters]
+    assert (config.r, config.n, config.tied) == {50_000: (11, 8, True), 10**6: (None, 4, False)}[parameters]
     assert config.target_modules is None
     config = fit_to_budget(llama, parameters, task_type="CAUSAL_LM")
     if parameters == 50_000:  # not even one neuron in each of the 32 layers, with its 4096 outputs
@@ -68,6 +68,19 @@ def test_no_budget_is_exceeded_however_narrow_the_blocks(parameters: int, neuron
     with contextlib.suppress(TTValueError):  # below the smallest adapter
         config = fit_to_budget(narrow, parameters, task_type="CAUSAL_LM")
         assert count_parameters(narrow, config).adapter <= parameters
+
+
+@given(parameters=st.integers(792, 10_000))
+def test_both_sides_are_one_train_from_the_rank_on_that_was_measured(parameters: int) -> None:
+    minilm = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    config = fit_to_budget(minilm, parameters)  # twelve places of 384 features
+    own, one = 2 * (384 + 12), 384 + 2 * 12  # parameters of a rank
+    if parameters >= 2 * 12 * 384:
+        assert (config.r, config.n, config.tied) == (None, 4, False)
+    elif parameters >= 11 * one:
+        assert (config.r, config.n, config.tied) == (parameters // one, 8, True)
+    else:
+        assert (config.r, config.n, config.tied) == (parameters // own, 4, False)
 
 
 def test_experts_without_layers_of_their_own_are_turned() -> None:

@@ -42,7 +42,8 @@ def params(
         if budget is not None:
             fitted = fit_to_budget(config, parse_number(budget), task_type=task_type)
             method = fitted.method.replace("_", "-")
-            options = {name: getattr(fitted, name) for name in ("r", "alpha", "neurons") if hasattr(fitted, name)}
+            named = ("r", "n", "tied", "alpha", "neurons")
+            options = {name: getattr(fitted, name) for name in named if hasattr(fitted, name)}
             options |= {"target_modules": fitted.target_modules} if fitted.target_modules else {}
         method = method or "loretta-rep"
         table = make_table("method", "adapter", "norms", "head", "trainable", "share of all")

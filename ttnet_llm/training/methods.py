@@ -76,7 +76,9 @@ METHODS: dict[str, Method] = {
     "metatt": Method("MetaTT", 3e-3, MetaTTConfig),
     "melora": Method("MELoRA", 2e-3, MeloraConfig),
     "ether": Method("ETHER+", 1e-2, EtherConfig),
-    "tt-ether": Method("TT-ETHER", 2e-2, TTEtherConfig, head_learning_rate=5e-3),
+    "tt-ether": Method(
+        "TT-ETHER", 8e-2, TTEtherConfig, {"r": 11, "n": 8, "tied": True}, head_learning_rate=5e-3, writing_rate=2e-2
+    ),
     "neuron-lora": Method("NeuronLoRA", 1e-2, NeuronLoraConfig, head_learning_rate=5e-3, writing_rate=3e-2),
     # The rate of the prompt; its offset's factors are far smaller. T5's embeddings are some forty times as large as
     # BERT's, which the rate in the paper is for.

@@ -102,7 +102,8 @@ def test_a_budget_chooses_method_and_rank(place, number):
     found = json.loads(output)
     budget = {"600": 600, "0.6k": 600, "1_000": 1000, "1M": 10**6}[number]
     assert found["tt-ether"]["adapter"] == count_parameters(config, TTEtherConfig(**found["options"])).adapter <= budget
-    assert found["options"] == {"r": fit_to_budget(config, budget).r}
+    fitted = fit_to_budget(config, budget)
+    assert found["options"] == {"r": fitted.r, "n": fitted.n, "tied": fitted.tied}
     assert found["lora-1"]["adapter"] == count_parameters(config, LoraConfig(r=1)).adapter
     code, output = run("params", place / "model", "--budget", number)
     assert f"--method-option r={found['options']['r']}" in output
