@@ -66,8 +66,9 @@ def evolve(
         A: The operator.
         x0: The train at time 0.
         t: The time to reach, of either sign.
-        method: "tdvp2", two cores at a time, whose ranks follow; "tdvp", which keeps the ranks of `x0`, and norm and
-            energy where A is skew-Hermitian, and whose error of projection onto these ranks no step can mend; or
+        method: "tdvp2", two cores at a time, whose ranks follow, and begin with what A makes of `x0` where it moves
+            more than two at once; "tdvp", which keeps the ranks of `x0`, and norm and energy where A is skew-Hermitian,
+            and whose error of projection onto these ranks no step can mend; or
             "implicit", collocation at Radau points with the times of a step as one more mode, for stiff A.
         tol: The error at time t, relative to x there, that the steps may add up to; at least 4 machine epsilons.
         max_sweeps: The largest number of steps, those that are taken back included; at least 1.
@@ -227,7 +228,8 @@ class _March:
             floored = error < NEAR and error / share > 0.7 * before
             if allowed < error <= rounding:
                 floored, error = True, rounding
-            wider = now.stepper.widened(CUT * allowed) if may_widen and floored and error > allowed else None
+            is_stuck = may_widen and floored and error > max(allowed, rounding)
+            wider = now.stepper.widened(CUT * allowed) if is_stuck else None
             if wider is not None:
                 self._now, long, may_widen = now._replace(stepper=wider), None, False
                 self._record(step, self._now)
