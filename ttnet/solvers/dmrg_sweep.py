@@ -18,7 +18,9 @@ from ttnet.solvers.interfaces import OperatorCore, advance_operator, mirrored, s
 from ttnet.solvers.local_system import LocalSystem
 from ttnet.solvers.ritz import lowest_pairs
 
-DENSE_SIZE = 60  # up to here a local matrix is diagonalised whole
+DENSE_SIZE = 60  # up to here a local matrix is diagonalised whole,
+HARD_SIZE, EARLY_HARD_SIZE = 600, 200  # and up to there, or there in the first sweeps,
+HARD = 0.15  # where an iteration leaves more than this share of a residual
 EXPANSION = 2  # how many directions a basis takes in at each step
 LOCAL_STEPS = 24  # of the iteration for a local problem
 EARLY_STEPS, EARLY_SWEEPS = 6, 2  # the same in the first sweeps, whose bases are poor
@@ -172,7 +174,10 @@ class BlockState:
         gain, steps = 0.1, EARLY_STEPS if self._sweeps <= EARLY_SWEEPS else LOCAL_STEPS
         if explore:
             gain, steps = 0.0, EXPLORING_STEPS
-        values, rows = lowest_pairs(system.apply_to_rows, start, bound=bound, gain=gain, steps=steps)
+        values, rows, left = lowest_pairs(system.apply_to_rows, start, bound=bound, gain=gain, steps=steps)
+        if left > HARD and system.size <= (EARLY_HARD_SIZE if steps == EARLY_STEPS else HARD_SIZE):
+            values, vectors = torch.linalg.eigh(system.matrix())
+            return values[:k], vectors[:, :k].reshape(*system.shape, k)
         return values[:k], rows[:k].mT.reshape(*system.shape, k)
 
     def _split(self, k: int, vectors: Tensor, cut: float, explore: bool) -> None:

@@ -22,8 +22,8 @@ def lowest_pairs(
     bound: float,
     gain: float,
     steps: int,
-) -> tuple[Tensor, Tensor]:
-    """Give the k lowest eigenvalues and their vectors.
+) -> tuple[Tensor, Tensor, float]:
+    """Give the k lowest eigenvalues and their vectors, and how far the steps have come.
 
     Args:
         product: The matrix, as a function of k vectors, the rows of a matrix (k, n).
@@ -33,11 +33,12 @@ def lowest_pairs(
         steps: The largest number of products with k vectors.
 
     Returns:
-        The eigenvalues (k,), ascending, and orthonormal vectors, the rows of a matrix (k, n).
+        The eigenvalues (k,), ascending, orthonormal vectors, the rows of a matrix (k, n), and the share that is left of
+        the largest residual; 0 where it is within the bound.
 
     Example:
         >>> a = torch.arange(50.0)
-        >>> values, vectors = lowest_pairs(lambda x: x * a, torch.ones(1, 50), bound=1e-4, gain=0.0, steps=100)
+        >>> values, vectors, _ = lowest_pairs(lambda x: x * a, torch.ones(1, 50), bound=1e-4, gain=0.0, steps=100)
         >>> abs(float(values[0])) < 1e-3, float(vectors[0, 0].abs()) > 0.999
         (True, True)
     """
@@ -77,13 +78,13 @@ def lowest_pairs(
             basis[end : end + k] = new
         vectors = y[:, :k].to(v.device).mT @ known
         if size <= max(bound, gain * first) or steps <= 0 or len(known) >= n:
-            return values[:k].to(v.device), vectors
+            return values[:k].to(v.device), vectors, size / first if size > bound else 0.0
         basis[:k] = _orthonormal(vectors)[0]
 
 
 def _lowest_pair(
     product: Callable[[Tensor], Tensor], v: Tensor, bound: float, gain: float, steps: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, float]:
     """Do as `lowest_pairs` for one vector, with numbers in the place of small matrices."""
     first, tiny = -1.0, torch.finfo(v.dtype).tiny
     basis = v.new_empty(min(BLOCKS, len(v), steps), len(v))
@@ -118,7 +119,7 @@ def _lowest_pair(
                     )
         vector = torch.from_numpy(y[:, 0]).to(v) @ known
         if size <= max(bound, gain * first) or steps <= 0 or len(known) == len(v):
-            return basis.real.new_tensor(values[:1]), vector[None]
+            return basis.real.new_tensor(values[:1]), vector[None], size / first if size > bound else 0.0
         torch.div(vector, float(torch.linalg.vector_norm(vector)), out=basis[0])
 
 
