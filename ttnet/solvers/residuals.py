@@ -172,11 +172,11 @@ def eigen_residual(
 ) -> float:
     """Give the norm of `A v - value v`.
 
-    It is computed without taking a difference of squares, whose rounding errors are some roots of the machine epsilon
-    times the value. What A makes of v is split by the site where it leaves the bases that v has on the left, and by the
-    one where it leaves those on the right; what leaves them at one site or at two neighbours is computed, as for the
-    variance of Hubig, Haegeman & Schollwoeck 2018, "Error estimates for extrapolations with matrix-product states".
-    That is all for sums of terms of neighbours; what A moves farther apart is estimated from `SKETCH` random
+    It is computed without taking a difference of squares, whose rounding would show as about the root of the machine
+    epsilon times the value. What A makes of v is split by the site where it leaves the bases that v has on the left,
+    and by the one where it leaves those on the right; what leaves them at one site or at two neighbours is computed, as
+    for the variance of Hubig, Haegeman & Schollwoeck 2018, "Error estimates for extrapolations with matrix-product
+    states". That is all for sums of terms of neighbours; what A moves farther apart is estimated from `SKETCH` random
     combinations, to about a fifth of it. Small ranks are orthogonalised, which is exact.
 
     Args:
@@ -204,9 +204,8 @@ def eigen_residual(
         core = basis.view(*centre.shape[:2], -1)
         left = advance_operator(left, core, operator, core)
         centre = torch.tensordot(rest, v[k + 1], 1) if k + 1 < len(v) else rest
-    square = (
-        float(((left.sum() - value) * centre.sum()).abs()) ** 2
-    )  # what stays in the bases, beside the vector itself
+    along = (left.sum() - value) * centre.sum()  # what stays in the bases is a multiple of v
+    square = float(along.abs()) ** 2
     generator = torch.Generator().manual_seed(0)
     right = v[0].new_ones(1, 1, 1)  # (j, b, s), the interface from the right
     one_site = v[0].new_zeros(1, 1)  # (j m, b s), what leaves the bases on the right at the next site
@@ -239,7 +238,10 @@ def _through(
     return found.flatten(2, 3).flatten(0, 1)
 
 
-def _combined(rows: Tensor, generator: torch.Generator) -> Tensor:
+def _combined(
+    rows: Tensor,  # (k, n)
+    generator: torch.Generator,
+) -> Tensor:  # (SKETCH, n)
     """Give `SKETCH` random combinations of rows, whose mean square is that of the rows."""
     weights = torch.randn(SKETCH, len(rows), generator=generator, dtype=torch.float64) * SKETCH**-0.5
     return weights.to(rows) @ rows
