@@ -27,7 +27,7 @@ def main() -> None:
     adapter = LorettaRepConfig(target_modules="all-linear", tt_rank=8, modules_to_save=["classifier"], train_norms=True)
     model = get_peft_model(body, adapter)
     model.print_trainable_parameters()
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3)
     for _ in range(150):
         pictures, labels = stripes(32)
         optimizer.zero_grad()
