@@ -51,7 +51,7 @@ def draw_scores(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, p
     below = [name for name in order if abs(means[name] - middle) > 3 * abs(best - middle)]
     large = [name for name in order if counts[name] > 100 * statistics.median(counts[name] for name in order)]
     with rc_context(STYLE):
-        figure = Figure(figsize=(9, max(5.0, 0.21 * len(order) + 1.2)), dpi=160, layout="constrained")
+        figure = Figure(figsize=(6.8, max(4.4, 0.19 * len(order) + 1.2)), dpi=160, layout="constrained")
         axes = figure.subplots()
         for name in order:
             if name in below:
@@ -88,7 +88,7 @@ def draw_scores(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, p
 def draw_courses(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, path: Path) -> None:
     """Draw the losses on held-out data on the way, means over tasks and seeds, and what is written at their ends."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(9, 5.4), dpi=160, layout="constrained")
+        figure = Figure(figsize=(6.8, 4.6), dpi=160, layout="constrained")
         axes = figure.subplots()
         for k, (name, (rate, *_)) in enumerate(rates.items()):
             records = [done[run] for run in plan.reported(name, rate)]
