@@ -92,6 +92,8 @@ class TensorTrain(TrainArithmetic):
     def dot(self, other: TensorTrain) -> Tensor:
         """Sum `conj(self) * other` over all entries, without forming them.
 
+        It conjugates as `torch.vdot` does; `torch.dot(self, other)` conjugates neither.
+
         Args:
             other: A train of the same shape, on the same device.
 
