@@ -18,8 +18,17 @@ def __getattr__(name: str) -> Any:
     try:
         return _import(name)
     except AttributeError:
-        advice = near(name, __all__).strip()
+        advice = near(name, __all__).strip() or _method_of_trains(name)
         raise AttributeError(f"ttnet has no {name!r}{'; ' if advice else ''}{advice}") from None
+
+
+def _method_of_trains(name: str) -> str:
+    """Name the method, or the call in the place of one, that is looked for as a function."""
+    if name.startswith("_"):  # what Python and tools look for on their own
+        return ""
+    train = _import("TensorTrain")
+    call = f"train.{name}" if hasattr(train, name) else train._call_for(name)
+    return f"take {call}." if call else ""
 
 
 keep_old_names(

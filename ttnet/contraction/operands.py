@@ -9,6 +9,7 @@ from torch import Tensor
 from ttnet.contraction.equation import Shape
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.numerics.scales import complex_dtype
+from ttnet.trains.habits import TensorHabits
 
 _INTEGERS = frozenset([torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
 _DTYPES = _INTEGERS | {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
@@ -18,7 +19,9 @@ def shapes_of(tensors: Sequence[Tensor]) -> tuple[Shape, ...]:
     """Give the shapes of operands, or say which is not a tensor."""
     for number, tensor in enumerate(tensors):
         if not isinstance(tensor, Tensor):
-            raise TTTypeError(f"operand {number} is a {type(tensor).__name__}; expected a torch.Tensor.")
+            trains = isinstance(tensor, TensorHabits)
+            advice = ": take their cores, or train.dot, ttnet.outer and train.sum" if trains else ""
+            raise TTTypeError(f"operand {number} is a {type(tensor).__name__}; expected a torch.Tensor{advice}.")
     if torch.compiler.is_compiling():  # a plan is for known sizes, where a compiler may try unknown ones
         return tuple([tuple(map(int, tensor.shape)) for tensor in tensors])
     return tuple([tensor.shape for tensor in tensors])

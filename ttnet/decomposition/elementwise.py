@@ -11,6 +11,7 @@ from ttnet.decomposition.tt_cross import tt_cross
 from ttnet.errors import TTConvergenceError, TTShapeError, TTTypeError, TTValueError
 from ttnet.numerics.truncation import check_readable
 from ttnet.trains.chain import shorten
+from ttnet.trains.checks import expect_train
 from ttnet.trains.evaluation import scaled_entries, scaled_slices
 from ttnet.trains.tensor_train import TensorTrain
 
@@ -66,8 +67,7 @@ def apply(
         True
     """
     for k, train in enumerate(trains):
-        if not isinstance(train, TensorTrain):
-            raise TTTypeError(f"trains[{k}] is a {type(train).__name__}; expected a TensorTrain.")
+        expect_train(train, f"trains[{k}]")
         if train.shape != trains[0].shape:
             raise TTShapeError(
                 f"trains[{k}] has shape {shorten(train.shape)} but trains[0] has {shorten(trains[0].shape)}; expected "

@@ -13,6 +13,7 @@ from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.numerics.scales import count_nonfinite
 from ttnet.operators.building import finish
 from ttnet.trains.chain import check_shape
+from ttnet.trains.checks import expect_train
 from ttnet.trains.joining import diag
 from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
@@ -36,9 +37,7 @@ def diagonal(x: TensorTrain) -> TTMatrix:
         >>> diagonal(ttnet.arange((2, 2))).full().diag()
         tensor([0., 1., 2., 3.])
     """
-    if not isinstance(x, TensorTrain):
-        raise TTTypeError(f"x is a {type(x).__name__}; expected a TensorTrain.")
-    return diag(x)
+    return diag(expect_train(x, "x"))
 
 
 def local_sum(

@@ -11,6 +11,7 @@ from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.numerics.scales import compute_dtype, count_nonfinite
 from ttnet.numerics.truncation import check_max_rank
 from ttnet.trains.chain import CoreChain, shorten
+from ttnet.trains.checks import expect_train
 from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
 
@@ -156,10 +157,9 @@ def check_train(x: object, name: str) -> TensorTrain:
         >>> check_train(ttnet.ones((2, 3)), "b")
         TensorTrain([2]-1-[3], float32)
     """
-    if not isinstance(x, TensorTrain):
-        raise TTTypeError(f"{name} is a {type(x).__name__}; expected a TensorTrain.")
-    _check_finite(x, name)
-    return x
+    train = expect_train(x, name)
+    _check_finite(train, name)
+    return train
 
 
 def check_operator(a: object, name: str, *, square: bool = True) -> TTMatrix:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.numerics.dense import as_dense
 from ttnet.solvers.bases import Basis
+from ttnet.trains.checks import expect_train
 from ttnet.trains.dims import check_dim
 from ttnet.trains.tensor_train import TensorTrain
 
@@ -37,8 +38,7 @@ class FunctionTrain:
     """
 
     def __init__(self, coefficients: TensorTrain, bases: Sequence[Basis]) -> None:
-        if not isinstance(coefficients, TensorTrain):
-            raise TTTypeError(f"coefficients is a {type(coefficients).__name__}; expected a TensorTrain.")
+        expect_train(coefficients, "coefficients")
         self.coefficients, self.bases = coefficients, check_bases(bases)
         sizes = tuple(basis.size for basis in self.bases)
         if sizes != coefficients.shape:

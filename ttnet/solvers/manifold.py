@@ -11,6 +11,7 @@ from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.numerics.linalg import qr
 from ttnet.solvers.tangent_space import TangentSpace, TangentVector, block_cores, sum_cores, train_of
 from ttnet.trains.chain import check_scalar, shorten
+from ttnet.trains.checks import expect_train
 from ttnet.trains.sweeps import check_finite
 from ttnet.trains.tensor_train import TensorTrain
 
@@ -218,15 +219,14 @@ def gradient(f: Callable[[TensorTrain], Tensor], x: TensorTrain) -> tuple[Tensor
 
 
 def _space_at(x: object, name: str = "x") -> TangentSpace:
-    if not isinstance(x, TensorTrain):
-        raise TTTypeError(f"{name} is a {type(x).__name__}; expected a TensorTrain.")
-    check_finite(x.cores)
-    if not float(x.norm()):
+    train = expect_train(x, name)
+    check_finite(train.cores)
+    if not float(train.norm()):
         raise TTValueError(
             f"{name} is zero; expected a train of full ranks, as there is no tangent space at zero: take another "
             "point, such as a random train of small norm."
         )
-    return TangentSpace(x.cores)
+    return TangentSpace(train.cores)
 
 
 def _check_vector(vector: object) -> None:
@@ -235,8 +235,7 @@ def _check_vector(vector: object) -> None:
 
 
 def _check_beside(x: TensorTrain, z: object, name: str) -> None:
-    if not isinstance(z, TensorTrain):
-        raise TTTypeError(f"{name} is a {type(z).__name__}; expected a TensorTrain.")
+    z = expect_train(z, name)
     if z.shape != x.shape:
         raise TTShapeError(f"{name} has shape {shorten(z.shape)}; expected that of the train, {shorten(x.shape)}.")
     if z.device != x.device:

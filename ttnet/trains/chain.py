@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,6 +138,7 @@ class CoreChain(TensorHabits):
 
     __slots__ = ("_cores",)
     _core_shape: ClassVar[tuple[str, ...]]  # the names of a core's axes
+    _from_dense: ClassVar[str]  # the call that makes one of a dense tensor, for messages
 
     def __init__(self, cores: Iterable[Tensor]) -> None:
         self._cores = tuple(cores)
@@ -334,6 +336,16 @@ class CoreChain(TensorHabits):
     def __mul__(self, other: object) -> Self:
         return NotImplemented
 
+    def _scalar(self, other: object) -> complex | Tensor | None:
+        """Give what may stand beside this value in a formula as a number, and refuse what is dense."""
+        scalar = check_scalar(other)
+        if scalar is None and isinstance(other, Tensor | np.ndarray):
+            raise TTTypeError(
+                f"other is dense, of shape {tuple(other.shape)}; expected a {type(self).__name__} or a number: take "
+                f"{self._from_dense}."
+            )
+        return scalar
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, which `ttnet.load` reads; an old file is replaced only when the new one is whole.
 
@@ -412,6 +424,8 @@ def check_scalar(value: object) -> complex | Tensor | None:
     """
     if isinstance(value, Tensor):
         return value if value.ndim == 0 else None
+    if isinstance(value, np.ndarray | np.bool_) and value.ndim == 0:
+        value = value.item()
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):

@@ -20,7 +20,7 @@ from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
 
 
-@in_other_words()
+@in_other_words(beyond="random((4, 4)), with the sizes in one tuple")
 def random(
     shape: Sequence[int],
     rank: int | Sequence[int] = 1,
@@ -77,7 +77,7 @@ def random(
     return TensorTrain(cores)
 
 
-@in_other_words()
+@in_other_words(beyond="zeros((4, 4)), with the sizes in one tuple")
 def zeros(
     shape: Sequence[int],
     *,
@@ -105,7 +105,7 @@ def zeros(
     return _constant(0.0, shape, dtype, device)
 
 
-@in_other_words()
+@in_other_words(beyond="ones((4, 4)), with the sizes in one tuple")
 def ones(
     shape: Sequence[int],
     *,
@@ -134,7 +134,7 @@ def ones(
     return _constant(1.0, shape, dtype, device)
 
 
-@in_other_words()
+@in_other_words(beyond="eye((4, 4)), with the sizes of the modes in one tuple")
 def eye(
     shape: Sequence[int],
     *,
@@ -170,7 +170,7 @@ def eye(
     return TTMatrix([torch.eye(size, dtype=dtype, device=device)[None, :, :, None] for size in shape])
 
 
-@in_other_words()
+@in_other_words(beyond="arange((4, 4)), with the sizes in one tuple")
 def arange(
     shape: Sequence[int],
     *,

@@ -65,3 +65,28 @@ def check_dims(dims: object, order: int, name: str = "dim") -> tuple[int, ...]:
     if len(set(positions)) < len(positions):
         raise TTValueError(f"{name} is {tuple(dims)}, which names a mode twice; expected each at most once.")
     return positions
+
+
+def one_by_one(first: int | Sequence[int], more: Sequence[int], name: str) -> Sequence[int]:
+    """Give ints that stand in a sequence, or each as an argument of its own.
+
+    Args:
+        first: The sequence, or the first int.
+        more: The other ints.
+        name: What the caller calls the argument, for the message.
+
+    Returns:
+        All of them.
+
+    Raises:
+        TTTypeError: If ints follow a sequence.
+
+    Example:
+        >>> one_by_one((2, 3), (), "shape"), one_by_one(2, (3,), "shape")
+        ((2, 3), (2, 3))
+    """
+    if isinstance(first, numbers.Integral):
+        return (int(first), *more)
+    if more:
+        raise TTTypeError(f"{name} is {first!r}, and more follows; expected one sequence of ints, or ints alone.")
+    return first  # type: ignore[return-value]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.numerics.scales import compute_dtype, real_dtype
+from ttnet.numerics.scales import compute_dtype, read, real_dtype
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.trains import arithmetic, reductions
 from ttnet.trains.chain import CoreChain, check_scalar, shorten
@@ -135,13 +135,23 @@ class TrainArithmetic(CoreChain):
             raise TTValueError(f"the trains are on {self.device} and {other.device}; move them to one device.")
 
     def _scaled(self, scalar: complex | Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> Self:
-        """Multiply or divide by a scalar of any size, which may promote the dtype."""
+        """Multiply or divide by a finite scalar of any size, or NaN, which may promote the dtype."""
         if isinstance(scalar, Tensor) and scalar.device != self.device and scalar.device.type != "cpu":
             raise TTValueError(f"the train is on {self.device} and the scalar on {scalar.device}; move one of them.")
         try:
             scalar = float(scalar) if isinstance(scalar, int) else scalar  # torch takes no more than 64 bits
         except OverflowError as error:
             raise TTValueError("the scalar is an int beyond the range of float64; expected a smaller one.") from error
+        # Infinite cores are no train of infinite entries: products of theirs cancel to NaN.
+        size: float | None = None  # not known of what is on a GPU, which is not waited for
+        if not isinstance(scalar, Tensor):
+            size = abs(scalar)
+        elif scalar.device.type == "cpu":
+            size = read(scalar.detach().to(torch.complex128).abs())
+        if size == math.inf:
+            raise TTValueError("the scalar is infinite; expected a finite number, as trains of rank above 1 hold none.")
+        if size == 0 and operation is torch.div:
+            raise TTValueError("a train cannot be divided by 0; expected another number.")
         return type(self)(arithmetic.scale(self._cores, scalar, operation))
 
     def _constant(self, value: complex | Tensor) -> Self:
@@ -149,16 +159,6 @@ class TrainArithmetic(CoreChain):
         sizes = [core.shape[1:-1] for core in self._cores]
         ones = [torch.ones((1, *size, 1), dtype=self.dtype, device=self.device) for size in sizes]
         return type(self)(ones)._scaled(value, torch.mul)
-
-    def _scalar(self, other: object) -> complex | Tensor | None:
-        """Give what may stand beside a train in a formula as a number, and refuse what is dense."""
-        scalar = check_scalar(other)
-        if scalar is None and isinstance(other, Tensor | np.ndarray):
-            raise TTTypeError(
-                f"other is dense, of shape {tuple(other.shape)}; expected a train or a number: take "
-                "ttnet.tt_svd(other)."
-            )
-        return scalar
 
     def __add__(self, other: object) -> Self:
         if not isinstance(other, TrainArithmetic):
@@ -203,14 +203,14 @@ class TrainArithmetic(CoreChain):
         scalar = self._scalar(other)
         if scalar is None:
             return NotImplemented
-        if not isinstance(scalar, Tensor) and scalar == 0:
-            # Infinite cores are no train of infinite entries: products of theirs cancel to NaN.
-            raise TTValueError("a train cannot be divided by 0; expected another number.")
         return self._scaled(scalar, torch.div)
 
     def __pow__(self, power: object) -> Self:
         """Multiply the entries with themselves; the ranks multiply, too."""
-        if isinstance(power, bool) or not isinstance(power, int) or power < 0:
+        number = check_scalar(power)
+        number = number.item() if isinstance(number, Tensor) else number
+        power = int(number) if isinstance(number, float) and number.is_integer() else number
+        if not isinstance(power, int) or power < 0:
             self._refuse("**")
         if max(self.ranks) ** power > _MAX_POWER_RANK:
             raise TTValueError(

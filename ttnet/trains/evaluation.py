@@ -14,6 +14,7 @@ from ttnet.errors import TTIndexError, TTShapeError, TTTypeError
 from ttnet.numerics.dense import check_unmasked
 from ttnet.numerics.scales import Exponent, compute_dtype, powers_of_two, read, split_row_scales
 from ttnet.numerics.train_scales import even_bonds
+from ttnet.trains.checks import expect_train
 from ttnet.trains.tensor_train import TensorTrain
 
 _CHUNK = 2**20  # entries of core slices gathered at a time
@@ -49,8 +50,7 @@ def evaluate(
         >>> torch.allclose(values, tt.full()[[0, 3], [0, 4], [0, 5]])
         True
     """
-    if not isinstance(tt, TensorTrain):
-        raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TensorTrain.")
+    expect_train(tt, "tt")
     return scaled_entries(scaled_slices(tt), check_indices(indices, tt)).to(tt.dtype)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
+from ttnet.numerics.dense import as_dense
 from ttnet.numerics.scales import split_scale, times_power_of_two
 from ttnet.trains.tensor_train import TensorTrain
 from ttnet.trains.tt_matrix import TTMatrix
@@ -50,8 +54,8 @@ def relative_error(
 
 
 def allclose(
-    a: Tensor | TensorTrain | TTMatrix,  # (n_1, ..., n_d)
-    b: TensorTrain | TTMatrix,
+    a: Tensor | npt.NDArray[Any] | TensorTrain | TTMatrix,  # (n_1, ..., n_d)
+    b: Tensor | npt.NDArray[Any] | TensorTrain | TTMatrix,  # (n_1, ..., n_d)
     *,
     rtol: float = 1e-5,
     atol: float = 0.0,
@@ -59,8 +63,8 @@ def allclose(
     """Tell whether two values agree as a whole, `||a - b|| <= atol + rtol * ||b||` in the Frobenius norm.
 
     Args:
-        a: A train or TT-matrix, or a dense tensor.
-        b: A train or TT-matrix of the same shape.
+        a: A train or TT-matrix, or a dense tensor or numpy array.
+        b: Another one of the same shape; one of the two at least is not dense.
         rtol: What part of the norm of `b` they may differ by, at least 0.
         atol: What they may differ by besides, at least 0.
 
@@ -81,18 +85,21 @@ def allclose(
     for name, bound in (("rtol", rtol), ("atol", atol)):
         if not bound >= 0:
             raise TTValueError(f"{name} is {bound}; expected a number of at least 0.")
-    kind = type(b)
-    if not isinstance(b, TensorTrain | TTMatrix) or not isinstance(a, Tensor | kind):
+    a, b = (as_dense(x, name) if isinstance(x, np.ndarray) else x for x, name in ((a, "a"), (b, "b")))
+    kinds = {type(x) for x in (a, b) if isinstance(x, TensorTrain | TTMatrix)}
+    if len(kinds) != 1 or not all(isinstance(x, Tensor | TensorTrain | TTMatrix) for x in (a, b)):
         raise TTTypeError(
-            f"a is a {type(a).__name__} and b is a {kind.__name__}; expected two trains or two TT-matrices, or a dense "
-            "tensor for a."
+            f"a is a {type(a).__name__} and b is a {type(b).__name__}; expected two trains or two TT-matrices, or a "
+            "dense tensor for one of them."
         )
-    if tuple(a.shape) != b.shape:
-        raise TTShapeError(f"a has shape {tuple(a.shape)} and b {b.shape}; expected the same shape.")
+    if tuple(a.shape) != tuple(b.shape):
+        raise TTShapeError(f"a has shape {tuple(a.shape)} and b {tuple(b.shape)}; expected the same shape.")
     double = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float64)
     a, b = a.detach().to(double), b.detach().to(double)
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        a, b = (x if isinstance(x, Tensor) else x.full() for x in (a, b))
     # By logarithms, as a norm that overflows would be close to any other, and a difference that underflows to none.
-    error = _log_norm(a - b.full() if isinstance(a, Tensor) else a - b)
+    error = _log_norm(a - b)
     bounds = [torch.tensor(bound, dtype=torch.float64).log() for bound in (atol, rtol)]
     return error <= float(torch.logaddexp(bounds[0], bounds[1] + _log_norm(b)))
 

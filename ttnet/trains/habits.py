@@ -1,7 +1,6 @@
 """What people try on a train as on a tensor or an array: done where it is exact, else they are told by what it is done.
 
-Two tables hold the calls that do what trains and TT-matrices do not; an attribute or operator that is missing is looked
-up there.
+What trains and TT-matrices have not is looked up in the tables of `instead`.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import builtins
 import functools
 import inspect
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar
 
@@ -19,70 +19,6 @@ from torch import Tensor
 
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.near import near
-
-_FUNCTIONS = (
-    "abs ceil clamp cos cosh erf exp expm1 floor imag log log10 log1p log2 maximum minimum real reciprocal relu rsqrt "
-    "sigmoid sign sin sinh sqrt tan tanh"
-)
-OF_BOTH = {
-    "allclose": "ttnet.allclose(a, b)",
-    "astype": "to(dtype)",
-    "copy": "clone()",
-    "equal": "ttnet.allclose(a, b)",
-    "isclose": "ttnet.allclose(a, b)",
-    "rank": "ranks",
-    "size": "shape",
-    "tolist": "full().tolist()",
-    "type": "to(dtype)",
-}
-OF_TRAINS = (
-    OF_BOTH
-    | {name: f"ttnet.apply(torch.{name}, train)" for name in _FUNCTIONS.split()}
-    | {name: f"ttnet.solvers.optimize(train, '{name[-3:]}')" for name in ("max", "min", "amax", "amin")}
-    | {name: f"ttnet.solvers.optimize(train, '{name[-3:]}')" for name in ("argmax", "argmin")}
-    | dict.fromkeys(("add", "sub", "subtract"), "a + b or a - b")
-    | dict.fromkeys(("multiply", "div", "divide"), "a * b, or train / number")
-    | dict.fromkeys(("neg", "negative"), "-train")
-    | dict.fromkeys(("movedim", "permute_dims"), "permute(dims)")
-    | {
-        "conjugate": "conj()",
-        "contiguous": "the train itself: its cores are what is stored",
-        "dim": "ndim",
-        "flatten": "reshape((-1,))",
-        "pow": "train**power",
-        "prod": "ttnet.apply(torch.log, train), summed",
-        "requires_grad": "train.cores, each of which has its own",
-        "requires_grad_": "TensorTrain(core.requires_grad_() for core in train.cores)",
-        "square": "train**2",
-        "squeeze": "train[:, 0], with the index 0 for a mode of size 1",
-        "svd": "ttnet.singular_values(train)",
-        "swapaxes": "transpose(dim0, dim1)",
-        "t": "T",
-        "unsqueeze": "train[None]",
-        "view": "reshape(shape)",
-        "/": "ttnet.apply(torch.div, a, b) for quotients, entry by entry",
-        "**": "ttnet.apply(lambda x: x**power, train) for powers below 0 or between whole numbers",
-        "@": "a.dot(b) for the sum of all products, or make one of the two a ttnet.TTMatrix, which multiplies trains",
-        "<": "(a - b).norm() or ttnet.solvers.optimize(a - b, 'max') to compare by",
-    }
-)
-OF_MATRICES = OF_BOTH | {
-    "det": "ttnet.solvers.eigsh(matrix, k=...)",
-    "eigh": "ttnet.solvers.eigsh(matrix, k=...)",
-    "inv": "ttnet.solvers.inverse(matrix)",
-    "inverse": "ttnet.solvers.inverse(matrix)",
-    "reshape": "to_train().reshape(shape)",
-    "solve": "ttnet.solvers.solve(matrix, b)",
-    "sum": "to_train().sum()",
-    "mean": "to_train().mean()",
-    "std": "to_train().std()",
-    "var": "to_train().var()",
-    "abs": "to_train(), of which ttnet.apply takes any function",
-    "+": "matrix + c * ttnet.eye(matrix.row_shape) for the diagonal, or to_train() + c for every entry",
-    "/": "ttnet.solvers.inverse(matrix), or to_train() for quotients entry by entry",
-    "**": "matrix @ matrix for powers of the operator, matrix * matrix for those of its entries",
-    "<": "(a - b).norm() to compare by",
-}
 
 NUMPYS_WORDS = {"axis": "dim", "keepdims": "keepdim", "ddof": "correction"}
 # Arguments that functions of torch and numpy have, and those of trains have not.
@@ -95,10 +31,11 @@ WORDS_INSTEAD = {
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def in_other_words(**instead: str) -> Callable[[Function], Function]:
+def in_other_words(*, beyond: str | None = None, **instead: str) -> Callable[[Function], Function]:
     """Let a function take numpy's words for its arguments, and name a call for arguments that it has not.
 
     Args:
+        beyond: What to take in the place of more arguments by position than the function has.
         instead: For arguments of torch's or numpy's functions of this name, what to take in their place; those of
             `WORDS_INSTEAD` are known without.
 
@@ -107,7 +44,8 @@ def in_other_words(**instead: str) -> Callable[[Function], Function]:
         passes over arguments that it has not where they are None.
 
     Raises:
-        TTTypeError: By the function, if it is given both words for one argument, or an argument of `instead`.
+        TTTypeError: By the function, if it is given both words for one argument, an argument of `instead`, or more than
+            it has where `beyond` is given.
 
     Example:
         >>> in_other_words()(lambda dim: dim)(axis=1, out=None)
@@ -120,10 +58,14 @@ def in_other_words(**instead: str) -> Callable[[Function], Function]:
     instead = WORDS_INSTEAD | instead
 
     def decorate(function: Function) -> Function:
-        own = frozenset(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters
+        own = frozenset(parameters)
+        by_position = sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in parameters.values())
 
         @functools.wraps(function)
         def either(*args: Any, **kwargs: Any) -> Any:
+            if beyond and len(args) > by_position:
+                raise TTTypeError(f"{function.__name__} has no argument for {args[by_position]!r}; take {beyond}.")
             for word in [word for word in kwargs if word not in own]:
                 meant = NUMPYS_WORDS.get(word, word)
                 if meant in own and meant in kwargs:
@@ -141,7 +83,8 @@ def in_other_words(**instead: str) -> Callable[[Function], Function]:
 
 ROUNDS_INSTEAD = {"decimals": "round(eps) for smaller ranks, as entries are not rounded to digits"}
 # What the norms of trains and of TT-matrices are asked for besides.
-NORMS_INSTEAD = dict.fromkeys(("p", "ord"), "norm(), the Frobenius norm, which is the only one") | dict.fromkeys(
+NORMS_INSTEAD = dict.fromkeys(("p", "ord", "beyond"), "norm(), the Frobenius norm, which is the only one")
+NORMS_INSTEAD |= dict.fromkeys(
     ("dim", "keepdim"), "(train.conj() * train).sum(dim), of which ttnet.apply takes the root"
 )
 
@@ -177,6 +120,7 @@ class TensorHabits:
     __slots__ = ()
     __hash__ = object.__hash__  # by identity, as values are not compared
     _instead: ClassVar[Mapping[str, str]]
+    _besides: ClassVar[Mapping[str, str]]  # of names by which functions of numpy are not refused
 
     if TYPE_CHECKING:
 
@@ -194,7 +138,7 @@ class TensorHabits:
         def to(self, *args: Any, **kwargs: Any) -> Self:
             """Convert all cores."""
 
-    @in_other_words(dtype="numpy.asarray(train, dtype)")
+    @in_other_words(dtype="numpy.asarray(train, dtype)", force="numpy() without it, which does that")
     def numpy(self) -> npt.NDArray[Any]:
         """Contract to the dense array, as `full().numpy()`; no gradients flow through it.
 
@@ -277,8 +221,17 @@ class TensorHabits:
         kind = type(self).__name__
         if name.startswith("_"):  # what Python and torch look for on their own
             raise AttributeError(f"a {kind} has no {name!r}", name=name, obj=self)
-        advice = f"take {self._instead[name]}." if name in self._instead else near(name, dir(type(self)))
+        call = self._call_for(name)
+        public = [known for known in dir(type(self)) if not known.startswith("_")]
+        advice = f"take {call}." if call else near(name, public)
         raise AttributeError(f"a {kind} has no {name!r}{'; ' if advice else ''}{advice.strip()}")
+
+    @classmethod
+    def _call_for(cls, name: str) -> str | None:
+        """Name the call to take in the place of a method or function, if there is one."""
+        call = cls._instead.get(name) or cls._besides.get(name)
+        in_place = "an operation that gives a new value, as none is changed in place"
+        return in_place if call is None and name.endswith("_") and not name.endswith("__") else call
 
     def item(self) -> Any:
         """Give the entry of what has one only, as torch's `item()`.
@@ -329,6 +282,11 @@ class TensorHabits:
                 "trains are not compared with == or !=, as their cores differ where their entries do not; take "
                 "ttnet.allclose(a, b), or `is` for the same object."
             )
+        if isinstance(other, numbers.Number | Tensor | np.ndarray | np.generic):  # False would be no answer for entries
+            raise TTTypeError(
+                "the entries of a train are not compared with == or !=; take train.full() if it is small, or "
+                "ttnet.allclose(a, b) for the whole."
+            )
         return NotImplemented
 
     def _refuse(self, operator: str) -> NoReturn:
@@ -336,6 +294,16 @@ class TensorHabits:
 
     def __rtruediv__(self, other: object) -> NoReturn:
         self._refuse("/")
+
+    def __floordiv__(self, other: object) -> NoReturn:
+        self._refuse("//")
+
+    __rfloordiv__ = __divmod__ = __rdivmod__ = __floordiv__
+
+    def __mod__(self, other: object) -> NoReturn:
+        self._refuse("%")
+
+    __rmod__ = __mod__
 
     def __pow__(self, power: object) -> Any:
         self._refuse("**")

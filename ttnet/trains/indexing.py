@@ -6,6 +6,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,15 +82,12 @@ def _expand(key: Any, order: int) -> list[int | slice | None]:
         if isinstance(item, slice):
             _check_slice(item)
             continue
-        try:
-            operator.index(item)
-            if not isinstance(item, bool):  # which torch takes for a mask
-                continue
-        except TypeError:
-            pass
+        if _is_int(item):
+            continue
+        shown = f"of shape {tuple(item.shape)}" if hasattr(item, "shape") else repr(item)
         raise TTTypeError(
-            f"index {item!r} is a {type(item).__name__}; expected ints, slices, `...` or None. Single "
-            "entries of many places are given by ttnet.evaluate(train, indices)."
+            f"an index is a {type(item).__name__}, {shown}; expected ints, slices, `...` or None. Single entries of "
+            "many places are given by ttnet.evaluate(train, indices), and several slices by ttnet.stack."
         )
     used = sum(item is not None and item is not Ellipsis for item in items)
     if used > order:
@@ -99,6 +97,19 @@ def _expand(key: Any, order: int) -> list[int | slice | None]:
         raise TTIndexError("`...` stands more than once among the indices; expected it once at most.")
     at = dots[0] if dots else len(items)
     return items[:at] + [slice(None)] * (order - used) + items[at + 1 :]
+
+
+def _is_int(item: object) -> bool:
+    """Tell an int from lists and masks of one entry, which may answer as one."""
+    if isinstance(item, bool | np.bool_) or (isinstance(item, Tensor | np.ndarray) and item.ndim):
+        return False
+    if isinstance(item, Tensor) and item.dtype == torch.bool:
+        return False
+    try:
+        operator.index(item)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
 
 
 def _check_slice(item: slice) -> None:

@@ -16,6 +16,7 @@ from ttnet.numerics.memory import check_memory, check_product
 from ttnet.numerics.scales import compute_dtype
 from ttnet.numerics.train_scales import join_scale, level, split_scales
 from ttnet.trains.chain import CoreChain, shorten
+from ttnet.trains.checks import expect_train
 from ttnet.trains.dims import check_dim
 from ttnet.trains.habits import in_other_words
 from ttnet.trains.indexing import index
@@ -143,7 +144,7 @@ def pad(tt: TensorTrain, padding: Sequence[tuple[int, int]]) -> TensorTrain:
         tensor([[0., 0., 1., 1.],
                 [0., 0., 0., 0.]])
     """
-    _check_train(tt, "tt")
+    expect_train(tt, "tt")
     if isinstance(padding, str) or not isinstance(padding, Sequence):
         raise TTTypeError(f"padding is {padding!r}; expected one pair (before, after) per mode.")
     if len(padding) != tt.ndim or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in padding):
@@ -237,8 +238,8 @@ def outer(a: TensorTrain, b: TensorTrain) -> TensorTrain:
                 [1., 1.],
                 [2., 2.]])
     """
-    _check_train(a, "a")
-    _check_train(b, "b")
+    expect_train(a, "a")
+    expect_train(b, "b")
     _check_devices([a, b])
     dtype = torch.promote_types(a.dtype, b.dtype)
     a, b = a.to(dtype), b.to(dtype)
@@ -280,15 +281,11 @@ def diag(x: TensorTrain | TTMatrix) -> TTMatrix | TensorTrain:
                 f"the same sizes, since a diagonal is taken core by core."
             )
         return TensorTrain([core.diagonal(dim1=1, dim2=2).mT for core in x.cores])
-    _check_train(x, "x", "a TensorTrain or a TTMatrix")
+    if not isinstance(x, TensorTrain):
+        raise TTTypeError(f"x is a {type(x).__name__}; expected a TensorTrain or a TTMatrix.")
     if not x.ndim:
         raise TTShapeError("x is a train of order 0, which has no diagonal matrix; expected order 1 or more.")
     return TTMatrix([torch.diag_embed(core.mT, dim1=1, dim2=2) for core in x.cores])
-
-
-def _check_train(value: object, name: str, expected: str = "a TensorTrain") -> None:
-    if not isinstance(value, TensorTrain):
-        raise TTTypeError(f"{name} is a {type(value).__name__}; expected {expected}.")
 
 
 def _check_trains(trains: object) -> list[TensorTrain]:
@@ -297,7 +294,7 @@ def _check_trains(trains: object) -> list[TensorTrain]:
     if not trains:
         raise TTShapeError("trains is empty; expected at least one train.")
     for k, train in enumerate(trains):
-        _check_train(train, f"trains[{k}]")
+        expect_train(train, f"trains[{k}]")
     _check_devices(trains)
     return list(trains)
 

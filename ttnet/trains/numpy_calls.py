@@ -37,6 +37,13 @@ EXACT: dict[Callable[..., Any], Callable[..., Any]] = {
     np.vdot: lambda a, b: a.dot(b),
 }
 
+_EXACT_UFUNCS: dict[np.ufunc, Callable[..., Any]] = {
+    np.conjugate: lambda x: x.conj(),
+    np.square: lambda x: operate("pow", [x, 2]),
+}
+# What methods of functions of entries do that has a call.
+_OF_METHODS = {"add.reduce": "train.sum(dim)", "multiply.outer": "ttnet.outer(a, b)"}
+
 
 def call_function(
     train: TensorHabits, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -93,15 +100,20 @@ def call_ufunc(
         tensor([[2., 2.],
                 [2., 2.]])
     """
-    answer = operate(ufunc.__name__, inputs) if method == "__call__" and not kwargs else NotImplemented
+    answer = NotImplemented
+    if method == "__call__" and not kwargs:
+        exact = _EXACT_UFUNCS.get(ufunc)
+        answer = exact(*inputs) if exact is not None else operate(ufunc.__name__, inputs)
     if answer is not NotImplemented:
         return answer
     kinds = " and ".join(f"a {type(value).__name__}" for value in inputs)
-    if any(isinstance(value, np.ndarray) for value in inputs):
+    name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+    if ufunc is np.matmul and method == "__call__":
         advice = "torch.as_tensor(array) in the array's place"
     else:
-        advice = train._instead.get(ufunc.__name__, "ttnet.apply(function, train), or train.numpy() if it is small")
-    raise TTTypeError(f"numpy.{ufunc.__name__} is given {kinds}; take {advice}.")
+        entrywise = "ttnet.apply(function, train), or train.numpy() if it is small"
+        advice = _OF_METHODS.get(name) or train._call_for(name) or entrywise
+    raise TTTypeError(f"numpy.{name} is given {kinds}; take {advice}.")
 
 
 def _dense(value: Any) -> Any:

@@ -18,6 +18,7 @@ from ttnet.errors import TTIndexError, TTTypeError
 from ttnet.numerics.linalg import qr, r_factor
 from ttnet.numerics.scales import Exponent, compute_dtype, real_dtype, split_scale, times_power_of_two
 from ttnet.numerics.train_scales import join_scale, split_scales
+from ttnet.trains.checks import expect_train
 from ttnet.trains.sweeps import carry_centre, check_finite
 from ttnet.trains.tensor_train import TensorTrain
 
@@ -195,6 +196,5 @@ def _normalised_spectra(tt: TensorTrain) -> list[tuple[Tensor, Exponent]]:
 
 
 def _check(tt: TensorTrain) -> None:
-    if not isinstance(tt, TensorTrain):
-        raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TensorTrain.")
+    expect_train(tt, "tt")
     check_finite(tt.cores)

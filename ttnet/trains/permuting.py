@@ -10,11 +10,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ttnet.errors import TTTypeError, TTValueError
+from ttnet.errors import TTValueError
 from ttnet.numerics.memory import check_memory
 from ttnet.numerics.train_scales import join_scale
 from ttnet.numerics.truncation import ErrorBudget, check_eps, check_max_rank, check_readable
 from ttnet.trains.chain import shorten
+from ttnet.trains.checks import expect_train
 from ttnet.trains.dims import check_dims
 from ttnet.trains.orthogonal import right_orthogonalise
 from ttnet.trains.sweeps import balance, carry_centre, check_finite, usable_eps
@@ -62,8 +63,7 @@ def permute(
         >>> y.shape, torch.allclose(y.full(), x.full().permute(1, 2, 0))
         ((3, 4, 2), True)
     """
-    if not isinstance(tt, TensorTrain):
-        raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TensorTrain.")
+    expect_train(tt, "tt")
     order = check_dims(dims, tt.ndim, "dims")
     if len(order) != tt.ndim:
         raise TTValueError(f"dims is {shorten(order)}; expected every mode of a train of order {tt.ndim} once.")

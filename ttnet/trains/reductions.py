@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 from torch import Tensor
 
-from ttnet.errors import TTValueError
+from ttnet.errors import TTTypeError, TTValueError
 from ttnet.numerics.scales import compute_dtype
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.trains.dims import check_dims
@@ -59,6 +60,9 @@ def reduce(
     Returns:
         The cores of the result; one core of shape (1, 1) if no mode is left.
 
+    Raises:
+        TTTypeError: If `keepdim` is no bool.
+
     Example:
         >>> import torch
         >>> [core] = reduce([torch.ones(1, 2, 1), torch.ones(1, 3, 1)], {1})
@@ -66,6 +70,8 @@ def reduce(
         tensor([[[3.],
                  [3.]]])
     """
+    if not isinstance(keepdim, bool | np.bool_):  # a second mode, after numpy's and torch's other functions
+        raise TTTypeError(f"keepdim is {keepdim!r}; expected True or False: several modes are named as dim=(0, 1).")
     dims = set(dims)
     if not dims:  # of a train of order 0
         return list(cores)

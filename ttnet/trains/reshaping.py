@@ -12,12 +12,14 @@ from operator import mul
 import torch
 from torch import Tensor
 
-from ttnet.errors import TTShapeError, TTTypeError, spell_count
+from ttnet.errors import TTShapeError, spell_count
 from ttnet.numerics.memory import check_memory
 from ttnet.numerics.scales import Exponent, compute_dtype, split_scale
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.numerics.truncation import ErrorBudget, check_eps, check_max_rank, check_readable
 from ttnet.trains.chain import check_shape, shorten
+from ttnet.trains.checks import expect_train
+from ttnet.trains.dims import one_by_one
 from ttnet.trains.indexing import index
 from ttnet.trains.orthogonal import right_orthogonalise
 from ttnet.trains.sweeps import balance, carry_centre, check_finite, usable_eps
@@ -26,7 +28,7 @@ from ttnet.trains.tensor_train import TensorTrain
 
 def reshape(
     tt: TensorTrain,
-    shape: Sequence[int],
+    shape: int | Sequence[int],
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
@@ -41,6 +43,7 @@ def reshape(
     Args:
         tt: The train. Its cores may be of any scale, and its norm outside the range of its dtype.
         shape: The new mode sizes, each at least 1, whose product is `tt.numel`; one may be -1, which is then inferred.
+            An int is the size of the only mode.
         eps: Bound on the relative Frobenius error of all splits together, at least 0. None or 0 cuts only what is
             rounding noise; see `ttnet.round`.
         max_rank: Bound on the ranks, an int or one int per inner bond of the result; it goes before `eps`.
@@ -60,9 +63,8 @@ def reshape(
         >>> reshape(x, (6, 6)), reshape(x, (2, 2, 3, -1))
         (TensorTrain([6]-2-[6], float32), TensorTrain([2]-2-[2]-2-[3]-2-[3], float32))
     """
-    if not isinstance(tt, TensorTrain):
-        raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TensorTrain.")
-    shape = _check_target(shape, tt)
+    expect_train(tt, "tt")
+    shape = _check_target(one_by_one(shape, (), "shape"), tt)
     bound = check_eps(eps)
     check_max_rank(max_rank, max(0, len(shape) - 1))
     if shape == tt.shape:

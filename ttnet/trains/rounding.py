@@ -16,6 +16,7 @@ from ttnet.rounding.methods import METHODS, round_cores
 from ttnet.rounding.sums import largest_part
 from ttnet.trains.arithmetic import scaled_dtype
 from ttnet.trains.chain import check_scalar, shorten
+from ttnet.trains.checks import expect_train
 from ttnet.trains.habits import ROUNDS_INSTEAD, in_other_words
 from ttnet.trains.tensor_train import TensorTrain
 
@@ -76,8 +77,7 @@ def round(
         >>> bool((y - 2 * x).norm() <= 1e-3 * (2 * x).norm())
         True
     """
-    if not isinstance(tt, TensorTrain):
-        raise TTTypeError(f"tt is a {type(tt).__name__}; expected a TensorTrain.")
+    expect_train(tt, "tt")
     check_method(method, METHODS)
     bound = check_eps(eps)
     max_ranks = check_max_rank(max_rank, max(0, tt.ndim - 1))
@@ -151,8 +151,7 @@ def _check_terms(trains: Iterable[TensorTrain]) -> list[TensorTrain]:
     if not terms:
         raise TTValueError("trains is empty; expected at least one train, which sets the shape of the sum.")
     for i, term in enumerate(terms):
-        if not isinstance(term, TensorTrain):
-            raise TTTypeError(f"trains[{i}] is a {type(term).__name__}; expected a TensorTrain.")
+        expect_train(term, f"trains[{i}]")
         if term.shape != terms[0].shape:
             raise TTShapeError(
                 f"trains[{i}] has shape {shorten(term.shape)} but trains[0] has {shorten(terms[0].shape)}; expected "

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ttnet.errors import TTTypeError
 from ttnet.trains import arithmetic, indexing, reductions
-from ttnet.trains.dims import check_dim
+from ttnet.trains.dims import check_dim, one_by_one
 from ttnet.trains.entrywise import TrainArithmetic
-from ttnet.trains.habits import NORMS_INSTEAD, OF_TRAINS, ROUNDS_INSTEAD, in_other_words
+from ttnet.trains.habits import NORMS_INSTEAD, ROUNDS_INSTEAD, in_other_words
+from ttnet.trains.instead import OF_TRAINS, TRAINS_BESIDES
 
 
 class TensorTrain(TrainArithmetic):
@@ -42,7 +43,9 @@ class TensorTrain(TrainArithmetic):
 
     __slots__ = ()
     _core_shape: ClassVar[tuple[str, ...]] = ("r", "n", "r'")
+    _from_dense = "ttnet.tt_svd(other)"
     _instead = OF_TRAINS
+    _besides = TRAINS_BESIDES
 
     def _is_core_shape(self, shape: Sequence[int]) -> bool:
         return len(shape) == 3 or (len(shape) == 2 and len(self._cores) == 1)
@@ -88,6 +91,8 @@ class TensorTrain(TrainArithmetic):
 
     def dot(self, other: TensorTrain) -> Tensor:
         """Sum `conj(self) * other` over all entries, without forming them.
+
+        It conjugates as `torch.vdot` does; `torch.dot(self, other)` conjugates neither.
 
         Args:
             other: A train of the same shape, on the same device.
@@ -302,12 +307,17 @@ class TensorTrain(TrainArithmetic):
         return train if train.ndim else train.full()
 
     def permute(
-        self, dims: Sequence[int], *, eps: float | None = None, max_rank: int | Sequence[int] | None = None
+        self,
+        dims: int | Sequence[int],
+        *more: int,
+        eps: float | None = None,
+        max_rank: int | Sequence[int] | None = None,
     ) -> TensorTrain:
         """Put the modes in another order; see `ttnet.permute`.
 
         Args:
             dims: For each mode of the result, which one of this train it is.
+            *more: The others, where `dims` is the first of them.
             eps: Bound on the relative Frobenius error, at least 0; None for machine precision.
             max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
 
@@ -324,7 +334,7 @@ class TensorTrain(TrainArithmetic):
         """
         from ttnet.trains import permuting  # here, since that module builds trains
 
-        return permuting.permute(self, dims, eps=eps, max_rank=max_rank)
+        return permuting.permute(self, one_by_one(dims, more, "dims"), eps=eps, max_rank=max_rank)
 
     def transpose(
         self, dim0: int, dim1: int, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None
@@ -355,12 +365,17 @@ class TensorTrain(TrainArithmetic):
         return self.permute(dims, eps=eps, max_rank=max_rank)
 
     def reshape(
-        self, shape: Sequence[int], *, eps: float | None = None, max_rank: int | Sequence[int] | None = None
+        self,
+        shape: int | Sequence[int],
+        *more: int,
+        eps: float | None = None,
+        max_rank: int | Sequence[int] | None = None,
     ) -> TensorTrain:
         """Merge and split neighbouring modes; see `ttnet.reshape`.
 
         Args:
             shape: The new mode sizes, of the same product; one of them may be -1.
+            *more: The others, where `shape` is the first of them.
             eps: Bound on the relative Frobenius error, at least 0; None for machine precision.
             max_rank: Bound on the ranks, an int or one int per inner bond; it goes before `eps`.
 
@@ -373,12 +388,12 @@ class TensorTrain(TrainArithmetic):
 
         Example:
             >>> import ttnet
-            >>> ttnet.ones((4, 6)).reshape((2, 2, -1)).shape
-            (2, 2, 6)
+            >>> ttnet.ones((4, 6)).reshape((2, 2, -1)).shape, ttnet.ones((4, 6)).reshape(-1, 3).shape
+            ((2, 2, 6), (8, 3))
         """
         from ttnet.trains import reshaping  # here, since that module builds trains
 
-        return reshaping.reshape(self, shape, eps=eps, max_rank=max_rank)
+        return reshaping.reshape(self, one_by_one(shape, more, "shape"), eps=eps, max_rank=max_rank)
 
     def __getitem__(self, key: Any) -> TensorTrain | Tensor:
         train = TensorTrain(indexing.index(self._cores, key))

@@ -17,6 +17,7 @@ from ttnet.errors import TTTypeError
 from ttnet.trains.calls import operate, takes
 from ttnet.trains.habits import NUMPYS_WORDS, TensorHabits
 from ttnet.trains.joining import cat, kron, outer, stack
+from ttnet.trains.tensor_train import TensorTrain
 
 
 def _norm(input: Any, p: object = 2, dim: Any = None, keepdim: bool = False, **words: Any) -> Any:
@@ -99,9 +100,13 @@ def call_function(function: Callable[..., Any], args: Sequence[Any], kwargs: Map
     operands = [*args, *kwargs.values()]
     trains = [value for value in operands if isinstance(value, TensorHabits)]
     full_name = re.sub(r"\b(\w+)\.\1_", r"\1.", resolve_name(function) or name)  # not torch.linalg.linalg_svd
-    general = f"train.full() if it is small, or ttnet.apply({full_name}, train) if it goes entry by entry"
+    full_name = full_name.replace("torch.functional.", "torch.")
+    general = "train.full() if it is small"
+    if not full_name.startswith("torch.Tensor.") and "." in full_name:
+        general += f", or ttnet.apply({full_name}, train) if it goes entry by entry"
     kinds = " and ".join(
         f"a {type(value).__name__}" for value in operands if isinstance(value, torch.Tensor | TensorHabits)
     )
-    advice = trains[0]._instead.get(full_name.rpartition(".")[2], general) if trains else general
+    kind = type(trains[0]) if trains else TensorTrain  # trains in lists
+    advice = kind._call_for(full_name.rpartition(".")[2]) or general
     raise TTTypeError(f"{full_name} is given {kinds or 'trains'}; take {advice}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, NoReturn, Self, overload
 
 import numpy.typing as npt
 import torch
@@ -17,8 +17,9 @@ from ttnet.numerics.memory import check_product
 from ttnet.numerics.scales import compute_dtype, split_excess, split_row_excess, times_power_of_two
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.trains import arithmetic, reductions
-from ttnet.trains.chain import CoreChain, check_plain, check_scalar, check_shape, shorten
-from ttnet.trains.habits import NORMS_INSTEAD, OF_MATRICES, ROUNDS_INSTEAD, in_other_words
+from ttnet.trains.chain import CoreChain, check_plain, check_shape, shorten
+from ttnet.trains.habits import NORMS_INSTEAD, ROUNDS_INSTEAD, in_other_words
+from ttnet.trains.instead import MATRICES_BESIDES, OF_MATRICES
 from ttnet.trains.tensor_train import TensorTrain
 
 
@@ -49,7 +50,9 @@ class TTMatrix(CoreChain):
 
     __slots__ = ()
     _core_shape: ClassVar[tuple[str, ...]] = ("r", "m", "n", "r'")
+    _from_dense = "TTMatrix.from_dense(other, row_shape, col_shape)"
     _instead = OF_MATRICES
+    _besides = MATRICES_BESIDES
 
     @classmethod
     def from_dense(
@@ -186,6 +189,11 @@ class TTMatrix(CoreChain):
     def shape(self) -> tuple[int, int]:
         """The shape (M, N) of the dense matrix, in Python ints of any size."""
         return math.prod(self.row_shape), math.prod(self.col_shape)
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions of the dense matrix: 2."""
+        return 2
 
     @property
     def T(self) -> TTMatrix:
@@ -427,10 +435,18 @@ class TTMatrix(CoreChain):
         y = times_power_of_two(y.reshape(len(own), self.shape[0]), (exponent + own)[:, None]).to(dtype)
         return y.reshape(*columns.shape[1:], self.shape[0]).movedim(-1, -2)
 
+    def __getitem__(self, key: object) -> NoReturn:
+        raise TTTypeError(
+            "a TT-matrix is not indexed; take to_train(), whose modes are pairs of a row's and a column's, "
+            "ttnet.diag(matrix), or full() if it is small."
+        )
+
+    __iter__ = None  # which Python would make of `__getitem__`
+
     def __add__(self, other: object) -> TTMatrix:
-        if check_scalar(other) is not None:
-            self._refuse("+")
         if not isinstance(other, TTMatrix):
+            if self._scalar(other) is not None:
+                self._refuse("+")
             return NotImplemented
         self._check_alike(other)
         return self._like(self.to_train() + other.to_train())
@@ -440,7 +456,7 @@ class TTMatrix(CoreChain):
         return self if isinstance(other, int) and other == 0 else self.__add__(other)
 
     def __sub__(self, other: object) -> TTMatrix:
-        if not isinstance(other, TTMatrix) and check_scalar(other) is None:
+        if not isinstance(other, TTMatrix) and self._scalar(other) is None:
             return NotImplemented
         return self + -other  # type: ignore[operator]
 
@@ -457,7 +473,7 @@ class TTMatrix(CoreChain):
         if isinstance(other, TTMatrix):
             self._check_alike(other)
             return self._like(self.to_train() * other.to_train())
-        scalar = check_scalar(other)
+        scalar = self._scalar(other)
         return NotImplemented if scalar is None else self._like(self.to_train() * scalar)
 
     __rmul__ = __mul__
@@ -465,5 +481,5 @@ class TTMatrix(CoreChain):
     def __truediv__(self, other: object) -> TTMatrix:
         if isinstance(other, TTMatrix):
             self._refuse("/")
-        scalar = check_scalar(other)
+        scalar = self._scalar(other)
         return NotImplemented if scalar is None else self._like(self.to_train() / scalar)

@@ -228,7 +228,7 @@ EYE = torch.eye(2)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: operators.diagonal(EYE), TTTypeError, "x is a Tensor; expected a TensorTrain."),
+        (lambda: operators.diagonal(EYE), TTTypeError, "x is a Tensor; expected a TensorTrain, as ttnet"),
         (lambda: operators.diagonal(ttnet.ones(())), TTShapeError, "x is a train of order 0"),
         (lambda: operators.local_sum(2.0, single=EYE), TTTypeError, "sites is 2.0; expected an int >= 1."),
         (lambda: operators.local_sum(0, single=EYE), TTValueError, "sites is 0; expected an int >= 1."),

@@ -148,7 +148,7 @@ X = ttnet.ones((2, 3))
         (lambda: sample(X * 0, 1), TTValueError, "train sums to zero or less; expected a non-negative one"),
         (lambda: sample(X * 0, 1, squared=True), TTValueError, "train is zero; expected some entry other than that."),
         (lambda: sample(-X, 1), TTValueError, "train sums to zero or less"),
-        (lambda: sample(X * math.inf, 1), TTValueError, "holds NaN or infinite"),
+        (lambda: sample(X * math.nan, 1), TTValueError, "holds NaN or infinite"),
         (lambda: sample(X, 3, given=torch.zeros(2, 1).long()), TTShapeError, "given has 2 rows; expected one for each"),
         (lambda: sample(X, 3, given=[0, 0, 0]), TTShapeError, "given has shape (1, 3); expected (batch, k), with k at"),
         (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import ttnet
 from ttnet import TTMatrix
 from ttnet.errors import TTError, TTShapeError, TTTypeError, TTValueError
-from ttnet.trains.habits import OF_MATRICES, OF_TRAINS
+from ttnet.trains.instead import MATRICES_BESIDES, OF_MATRICES, OF_TRAINS, TRAINS_BESIDES
 
 DTYPES = [torch.float64, torch.float32, torch.complex128]
 
@@ -238,6 +238,8 @@ def test_what_has_one_entry_is_a_number():
 
 
 X = ttnet.random((2, 3), 2, dtype=torch.float64, seed=0)
+NAMED = [name for name, call in (OF_TRAINS | TRAINS_BESIDES).items() if call == f"ttnet.apply(torch.{name}, train)"]
+ARCS = {name for name in TRAINS_BESIDES if name[:2] in ("ac", "ar", "as", "at")} | {"erfinv", "logit"}
 W = TTMatrix.from_dense(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)), (2, 3), (2, 3))
 
 
@@ -277,7 +279,41 @@ W = TTMatrix.from_dense(torch.randn(6, 6, generator=torch.Generator().manual_see
         (lambda: np.exp(X), r"numpy\.exp is given a TensorTrain; take ttnet\.apply\(torch\.exp, train\)"),
         (lambda: np.abs(X), r"take ttnet\.apply\(torch\.abs, train\)"),
         (lambda: np.cbrt(X), r"ttnet\.apply\(function, train\), or train\.numpy\(\) if it is small"),
-        (lambda: np.add.reduce(X), r"numpy\.add is given a TensorTrain"),
+        (lambda: np.add.reduce(X), r"numpy\.add\.reduce is given a TensorTrain; take train\.sum\(dim\)"),
+        (lambda: np.multiply.outer(X, X), r"numpy\.multiply\.outer .*; take ttnet\.outer\(a, b\)"),
+        (lambda: np.maximum(X, 0), r"ttnet\.apply\(torch\.maximum, a, b\), or .*clamp"),
+        (lambda: X == 1, r"entries of a train are not compared with == or !=; take train\.full\(\).*allclose"),
+        (lambda: X != 1.5, "entries of a train are not compared"),
+        (lambda: np.float64(2) == X, "entries of a train are not compared"),
+        (lambda: X.full() == X, "entries of a train are not compared"),
+        (lambda: X.numpy() == X, "entries of a train are not compared"),
+        (lambda: X.numpy() != X, "entries of a train are not compared"),
+        (lambda: torch.ones(6, 6) == W, "entries of a train are not compared"),
+        (lambda: X in [1, 2], "entries of a train are not compared"),
+        (lambda: X // 2, r"no '//' of this kind; take ttnet\.apply\(lambda x: x // number, train\)"),
+        (lambda: 2 // X, "no '//'"),
+        (lambda: divmod(X, 2), "no '//'"),
+        (lambda: X % 2, r"no '%' of this kind; take ttnet\.apply\(lambda x: x % number, train\)"),
+        (lambda: W % 2, r"to_train\(\), of which ttnet\.apply takes any function"),
+        (lambda: X[torch.tensor([0])], r"an index is a Tensor, of shape \(1,\); .*ttnet\.evaluate"),
+        (lambda: X[torch.tensor(True)], r"an index is a Tensor, of shape \(\)"),
+        (lambda: X[np.ones((2, 3), bool)], r"an index is a ndarray, of shape \(2, 3\); expected"),
+        (lambda: X[np.bool_(True)], "an index is a bool"),
+        (lambda: W[0], r"a TT-matrix is not indexed; take to_train\(\).*ttnet\.diag\(matrix\)"),
+        (lambda: X.sum(0, 1), r"keepdim is 1; expected True or False: several modes are named as dim=\(0, 1\)"),
+        (lambda: X.mean(0, 1), "keepdim is 1"),
+        (lambda: W + torch.ones(6, 6), r"other is dense, of shape \(6, 6\).*TTMatrix\.from_dense\(other, row_shape"),
+        (lambda: torch.ones(6, 6) - W, "other is dense"),
+        (lambda: W * np.ones((6, 6)), "other is dense"),
+        (lambda: W / torch.ones(6), "other is dense"),
+        (lambda: X.norm(2), r"norm has no argument for 2; take norm\(\), the Frobenius norm"),
+        (lambda: W.norm("fro"), "norm has no argument for 'fro'"),
+        (lambda: X.numpy(force=True), r"numpy has no argument 'force'; take numpy\(\) without it"),
+        (lambda: ttnet.zeros(3, 4), r"zeros has no argument for 4; take zeros\(\(4, 4\)\), with the sizes in one"),
+        (lambda: X.reshape((2, 3), 1), r"shape is \(2, 3\), and more follows; expected one sequence of ints"),
+        (lambda: ttnet.round(W), r"tt is a TTMatrix; expected a TensorTrain, as its to_train\(\) gives"),
+        (lambda: ttnet.cat([W, W]), r"trains\[0\] is a TTMatrix; expected a TensorTrain, as its to_train\(\)"),
+        (lambda: ttnet.contract("ij,ij->", X, X), r"operand 0 is a TensorTrain; .*: take their cores, or train\.dot"),
         (lambda: np.greater(1, X), r"\(a - b\)\.norm\(\)"),
         (lambda: np.equal(X, X), r"ttnet\.allclose\(a, b\)"),
         (lambda: bool(X), "a TensorTrain of 6 entries is neither true nor false; take `train is not None`"),
@@ -316,7 +352,9 @@ def test_powers_that_would_fill_the_memory_are_refused():
         X**40
 
 
-@pytest.mark.parametrize(("value", "table"), [(X, OF_TRAINS), (W, OF_MATRICES)])
+@pytest.mark.parametrize(
+    ("value", "table"), [(X, OF_TRAINS), (X, TRAINS_BESIDES), (W, OF_MATRICES), (W, MATRICES_BESIDES)]
+)
 def test_attributes_that_are_missing_name_the_call(value, table):
     for name, call in table.items():
         if name.isidentifier() and name != "contiguous":
@@ -328,6 +366,89 @@ def test_attributes_that_are_missing_name_the_call(value, table):
         value.shap  # noqa: B018
     with pytest.raises(AttributeError, match=r"has no 'qqqqq'$"):
         value.qqqqq  # noqa: B018
+    for name in ("add_", "fill_", "copy_"):
+        with pytest.raises(AttributeError, match="take an operation that gives a new value, as none is changed in"):
+            getattr(value, name)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_functions_that_are_named_take_trains(name):
+    x = (X + 1.5).to(torch.complex128 if name in ("real", "imag") else torch.float64)
+    if name in ARCS:
+        x = x / 10 + (1 if name.endswith("cosh") else 0)
+    found = ttnet.apply(getattr(torch, name), x)
+    torch.testing.assert_close(found.full(), getattr(torch, name)(x.full()).to(found.dtype), rtol=1e-6, atol=1e-6)
+
+
+def test_other_calls_that_are_named_do_what_they_stand_for():
+    x = ttnet.random((3, 4), 2, dtype=torch.float64, seed=0)
+    full = x.full()
+    for found, expected in [
+        (ttnet.cat([x[-1:], x[:-1]]), full.roll(1, 0)),
+        (x[::-1], full.flip(0)),
+        (x[1:] - x[:-1], full.diff(dim=0)),
+        (ttnet.kron(ttnet.ones((2, 3)), x), full.tile(2, 3)),
+        (ttnet.kron(x, ttnet.ones((2, 1))), full.repeat_interleave(2, 0)),
+        (ttnet.outer(ttnet.ones((5,)), x), full.expand(5, 3, 4)),
+        (ttnet.stack([x[k] for k in (0, 2)]), full[[0, 2]]),
+        (ttnet.apply(lambda x: x.clamp(0, 1), x), full.clamp(0, 1)),
+        (ttnet.apply(torch.maximum, x, 2 * x), torch.maximum(full, 2 * full)),
+        (ttnet.apply(lambda x: x // 2, x), full // 2),
+        (ttnet.apply(lambda x: x % 2, x), full % 2),
+        (x**0, torch.ones_like(full)),
+    ]:
+        torch.testing.assert_close(found.full().double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.complex128])
+def test_numbers_of_every_kind_stand_beside_trains(dtype):
+    x = ttnet.random((3, 4), 2, seed=0).to(dtype)
+    for two in (2, 2.0, np.float32(2), np.int64(2), np.array(2.0), torch.tensor(2), torch.tensor(2.0)):
+        for found, expected in [(x * two, 2 * x.full()), (two * x, 2 * x.full()), (two - x, 2 - x.full())]:
+            assert found.dtype == dtype
+            torch.testing.assert_close(found.full(), expected, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close((x**two).full(), x.full() ** 2, rtol=1e-2, atol=1e-2)
+        assert ttnet.allclose(two * W, 2 * W)
+    for yes in (True, np.True_, torch.tensor(True)):
+        assert ttnet.allclose(yes * x, x)
+        assert ttnet.allclose(x * yes, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.complex128])
+@pytest.mark.parametrize("infinite", [float("inf"), -np.float64("inf"), torch.tensor(torch.inf), np.array(np.inf)])
+def test_infinite_entries_are_refused(dtype, infinite):
+    x = ttnet.random((3, 4), 2, seed=0).to(dtype)
+    w = TTMatrix.from_dense(torch.eye(4), (2, 2), (2, 2)).to(dtype)
+    for operation in (
+        lambda: x * infinite,
+        lambda: infinite * w,
+        lambda: x + infinite,
+        lambda: infinite - x,
+        lambda: x / infinite,
+    ):
+        with pytest.raises(TTValueError, match="the scalar is infinite; expected a finite number"):
+            operation()
+    for zero in (0, 0.0, torch.tensor(0.0), np.float64(0)):
+        for value in (x, w):
+            with pytest.raises(TTValueError, match="divided by 0"):
+                value / zero
+    assert (x * float("nan")).full().isnan().all()
+
+
+@given(trains(least=1), st.data())
+def test_sizes_and_modes_one_by_one(x, data):
+    order = data.draw(st.permutations(range(x.ndim)))
+    close(x.permute(*order).full(), x.full().permute(*order))
+    for found in (x.reshape(-1), ttnet.reshape(x, -1), np.reshape(x, -1), x.reshape(x.numel(), 1)[:, 0]):
+        close(found.full(), x.full().reshape(-1))
+    close(x.reshape(1, *x.shape).full(), x.full()[None])
+
+
+def test_errors_as_large_as_the_tensor_are_refused():
+    for operation in (lambda: X.round(2), lambda: W.round(np.int64(1)), lambda: ttnet.tt_svd(torch.ones(2, 2), eps=3)):
+        with pytest.raises(TTValueError, match=r"as large as the tensor; .*such as 1e-8.* not rounded to digits"):
+            operation()
+    assert ttnet.allclose(X.round(0), X)
 
 
 def test_slices_of_the_first_mode_are_gone_through():
@@ -378,6 +499,11 @@ def test_names_by_habit():
     with pytest.raises(AttributeError, match=r"ttnet has no 'qqqqq'$"):
         ttnet.qqqqq  # noqa: B018
     assert {"tt_svd", "allclose", "TensorTrain"} <= set(dir(ttnet))
+    for name, call in {"norm": "train.norm", "exp": "ttnet.apply(torch.exp, train)", "save": "train.save"}.items():
+        with pytest.raises(AttributeError) as caught:
+            getattr(ttnet, name)
+        assert str(caught.value) == f"ttnet has no {name!r}; take {call}."
+    assert not hasattr(ttnet, "__wrapped__")
 
 
 @given(trains(), st.floats(1e-9, 1e-2), st.booleans())
@@ -390,8 +516,8 @@ def test_closeness_is_that_of_norms(x, distance, matrix):
         bound = rtol * norm + atol
         if abs(error - bound) > 1e-6 * (norm + bound):
             assert ttnet.allclose(a, b, rtol=rtol, atol=atol) == (error <= bound)
-            if not isinstance(b, TTMatrix):
-                assert ttnet.allclose(a.full(), b, rtol=rtol, atol=atol) == (error <= bound)
+            for first, second in ((a.full(), b), (a, b.full()), (a.full().numpy(), b), (a, b.full().numpy())):
+                assert ttnet.allclose(first, second, rtol=rtol, atol=atol) == (error <= bound)
 
 
 def test_closeness_at_any_size():
@@ -420,6 +546,7 @@ def _matrix(x):
     [
         (lambda: ttnet.allclose(X, W), TTTypeError, "a is a TensorTrain and b is a TTMatrix"),
         (lambda: ttnet.allclose(X, 1), TTTypeError, "b is a int"),
+        (lambda: ttnet.allclose(X.full(), X.full()), TTTypeError, "a is a Tensor and b is a Tensor"),
         (lambda: ttnet.allclose(X, X.T), TTShapeError, r"a has shape \(2, 3\) and b \(3, 2\)"),
         (lambda: ttnet.allclose(X, X, rtol=-1), TTValueError, "rtol is -1; expected a number of at least 0"),
         (lambda: ttnet.allclose(X, X, atol=float("nan")), TTValueError, "atol is nan"),

@@ -139,7 +139,7 @@ def test_zero_and_not_finite():
         (lambda x: x.reshape((-1, 100)), TTShapeError, r"shape \(1, 100\) has 100 entries"),
         (lambda x: x.reshape((0, -1)), TTShapeError, "every mode must have size at least 1"),
         (lambda x: x.reshape(()), TTShapeError, r"shape \(\) has 1 entries"),
-        (lambda x: x.reshape(24), TTTypeError, "shape is 24; expected a sequence of ints"),
+        (lambda x: x.reshape(24.0), TTTypeError, "shape is 24.0; expected a sequence of ints"),
         (lambda x: x.reshape((24.0,)), TTTypeError, "shape holds 24.0"),
         (lambda x: x.reshape((2, 12), eps=-1), TTValueError, "eps is -1"),
         (lambda x: x.reshape((4, 6), max_rank=0), TTValueError, "max_rank holds 0"),

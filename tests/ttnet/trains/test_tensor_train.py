@@ -83,7 +83,7 @@ def test_products_and_scalars_at_any_scale(scale):
 
 def test_scalars_that_do_not_fit():
     x = ttnet.ones((2, 2))
-    for zero in (0, 0.0, 0j, False, np.float64(0)):
+    for zero in (0, 0.0, 0j, False, np.float64(0), torch.tensor(0.0)):
         with pytest.raises(TTValueError, match="a train cannot be divided by 0"):
             x / zero
     for operation in [lambda: x * 10**400, lambda: x / 10**400]:
@@ -92,7 +92,6 @@ def test_scalars_that_do_not_fit():
     with pytest.raises(TTValueError, match="the train is on cpu and the scalar on meta; move one of them"):
         x * torch.ones((), device="meta")
     assert float((x * 10**30).full()[0, 0]) == pytest.approx(1e30)
-    assert (x / torch.tensor(0.0)).full()[0, 0] == float("inf")
 
 
 def test_the_scalar_takes_part_in_gradients():
@@ -113,7 +112,6 @@ def test_signs_and_sum():
     "operation",
     [
         lambda x: x + "1",
-        lambda x: x // 2,
     ],
 )
 def test_meaningless_operations_are_type_errors(operation):
@@ -160,7 +158,7 @@ def test_indexing_beyond_torch_and_its_errors():
         ((0, 9), TTIndexError, "index 9 is out of range for mode 1 of size 5; expected -5 to 4"),
         (slice(3, 3), TTIndexError, "is empty"),
         ((..., ...), TTIndexError, "more than once"),
-        ([0, 1], TTTypeError, "is a list; expected ints, slices"),
+        ([0, 1], TTTypeError, "an index is a list, .*expected ints, slices"),
         (True, TTTypeError, "is a bool"),
         (torch.tensor([1, 2]), TTTypeError, "is a Tensor"),
         (1.0, TTTypeError, "is a float"),

@@ -44,7 +44,7 @@ class RoundingTests(TrainCase):
     @pytest.mark.parametrize("method", METHODS)
     def test_rounding_with_a_bound_of_one_leaves_ranks_of_one(self, method):
         x = self.to_round(method)
-        y = x.round(eps=1, method=method)
+        y = x.round(eps=1.0, method=method)
         self.check_rounded(x, y)
         assert set(y.ranks) == {1}
         if "nonzero" not in self.lacks:
@@ -89,7 +89,7 @@ class RoundingTests(TrainCase):
         self.needs("dense")  # and at order 1000 it would take seconds
         x = self.create()
         assert same(x.round(eps=0), x.round())
-        assert same(x.round(eps=math.inf), x.round(eps=1))
+        assert same(x.round(eps=math.inf), x.round(eps=1.0))
         bonds = max(0, len(as_train(x).shape) - 1)
         assert same(x.round(max_rank=[2] * bonds), x.round(max_rank=2))
         assert x.round().round().ranks == x.round().ranks
