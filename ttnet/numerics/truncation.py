@@ -55,11 +55,6 @@ def check_eps(eps: float | None) -> float:
         return 0.0
     if isinstance(eps, bool) or not isinstance(eps, numbers.Real):
         raise TTTypeError(f"eps is a {type(eps).__name__}; expected a real number >= 0, or None for no error bound.")
-    if isinstance(eps, numbers.Integral) and eps > 0:  # as of `round(2)`, which is asked for two digits elsewhere
-        raise TTValueError(
-            f"eps is {eps}, an error as large as the tensor; expected a relative error, such as 1e-8. Entries are not "
-            "rounded to digits."
-        )
     if not eps >= 0:  # not "< 0", which lets NaN pass
         raise TTValueError(f"eps is {eps}; expected a relative error >= 0, or None for no error bound.")
     try:

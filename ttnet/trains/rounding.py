@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -80,6 +81,11 @@ def round(
     expect_train(tt, "tt")
     check_method(method, METHODS)
     bound = check_eps(eps)
+    if isinstance(eps, numbers.Integral) and eps > 0:  # as of `round(2)`, which is asked for two digits elsewhere
+        raise TTValueError(
+            f"eps is {eps}, an error as large as the tensor; expected a relative error, such as 1e-8. Entries are not "
+            "rounded to digits."
+        )
     max_ranks = check_max_rank(max_rank, max(0, tt.ndim - 1))
     _check_numbers(tt, "cores")
     if tt.ndim < 2:

@@ -444,11 +444,12 @@ def test_sizes_and_modes_one_by_one(x, data):
     close(x.reshape(1, *x.shape).full(), x.full()[None])
 
 
-def test_errors_as_large_as_the_tensor_are_refused():
-    for operation in (lambda: X.round(2), lambda: W.round(np.int64(1)), lambda: ttnet.tt_svd(torch.ones(2, 2), eps=3)):
+def test_digits_to_round_to_are_no_relative_error():
+    for operation in (lambda: X.round(2), lambda: W.round(np.int64(1)), lambda: ttnet.round(X, eps=3)):
         with pytest.raises(TTValueError, match=r"as large as the tensor; .*such as 1e-8.* not rounded to digits"):
             operation()
     assert ttnet.allclose(X.round(0), X)
+    assert ttnet.tt_svd(torch.ones(2, 2), eps=1).ranks == (1, 1, 1)
 
 
 def test_slices_of_the_first_mode_are_gone_through():
