@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn, Self, overload
 
 import numpy.typing as npt
-import torch
+import torch  # noqa: F401  (of the examples)
 from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.modes import choose_paired_modes
 from ttnet.numerics.dense import as_dense
-from ttnet.numerics.memory import check_product
-from ttnet.numerics.scales import compute_dtype, split_excess, split_row_excess, times_power_of_two
-from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.trains import arithmetic, reductions
 from ttnet.trains.chain import CoreChain, check_plain, check_shape, shorten
 from ttnet.trains.habits import NORMS_INSTEAD, ROUNDS_INSTEAD, in_other_words
 from ttnet.trains.instead import MATRICES_BESIDES, OF_MATRICES
+from ttnet.trains.matrix_products import times_dense, times_train
 from ttnet.trains.tensor_train import TensorTrain
 
 
@@ -378,7 +376,7 @@ class TTMatrix(CoreChain):
         if other.device != self.device:
             raise TTValueError(f"the operands are on {self.device} and {other.device}; move them to one device.")
         if isinstance(other, Tensor):
-            return self._apply(check_plain(other, "the tensor"))
+            return times_dense(self, check_plain(other, "the tensor"))
         inner = other.row_shape if isinstance(other, TTMatrix) else other.shape
         if inner != self.col_shape:
             name = "row_shape" if isinstance(other, TTMatrix) else "shape"
@@ -386,16 +384,7 @@ class TTMatrix(CoreChain):
                 f"the left operand has col_shape {shorten(self.col_shape)} but the right one has {name} "
                 f"{shorten(inner)}; they must be equal."
             )
-        dtype = torch.promote_types(self.dtype, other.dtype)
-        sizes = [a.numel() * b.numel() // a.shape[2] ** 2 for a, b in zip(self._cores, other.cores, strict=True)]
-        check_product(max(sizes, default=0), dtype, self.device)
-        (left, exponent_a), (right, exponent_b) = (split_scales(x.cores, compute_dtype(dtype)) for x in (self, other))
-        cores = []
-        for a, b in zip(left, right, strict=True):
-            product = torch.tensordot(a, b, ([2], [1]))  # (r, m, r', s, [n], s')
-            order = (0, 3, 1, 2, 4) if b.ndim == 3 else (0, 3, 1, 4, 2, 5)
-            cores.append(product.permute(order).flatten(-2, -1).flatten(0, 1))  # (r s, m, [n], r' s')
-        cores = join_scale(cores, exponent_a + exponent_b, dtype)
+        cores = times_train(self, other)
         return TTMatrix(cores) if isinstance(other, TTMatrix) else TensorTrain(cores)
 
     @overload
@@ -408,32 +397,6 @@ class TTMatrix(CoreChain):
         if isinstance(other, Tensor):
             return self.T @ other if other.ndim < 2 else (self.T @ other.mT).mT
         return NotImplemented
-
-    def _apply(
-        self,
-        x: Tensor,  # (N,) or (*batch, N, columns)
-    ) -> Tensor:  # (M,) or (*batch, M, columns)
-        """Contract one core after the other: at each step one column mode goes and one row mode comes."""
-        if x.ndim == 0 or x.shape[-1 if x.ndim == 1 else -2] != self.shape[1]:
-            raise TTShapeError(
-                f"a TT-matrix of shape {self.shape} cannot multiply a tensor of shape {tuple(x.shape)}; expected "
-                f"({self.shape[1]},) or (..., {self.shape[1]}, columns)."
-            )
-        if x.ndim == 1:
-            return self._apply(x[:, None])[:, 0]
-        dtype = torch.promote_types(self.dtype, x.dtype)
-        cores, exponent = split_scales(self._cores, compute_dtype(dtype))
-        columns = x.to(compute_dtype(dtype)).movedim(-2, 0)  # (N, *batch, columns)
-        # Columns have nothing to do with each other, so each keeps a scale of its own.
-        y, own = split_row_excess(columns.reshape(self.shape[1], -1).mT)
-        y = y.mT[None]
-        for core in cores:
-            rank, _, n, _ = core.shape
-            y = y.reshape(rank, n, -1)  # (r, n_k, n_{k+1} ... n_d * batch * m_1 ... m_{k-1})
-            y, step = split_excess(torch.tensordot(core, y, ([0, 2], [0, 1])).permute(1, 2, 0))  # (r', rest, m_k)
-            exponent = exponent + step
-        y = times_power_of_two(y.reshape(len(own), self.shape[0]), (exponent + own)[:, None]).to(dtype)
-        return y.reshape(*columns.shape[1:], self.shape[0]).movedim(-1, -2)
 
     def __getitem__(self, key: object) -> NoReturn:
         raise TTTypeError(
