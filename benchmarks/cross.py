@@ -1,8 +1,8 @@
 """Cross approximation: the time outside of the function and its evaluations, to one error, beside teneva and torchTT.
 
 Every contender runs with several tolerances of its own, and what counts for it is its cheapest run whose error, on
-fresh entries, is at most the one asked for; those are then run in turn. Time outside is the clock's without that in
-the function.
+fresh entries, is at most the one asked for; those are then run in turn. Time outside is the processor's without that
+in the function, on one thread: other work on the machine counts for less in it than in the clock's.
 Peers take part where they can be imported: `make peers` makes an environment that has them, and
 `.venv-peers/bin/python -m benchmarks.cross` runs there.
 """
@@ -68,9 +68,9 @@ class Counted:
         self.function, self.count, self.seconds = function, 0, 0.0
 
     def __call__(self, indices: Tensor) -> Tensor:
-        start = time.perf_counter()
+        start = time.process_time()
         values = self.function(indices)
-        self.seconds += time.perf_counter() - start
+        self.seconds += time.process_time() - start
         self.count += len(values)
         return values
 
@@ -110,9 +110,9 @@ class Outcome:
 
 def run(contender: str, case: Case, tolerance: float) -> Outcome:
     f = Counted(case.function)
-    start = time.perf_counter()
+    start = time.process_time()
     found = CONTENDERS[contender](f, case.shape, tolerance)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     generator = torch.Generator().manual_seed(7)
     at = torch.stack([torch.randint(size, (CHECKED,), generator=generator) for size in case.shape], 1)
     expected = case.function(at)
@@ -165,9 +165,9 @@ def main() -> None:
         versions = ", ".join(f"{name} {version(name)}" for name in names if name != "ttnet")
         RESULTS.write_text(
             "# Cross approximation\n\n"
-            f"{args.rounds} rounds in turn, one thread; medians, and the range of the rounds' ratios. Each library at "
-            "the tolerance of its own, of seven from 1e-3 to 1e-9, with which the error asked for takes it the least "
-            f"time. torch {torch.__version__}, {versions}. "
+            f"{args.rounds} rounds in turn, processor time of one thread; medians, and the range of the rounds' "
+            "ratios. Each library at the tolerance of its own, of seven from 1e-3 to 1e-9, with which the error asked "
+            f"for takes it the least time. torch {torch.__version__}, {versions}. "
             "Repeat: `.venv-peers/bin/python -m benchmarks.cross --keep`\n\n" + "\n".join(lines) + "\n"
         )
 

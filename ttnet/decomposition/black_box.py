@@ -29,6 +29,9 @@ def log_norm(
         >>> log_norm(torch.tensor([3e-300, 4e-300], dtype=torch.float64))  # log(5) - 300 log(10)
         -689.166...
     """
+    norm = float(torch.linalg.vector_norm(x))
+    if 1e-100 < norm < 1e100:  # where no square that counts leaves the range of doubles
+        return math.log(norm)
     scaled, exponent = split_scale(x)
     norm = float(torch.linalg.vector_norm(scaled))
     return math.log(norm) + int(exponent) * math.log(2) if norm else -math.inf
@@ -153,9 +156,12 @@ class BlackBox:
         size, width = self._shape[mode], len(tails)
 
         def indices(start: int, stop: int) -> Tensor:
-            at = torch.arange(start, stop, device=self._device)
-            middle = (at // width % size)[:, None]
-            return torch.cat([heads[at // (width * size)], middle, tails[at % width]], dim=1)
+            # Pairs of a head and an index, all of whose tails are then put beside it: divisions of few numbers.
+            pairs = torch.arange(start // width, -(-stop // width), device=self._device)
+            left = torch.cat([heads[pairs // size], (pairs % size)[:, None]], dim=1)
+            both = [left[:, None].expand(-1, width, -1), tails.expand(len(pairs), -1, -1)]
+            skipped = start % width
+            return torch.cat(both, dim=2).flatten(0, 1)[skipped : skipped + stop - start]
 
         values = self._ask(len(heads) * size * width, indices, reserve=self._reserve)
         self.log_norm = max(self.log_norm, log_norm(values))
@@ -189,11 +195,14 @@ class BlackBox:
                 f"f returned the dtype {values.dtype} where the result is to have {self.dtype}; pass "
                 f"dtype=torch.complex128, or let f return real values."
             )
-        if not (fits := torch.isfinite(values.to(self.dtype))).all():
+        wide = values.to(torch.complex128 if self.dtype.is_complex else torch.float64)
+        # The norm says of nearly all batches that nothing in them is too large, in one pass.
+        largest = float(torch.linalg.vector_norm(wide))
+        if not largest < torch.finfo(self.dtype).max and not (fits := torch.isfinite(values.to(self.dtype))).all():
             at = int((~fits).nonzero()[0])
             raise TTValueError(
                 f"f returned {values[at].item()} at the index {tuple(batch[at].tolist())}; expected a finite number "
                 f"within the range of {self.dtype}."
             )
         self.precision = max(self.precision, torch.finfo(values.dtype).eps)
-        return values.to(torch.complex128 if self.dtype.is_complex else torch.float64)
+        return wide

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.maxvol import maxvol
-from ttnet.numerics.linalg import truncated_svd
+from ttnet.decomposition.maxvol import maxvol_rows
+from ttnet.numerics.linalg import column_basis
 from ttnet.numerics.scales import split_scale
 
 TEST_ROWS = 8  # how many rows of a superblock are first compared with the cross
@@ -112,20 +112,22 @@ class _Superblock:
         self._mode = mode
         self._old_heads = heads
         self._tails = tails
-        indices = torch.arange(size, device=heads.device).repeat(len(heads))
-        self.heads = torch.cat([heads.repeat_interleave(size, 0), indices[:, None]], dim=1)  # (r n, mode + 1)
-        self._known: dict[int, Tensor] = {}  # row -> its values, (n' s,)
+        indices = torch.arange(size, device=heads.device)[:, None].expand(len(heads), -1, -1)
+        pairs = [heads[:, None].expand(-1, size, -1), indices]
+        self.heads = torch.cat(pairs, dim=2).flatten(0, 1)  # (r n, mode + 1)
+        self._places: dict[int, int] = {}  # of the rows asked for, in `_values`
+        self._values: Tensor | None = None  # (rows asked for, n' s)
 
-    def values(
-        self,
-        rows: Tensor,  # (a,)
-    ) -> Tensor:
+    def values(self, rows: list[int]) -> Tensor:
         """Give rows of the matrix."""
-        positions = rows.tolist()
-        if new := [row for row in positions if row not in self._known]:
-            block = self._fibres(self._mode + 1, self.heads[new], self._tails)
-            self._known.update(zip(new, block.flatten(1), strict=True))
-        return torch.stack([self._known[row] for row in positions])
+        if new := [row for row in rows if row not in self._places]:
+            values = self._fibres(self._mode + 1, self.heads[new], self._tails).flatten(1)
+            self._places.update(zip(new, range(len(self._places), len(self._places) + len(new)), strict=True))
+            self._values = values if self._values is None else torch.cat([self._values, values])
+            if len(new) == len(self._places) == len(rows):
+                return values
+        assert self._values is not None
+        return self._values[[self._places[row] for row in rows]]
 
     def columns(
         self,
@@ -136,11 +138,10 @@ class _Superblock:
         tails = torch.cat([index[:, None], self._tails[tail]], dim=1)
         return self._fibres(self._mode, self._old_heads, tails).flatten(0, 1)
 
-    def unknown_rows(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw some of the rows that were not asked for yet."""
-        rest = [row for row in range(len(self.heads)) if row not in self._known]
-        drawn = torch.randperm(len(rest), generator=generator, device="cpu")[:count].tolist()
-        return torch.tensor([rest[k] for k in drawn], dtype=torch.int64, device=self.heads.device)
+    def unknown_rows(self, rows: list[int], count: int, generator: torch.Generator) -> list[int]:
+        """Draw some of the rows that were not asked for yet, and are not among these."""
+        rest = [row for row in range(len(self.heads)) if row not in self._places and row not in rows]
+        return [rest[k] for k in torch.randperm(len(rest), generator=generator, device="cpu")[:count].tolist()]
 
     def cross(
         self,
@@ -148,35 +149,47 @@ class _Superblock:
         cut: float,
         max_rank: int | None,
         generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[list[int], Tensor]:
         """Give pivot rows, and the coefficients (r n, r') with which they make up all the rows."""
         rank, limit, tests = 0, 0, TEST_ROWS
         while True:
-            scaled, _ = split_scale(matrix)
-            u, _, _ = truncated_svd(scaled, cut * float(torch.linalg.vector_norm(scaled)), max_rank)
-            rows, coefficients = maxvol(u)
+            scaled, norm = _near_one(matrix)
+            u, _ = column_basis(scaled, cut * norm, max_rank)
+            rows = maxvol_rows(u)
             grown, rank = len(rows) > rank, len(rows)
             # One visit lets the rank grow by half: tails that are still poorly placed ask for more than is needed.
             limit = limit or min(rank + max(TEST_ROWS, rank // 2), max_rank or len(self.heads))
-            known = self.values(rows)
-            others = self.unknown_rows(tests, generator)
-            if not grown or rank >= limit or not len(others):
-                return rows, coefficients
-            both, _ = split_scale(torch.cat([known, self.values(others)]))
-            norm, error = _compare(u, rows, others, both[:rank], both[rank:])
+            others = self.unknown_rows(rows, tests, generator) if grown and rank < limit else []
+            if not others:
+                break
+            values, _ = _near_one(self.values(rows + others))
+            norm, error = _compare(u, rows, others, values[:rank], values[rank:])
             # Four times the cut, since interpolation from rows is not quite as good as the projection that was cut.
             allowed = 4 * cut * norm * math.sqrt(len(others) / len(self.heads))
             if float(torch.linalg.vector_norm(error)) <= allowed:
-                return rows, coefficients
-            v, _, _ = truncated_svd(error.mT, allowed, limit - rank)
-            matrix = torch.cat([matrix, self.columns(maxvol(v)[0])], dim=1)
+                break
+            v, _ = column_basis(error.mT, allowed, limit - rank)
+            columns = torch.tensor(maxvol_rows(v), device=matrix.device)
+            matrix = torch.cat([matrix, self.columns(columns)], dim=1)
             tests *= 2
+        return rows, torch.linalg.solve(u[rows], u, left=False)
+
+
+def _near_one(
+    matrix: Tensor,  # (m, n)
+) -> tuple[Tensor, float]:
+    """Take the scale out of a matrix whose squares might leave the range of doubles; give its norm, too."""
+    norm = float(torch.linalg.vector_norm(matrix))
+    if 1e-100 < norm < 1e100:
+        return matrix, norm
+    scaled, _ = split_scale(matrix)
+    return scaled, float(torch.linalg.vector_norm(scaled))
 
 
 def _compare(
     u: Tensor,  # (r n, r'): an orthonormal basis of the columns
-    rows: Tensor,  # (r',): the pivots
-    others: Tensor,  # (p,)
+    rows: list[int],  # r' of them: the pivots
+    others: list[int],  # p of them
     known: Tensor,  # (r', n' s): the values in the pivots' rows
     tested: Tensor,  # (p, n' s): the values in the others
 ) -> tuple[float, Tensor]:

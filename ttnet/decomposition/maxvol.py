@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,34 +33,55 @@ def maxvol(
         >>> rows, coefficients[:, 0]
         (tensor([1]), tensor([-0.2500,  1.0000, -0.5000], dtype=torch.float64))
     """
-    rows = _lu_rows(matrix)
-    coefficients = _coefficients(matrix, rows)
-    count = len(rows)
+    rows = torch.tensor(maxvol_rows(matrix, bound=bound), device=matrix.device)
+    return rows, torch.linalg.solve(matrix[rows], matrix, left=False)
+
+
+def maxvol_rows(
+    matrix: Tensor,  # (m, r)
+    *,
+    bound: float = 1.05,
+) -> list[int]:
+    """Choose the rows of `maxvol` alone.
+
+    Args:
+        matrix: As for `maxvol`.
+        bound: As for `maxvol`.
+
+    Returns:
+        The positions of r rows.
+
+    Example:
+        >>> maxvol_rows(torch.tensor([[1.0], [-4.0], [2.0]], dtype=torch.float64))
+        [1]
+    """
+    count = matrix.shape[1]
+    order, rest = _eliminate(matrix)
+    # In numpy, since a step is a few numbers, and most of its time the calls.
+    table = rest.cpu().numpy()  # (m - r, r): what the chosen rows make up the others with
     # Every step multiplies the determinant by more than `bound`, so there are few of them; the limit is for bad input.
-    for _ in range(100 + 10 * count):
-        row, column = divmod(int(coefficients.abs().argmax()), count)
-        pivot = coefficients[row, column].clone()
+    for _ in range(100 + 10 * count if len(table) else 0):
+        row, column = divmod(int(np.abs(table).argmax()), count)
+        pivot = table[row, column]
         if not abs(pivot) > bound:
             break
-        rows[column] = row
-        change = coefficients[row].clone()
-        change[column] -= 1
-        coefficients = coefficients - torch.outer(coefficients[:, column], change / pivot)
-    return rows, _coefficients(matrix, rows)  # afresh: the updates pile up rounding errors
+        order[column], order[count + row] = order[count + row], order[column]
+        leaving, entering = table[:, column] / pivot, table[row].copy()
+        table -= np.outer(leaving, entering)
+        table[:, column] = leaving
+        table[row] = entering / -pivot
+        table[row, column] = 1 / pivot
+    return order[:count]
 
 
-def _lu_rows(
+def _eliminate(
     matrix: Tensor,  # (m, r)
-) -> Tensor:
-    swaps = torch.linalg.lu_factor(matrix)[1].tolist()
+) -> tuple[list[int], Tensor]:  # (m - r, r)
+    """Order the rows as LU pivots do, and give the coefficients of those after the first r in terms of these."""
+    factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+    swaps = pivots.tolist()
     order = list(range(len(matrix)))
     for k, swap in enumerate(swaps):
         order[k], order[swap - 1] = order[swap - 1], order[k]
-    return torch.tensor(order[: len(swaps)], device=matrix.device)
-
-
-def _coefficients(
-    matrix: Tensor,  # (m, r)
-    rows: Tensor,  # (r,)
-) -> Tensor:
-    return torch.linalg.solve(matrix[rows], matrix, left=False)
+    upper, lower = factors[: len(swaps)], factors[len(swaps) :]
+    return order, torch.linalg.solve_triangular(upper, lower, upper=False, left=False, unitriangular=True)

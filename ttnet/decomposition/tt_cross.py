@@ -15,15 +15,15 @@ from ttnet.decomposition.black_box import BlackBox, BudgetSpentError, log_norm
 from ttnet.decomposition.cross_result import CrossProgress, CrossResult, CrossStatus
 from ttnet.decomposition.cross_sweep import Fibres, half_sweep, mirrored
 from ttnet.decomposition.grids import as_grids, at_points
+from ttnet.decomposition.interpolant import Interpolant
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.numerics.scales import max_exponent, times_power_of_two
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.numerics.truncation import check_eps, check_max_rank
 from ttnet.trains.chain import check_shape
-from ttnet.trains.evaluation import scaled_entries, scaled_slices
+from ttnet.trains.evaluation import Slices, scaled_entries, scaled_slices
 from ttnet.trains.reshaping import reshape
 from ttnet.trains.rounding import round
-from ttnet.trains.sweeps import balance
 from ttnet.trains.tensor_train import TensorTrain
 
 PATIENCE = 3  # how many half sweeps may pass before the error must be lower by a quarter
@@ -174,7 +174,7 @@ def _whole(
     values = box.entries(indices)
     vector = TensorTrain([values.to(box.dtype).reshape(1, -1, 1)])
     value = reshape(vector, shape, eps=eps, max_rank=max_rank)
-    errors, sizes, _ = _compare(value, indices, values)
+    errors, sizes, _ = _compare(scaled_slices(value), indices, values)
     error = _relative_error(errors, sizes, -math.inf)
     return CrossResult(
         value=value,
@@ -193,14 +193,14 @@ def _noise(box: BlackBox, shape: Sequence[int]) -> float:
 
 
 def _compare(
-    value: TensorTrain,
+    slices: Slices,
     indices: Tensor,  # (batch, d)
     values: Tensor,  # (batch,)
 ) -> tuple[Tensor, Tensor, float]:
     """Give the sizes of a train's errors at some entries and those of the entries, and the logarithm of their unit."""
     exponent = int(max_exponent(values))
     near_one = times_power_of_two(values, -exponent)
-    errors = scaled_entries(scaled_slices(value), indices, -exponent) - near_one
+    errors = scaled_entries(slices, indices, -exponent) - near_one
     return errors.abs(), near_one.abs(), exponent * math.log(2)
 
 
@@ -248,7 +248,8 @@ class _Search:
         first = self._draw()
         # Two of them are corners of the grid, where functions have their extremes more often than elsewhere.
         first[:1], first[1:2] = 0, torch.tensor(shape, device=device) - 1
-        self.error, _, pivots = self._look(zero, zero, first)
+        slices = Interpolant(zero.cores, 0).slices()
+        self.error, _, pivots = self._look(slices, slices, first)
         self.value = zero.to(box.dtype)
         self._pivots = pivots[:NEW_PIVOTS]
         self._noise = _noise(box, shape)
@@ -257,7 +258,7 @@ class _Search:
 
     def run(self, max_sweeps: int, callback: Callable[[CrossProgress], object] | None) -> CrossStatus:
         """Sweep until the train is good enough or there is no hope for it; `value` is the best one so far."""
-        last: TensorTrain | None = None
+        last: Interpolant | None = None
         distances: list[float] = []
         for step in range(2 * max_sweeps):
             backward = step % 2 == 1
@@ -265,14 +266,14 @@ class _Search:
                 raw = self._half_sweep(backward)
             except BudgetSpentError:
                 return CrossStatus.MAX_EVALUATIONS
-            value = self._finish(raw)
-            error, error_of_all, self._pivots = self._look(raw, value, self._draw())
-            change = _ratio(float((raw - last).log_norm()), float(raw.log_norm())) if last is not None else math.inf
+            value = self._finish(raw.train())
+            error, error_of_all, self._pivots = self._look(raw.slices(), scaled_slices(value), self._draw())
+            change = raw.change_from(last) if last is not None else math.inf
             distances.append(max(change, error, error_of_all))
             converged = distances[-1] <= self._eps
             if converged or error <= self.error:
                 self.value, self.error = value, error
-            bond = min(1, raw.ndim - 1) if backward else raw.ndim - 1
+            bond = min(1, value.ndim - 1) if backward else value.ndim - 1
             self.history.append(
                 CrossProgress(step // 2 + 1, bond, value.ranks, self._box.evaluations, change=change, error=error)
             )
@@ -289,7 +290,7 @@ class _Search:
             last = raw
         return CrossStatus.MAX_SWEEPS
 
-    def _half_sweep(self, backward: bool) -> TensorTrain:
+    def _half_sweep(self, backward: bool) -> Interpolant:
         """Go over all bonds once; the way back is the way there, in the mirror."""
         fibres: Fibres = self._box.block
         shape, max_ranks, pivots = self._shape, self._max_ranks, self._pivots
@@ -307,8 +308,9 @@ class _Search:
             generator=self._generator,
         )
         self._tails = [head.flip(1) for head in reversed(heads)]
-        cores = [core.permute(2, 1, 0) for core in reversed(cores)] if backward else cores
-        return TensorTrain(balance(cores, cores[0].dtype))  # so that trains of both directions can be subtracted
+        if backward:
+            return Interpolant.of([core.permute(2, 1, 0) for core in reversed(cores)], valued=0)
+        return Interpolant.of(cores, valued=-1)
 
     def _finish(self, raw: TensorTrain) -> TensorTrain:
         """Round a train, and cast it to the dtype of the result."""
@@ -325,8 +327,8 @@ class _Search:
 
     def _look(
         self,
-        raw: TensorTrain,
-        value: TensorTrain,
+        raw: Slices,
+        value: Slices,
         indices: Tensor,  # (samples, d)
     ) -> tuple[float, float, Tensor]:
         """Compare the rounded train with fresh samples, and the one before rounding with all there are so far.
@@ -344,7 +346,7 @@ class _Search:
 
     def _errors(
         self,
-        value: TensorTrain,
+        value: Slices,
         indices: Tensor,  # (batch, d)
         values: Tensor,  # (batch,)
     ) -> tuple[Tensor, float]:

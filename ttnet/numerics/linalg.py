@@ -13,6 +13,9 @@ Two habits of this module carry the promises of the rest:
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import math
 from typing import Any
 
 import torch
@@ -69,6 +72,38 @@ def truncated_svd(
     return u, w, tail
 
 
+def column_basis(
+    matrix: Tensor,  # (m, n)
+    max_tail: float,
+    max_rank: int | None,
+) -> tuple[Tensor, float]:
+    """Give the `u` of `truncated_svd(matrix, ...)` alone, at less cost and without gradients.
+
+    Args:
+        matrix: A matrix of float32, float64, complex64 or complex128, of entries neither huge nor tiny.
+        max_tail: The largest Frobenius norm of `matrix - u @ u.mH @ matrix`, at least 0.
+        max_rank: The largest rank, which goes before `max_tail`; at least 1.
+
+    Returns:
+        `u` of shape (m, r), with r >= 1, and the Frobenius norm of what was cut off.
+
+    Example:
+        >>> u, tail = column_basis(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 1.5, None)
+        >>> u.shape, tail
+        (torch.Size([3, 2]), 1.0)
+    """
+    rows, columns = matrix.shape
+    q = None
+    if columns > 2 * rows:
+        matrix = _blocked_qr(matrix.mT, "r")[1].mT  # as in `_TruncatedSVD`
+    elif rows > 2 * columns and matrix.dtype in (torch.float32, torch.complex64):
+        q, matrix = _blocked_qr(matrix, "reduced")  # which LAPACK's SVD would do, too, but not in blocks
+    u, s, _ = torch.linalg.svd(matrix, full_matrices=False)
+    rank, tail = _choose_rank(s, max_tail, max_rank)
+    kept = u[:, :rank]
+    return kept.contiguous() if q is None else q @ kept, tail
+
+
 def r_factor(
     matrix: Tensor,  # (m, n)
 ) -> Tensor:
@@ -85,6 +120,25 @@ def r_factor(
         tensor([[5.]])
     """
     return qr(matrix)[1]
+
+
+def plain_qr(
+    matrix: Tensor,  # (m, n)
+) -> tuple[Tensor, Tensor]:
+    """Give `qr(matrix)` at less cost and without gradients.
+
+    Args:
+        matrix: A matrix of float32, float64, complex64 or complex128.
+
+    Returns:
+        `q` of shape (m, k) and `r` of shape (k, n) with k = min(m, n).
+
+    Example:
+        >>> q, r = plain_qr(torch.eye(3, 2))
+        >>> torch.allclose(q @ r, torch.eye(3, 2))
+        True
+    """
+    return _blocked_qr(matrix, "reduced")
 
 
 def triangular_factor(
@@ -134,10 +188,10 @@ def _choose_rank(
     max_rank: int | None,
 ) -> tuple[int, float]:
     """Give the smallest rank whose tail has a norm of at most `max_tail`, and that norm."""
-    tails = s.double().square().flip(0).cumsum(0).flip(0).sqrt()  # tails[r]: what a cut to rank r leaves out
-    rank = max(1, int((tails > max_tail).sum()))
+    tails = list(itertools.accumulate(reversed(s.tolist()), math.hypot))  # tails[k]: of the last k + 1 values
+    rank = max(1, len(tails) - bisect.bisect_right(tails, max_tail))
     rank = rank if max_rank is None else min(rank, max_rank)
-    return rank, float(tails[rank]) if rank < len(tails) else 0.0
+    return rank, tails[-1 - rank] if rank < len(tails) else 0.0
 
 
 class _QR(torch.autograd.Function):

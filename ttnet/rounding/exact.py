@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ttnet.numerics.linalg import qr, r_factor, triangular_factor, truncated_svd
+from ttnet.numerics.linalg import column_basis, plain_qr, qr, r_factor, triangular_factor, truncated_svd
 from ttnet.numerics.scales import Exponent, split_scale
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.sums import TrainSum, sweep
@@ -37,11 +37,15 @@ def round_exactly(x: TrainSum, budget: RelativeBudget) -> tuple[list[Tensor], Ex
 
     def find_basis(k: int, c: Tensor) -> tuple[Tensor, Tensor]:  # (r n, R) to (r n, s) and (s, R)
         # Sums over the long side, as in u^H c, lose digits where a factorisation does not.
-        q, r = qr(c) if c.shape[0] > c.shape[1] else (None, c)
+        factorise = qr if c.requires_grad else plain_qr
+        q, r = factorise(c) if c.shape[0] > c.shape[1] else (None, c)
         image, _ = split_scale(r @ factors[k])
         budget.measure(image)
         max_tail, max_rank = budget.allowance(min(image.shape))
-        u, _, tail = truncated_svd(image, max_tail, max_rank)
+        if image.requires_grad:
+            u, _, tail = truncated_svd(image, max_tail, max_rank)
+        else:
+            u, tail = column_basis(image, max_tail, max_rank)
         budget.spend(tail)
         return u if q is None else q @ u, u.mH @ r
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +14,12 @@ from torch import Tensor
 
 from ttnet.errors import TTIndexError, TTShapeError, TTTypeError
 from ttnet.numerics.dense import check_unmasked
-from ttnet.numerics.scales import Exponent, compute_dtype, powers_of_two, read, split_row_scales
+from ttnet.numerics.scales import Exponent, compute_dtype, powers_of_two, read, split_row_scales, times_power_of_two
 from ttnet.numerics.train_scales import even_bonds
 from ttnet.trains.checks import expect_train
 from ttnet.trains.tensor_train import TensorTrain
 
-_CHUNK = 2**20  # entries of core slices gathered at a time
+_CHUNK = 2**17  # entries of core slices, or of products with all of them, at a time
 _FEW_SLICES = 4  # so few are all multiplied sooner than each row's is gathered
 
 
@@ -70,12 +72,25 @@ def scaled_slices(tt: TensorTrain) -> Slices:
     Example:
         >>> [(slices, exponents)] = scaled_slices(TensorTrain([torch.tensor([[[6.0], [1.0]]])]))
         >>> slices.flatten(), exponents.tolist()
-        (tensor([0.7500, 0.5000]), [3, 1])
+        (tensor([0.7500, 0.1250]), [3, 3])
     """
     cores, exponent = even_bonds([core.to(compute_dtype(tt.dtype)) for core in tt.cores])
-    slices = [split_row_scales(core.movedim(1, 0) if tt.ndim else core[None]) for core in cores]
+    slices = [_scaled(core.movedim(1, 0).contiguous() if tt.ndim else core[None]) for core in cores]
     first, steps = slices[0]
     return [(first, steps + exponent), *slices[1:]]
+
+
+def _scaled(
+    slices: Tensor,  # (n, r, r')
+) -> tuple[Tensor, Tensor]:  # (n, r, r') and (n,)
+    """Split the scales off slices: one power of two where they are of much the same size, which is sooner done."""
+    sizes = torch.view_as_real(slices.detach().resolve_conj()) if slices.is_complex() else slices.detach()
+    least, most = torch.aminmax(sizes.abs().flatten(1).amax(1))
+    low, high = read(least), read(most)
+    if low is None or high is None or not high <= 2.0**16 * low:
+        return split_row_scales(slices)
+    exponent = math.frexp(high)[1]
+    return times_power_of_two(slices, -exponent), torch.full((len(slices),), exponent, device=slices.device)
 
 
 def scaled_entries(
@@ -100,20 +115,65 @@ def scaled_entries(
     """
     if not indices.shape[1]:  # a scalar is the one slice of what has no mode
         indices = indices.new_zeros(len(indices), 1)
-    chunk = max(1, _CHUNK // max(scaled.shape[1] * scaled.shape[2] for scaled, _ in slices))
+    starts = list(itertools.accumulate((len(steps) for _, steps in slices), initial=0))[:-1]
+    starts_of_modes = torch.tensor(starts, device=indices.device)
+    steps = torch.cat([steps for _, steps in slices])
+    matrices = [scaled for scaled, _ in slices]
+    # Many rows begin with the same indices, and many end with the same ones: those products are made once.
+    head = _Table(matrices, len(indices), matrices[0])
+    tail = _Table([each.mT for each in reversed(matrices[len(head.sizes) :])], len(indices), matrices[0])
+    middle = slice(len(head.sizes), len(matrices) - len(tail.sizes))
+    chunk = max(1, _CHUNK // max(_width(scaled) for scaled in matrices))
     parts = []
     for rows in indices.split(chunk):
-        values = slices[0][0].new_ones(len(rows), 1)  # (rows, r)
-        exponents = exponent + torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        for (scaled, steps), index in zip(slices, rows.T, strict=True):
+        columns = rows.T.contiguous()
+        values, first = head.at(columns)  # (rows, r)
+        others, last = tail.at(columns.flip(0))
+        exponents = exponent + steps[rows + starts_of_modes].sum(1) + first + last
+        for scaled, index in zip(matrices[middle], columns[middle], strict=True):
             values = _times_slices(values, scaled, index)
-            exponents = exponents + steps[index]
             if not _keeps_digits(values):
                 values, step = split_row_scales(values)
                 exponents = exponents + step
-        first, second = powers_of_two(exponents, values.dtype)
-        parts.append(values[:, 0] * first * second)
+        before, after = powers_of_two(exponents, values.dtype)
+        parts.append((values * others).sum(1) * before * after)
     return torch.cat(parts)
+
+
+class _Table:
+    """The products of the slices of the first modes at all their indices, which are to be no more than the rows.
+
+    Args:
+        slices: Those of all modes, each (n, r, r').
+        rows: How many entries there will be.
+        like: A tensor of their dtype and device.
+    """
+
+    def __init__(self, slices: Sequence[Tensor], rows: int, like: Tensor) -> None:
+        self.sizes: list[int] = []  # of the modes
+        self._values = like.new_ones(1, 1)  # (all indices, r)
+        self._exponents = torch.zeros(1, dtype=torch.int64, device=self._values.device)
+        for each in slices:
+            size = len(each)
+            count = len(self._values) * size
+            if count > rows or count * each.shape[2] > _CHUNK:
+                break
+            self.sizes.append(size)
+            self._values = (self._values @ each.movedim(0, 1).flatten(1)).reshape(-1, each.shape[2])
+            self._exponents = self._exponents.repeat_interleave(size)
+            if not _keeps_digits(self._values):
+                self._values, step = split_row_scales(self._values)
+                self._exponents = self._exponents + step
+
+    def at(
+        self,
+        columns: Tensor,  # (d, rows)
+    ) -> tuple[Tensor, Tensor]:  # (rows, r) and (rows,)
+        """Give the product at the first indices of each row, and its exponent."""
+        place = torch.zeros_like(columns[0])
+        for size, column in zip(self.sizes, columns, strict=False):
+            place = place * size + column
+        return self._values.index_select(0, place), self._exponents.index_select(0, place)
 
 
 def _times_slices(
@@ -121,19 +181,36 @@ def _times_slices(
     slices: Tensor,  # (n, r, r')
     index: Tensor,  # (rows,)
 ) -> Tensor:  # (rows, r')
-    if len(slices) > _FEW_SLICES:
-        return (values[:, None] @ slices[index])[:, 0]
+    count, rank, width = slices.shape
+    if rank == 1:
+        return values * slices[:, 0].index_select(0, index)
+    if count > _FEW_SLICES:
+        return (values[:, None] @ slices.index_select(0, index))[:, 0]
     products = values @ slices.movedim(0, 1).flatten(1)  # with all of them, in one product
-    return products.unflatten(1, (len(slices), -1))[torch.arange(len(index), device=index.device), index]
+    own = torch.arange(0, count * len(index), count, device=index.device) + index
+    return products.view(-1, width).index_select(0, own)
+
+
+def _width(
+    slices: Tensor,  # (n, r, r')
+) -> int:
+    """How many numbers `_times_slices` makes for each row on its way."""
+    count, rank, width = slices.shape
+    return width * (rank if count > _FEW_SLICES else count)
 
 
 def _keeps_digits(
     values: Tensor,  # (rows, r)
 ) -> bool:
     """Say whether every row is far from the ends of the range, as far as a step with entries of at most one leads."""
-    sizes = values.detach().abs().amax(1)
-    limit = torch.finfo(sizes.dtype).max ** 0.25
-    return read(((sizes > 1 / limit) & (sizes < limit)).all().long()) == 1
+    if not len(values):
+        return True
+    limit = torch.finfo(values.dtype).max ** 0.25
+    least, most = torch.aminmax(values.detach().abs().amax(1))
+    low, high = read(least), read(most)
+    if low is None or high is None:
+        return False
+    return (1 / limit < low and high < limit) or high == 0
 
 
 def check_indices(indices: object, tt: TensorTrain) -> Tensor:

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ttnet.decomposition.functions import all_indices
-from tests.ttnet.strategies import draw_tensor, relative_error, seeds
+from tests.ttnet.strategies import draw_tensor, draw_train, relative_error, seeds
 from ttnet.decomposition.black_box import BlackBox
+from ttnet.decomposition.interpolant import Interpolant
 from ttnet.decomposition.maxvol import maxvol
 
 
@@ -41,3 +42,27 @@ def test_blocks_of_the_black_box(shape, data, batch_size):
     assert torch.equal(block, full.reshape(block.shape))
     assert box.evaluations == full.numel()
     assert box.log_norm == pytest.approx(math.log(float(full.norm())))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("ratio", [1e-300, 1.0, 1e12])
+def test_change_of_an_interpolant(dtype, ratio):
+    cores = draw_train((3, 4, 2, 5), [2, 3, 2], dtype, 0).cores
+    other = draw_train((3, 4, 2, 5), [3, 1, 4], dtype, 1).cores
+    x = Interpolant.of(cores, valued=-1)
+    y = Interpolant.of([ratio * other[0], *other[1:]], valued=0)
+    full = x.train().full()
+    expected = float((full - y.train().full()).norm() / full.norm())
+    assert x.change_from(y) == pytest.approx(expected, rel=1e-12)
+    assert x.change_from(x) <= 1e-14
+    nearly = Interpolant.of([(1 + 1e-12) * cores[0], *cores[1:]], valued=0)
+    assert nearly.change_from(x) == pytest.approx(1e-12, rel=1e-3)  # nothing has cancelled before
+
+
+def test_change_from_and_to_nothing():
+    cores = [torch.ones(1, 2, 1, dtype=torch.float64)] * 3
+    one = Interpolant.of([*cores[:2], 1e-300 * cores[2]], valued=-1)
+    nothing = Interpolant.of([*cores[:2], 0 * cores[2]], valued=-1)
+    assert one.change_from(nothing) == 1
+    assert nothing.change_from(one) == math.inf
+    assert nothing.change_from(nothing) == 0

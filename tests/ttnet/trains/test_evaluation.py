@@ -46,6 +46,22 @@ def test_evaluate_in_chunks():
     assert ttnet.evaluate(x, indices[:0]).shape == (0,)
 
 
+@pytest.mark.parametrize("shape", [(2,) * 9, (3, 1, 2, 9, 4, 2), (5, 6, 7), (7,)])
+@pytest.mark.parametrize("scale", [1.0, 1e-250, 1e200])
+def test_evaluate_more_rows_than_there_are_beginnings_and_ends(shape, scale):
+    x = ttnet.random(shape, 3, dtype=torch.complex128, seed=0)
+    indices = draw_indices(x.shape, 60)
+    cores = [core * scale if k % 2 else core / scale for k, core in enumerate(x.cores)]
+    expected = dense(x)[tuple(indices.unbind(1))]
+    expected = expected if len(shape) % 2 == 0 else expected / scale
+    assert (
+        relative_error(
+            ttnet.evaluate(TensorTrain(cores), indices) / expected.abs().max(), expected / expected.abs().max()
+        )
+        <= 1e-13
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_gradients_of_evaluate(dtype):
     x = draw_train((3, 4, 2), [2, 3], dtype, 0)
