@@ -15,6 +15,7 @@ from .networks.metatt import MetaTTConfig, MetaTTModel, set_task
 from .networks.neuron_lora import NeuronLoraConfig, NeuronLoraModel
 from .networks.tt_ether import TTEtherConfig, TTEtherModel
 from .networks.tt_lora import TTLoraConfig, TTLoraModel
+from .networks.tt_turn import TTTurnConfig, TTTurnModel
 from .prompts import DeptConfig, DeptModel, prepend_prompt, prompted
 from .tensorize import RankSchedule, load_tensorized, save_tensorized
 from .tuner import rescale_adapter_scale
@@ -44,6 +45,8 @@ __all__ = [
     "TTEtherModel",
     "TTLoraConfig",
     "TTLoraModel",
+    "TTTurnConfig",
+    "TTTurnModel",
     "apply_loretta",
     "compress_lora",
     "export_lora",

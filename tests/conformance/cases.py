@@ -50,6 +50,7 @@ OPTIONS: dict[str, list[Options]] = {
     "melora": [{"n": 1}, {"rank_pattern": {"lin1": {"r": 1, "n": 4}}}],
     "neuron_lora": [{"neurons": 2}, {"rank_pattern": {"lin1": 2}}],
     "tt_ether": [{"r": None}, {"n": 1, "tied": True}],
+    "tt_turn": [{"n": 1}],
     "ether": [{"sides": "input"}, {"sides": "output"}, {"rank_pattern": {"lin1": 2}}],
 }
 
@@ -156,7 +157,7 @@ ROWS: dict[str, dict[str, Any]] = {
 # Which tests cannot run, as expressions for parts of their names, and why.
 SKIPS = {
     r"test_from_pretrained_cache_dir\[": "downloads a checkpoint into an empty cache",
-    r"layer_indexing\[(Lorta|MetaTT|TTEther)Config": "expects more tensors for more layers, which share theirs here",
+    r"layer_indexing\[(Lorta|MetaTT|TTEther|TTTurn)Config": "expects more tensors for more layers, which share theirs",
     r"test_(disable|unload)_adapter\[DeptConfig": "asks that texts change which have no placeholders",
     r"layer_indexing\[DeptConfig": "adapts single layers, and this is the table of words",
     r"test_prepare_for_training_parametrized\[DeptConfig": "asks that embeddings of words need no gradient, as they do",

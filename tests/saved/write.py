@@ -33,6 +33,7 @@ from ttnet_llm import (
     NeuronLoraConfig,
     TTEtherConfig,
     TTLoraConfig,
+    TTTurnConfig,
     save_tensorized,
 )
 from ttnet_llm.search import Choice, Log, Space, tune
@@ -44,7 +45,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64"
 IDS = torch.arange(12).reshape(2, 6) % 11
 PROMPT = 3  # vectors, of which the ids are those after the table's last one
 # What versions did not have yet.
-LATER = {"0.1.0": {"neuron_lora", "ether", "tt_ether", "dept", "bank", "slim", "search"}}
+LATER = {"0.1.0": {"neuron_lora", "ether", "tt_ether", "tt_turn", "dept", "bank", "slim", "search"}}
 NETWORKS = ("loretta_rep", "loretta_rep-interleaved", "loretta_adp", "tt_lora-tt_svd")  # pickled as they are
 
 
@@ -85,6 +86,7 @@ def adapters() -> dict[str, Any]:
         "neuron_lora": NeuronLoraConfig(r=2, neurons=8, init_weights=False),
         "ether": EtherConfig(n=2, init_weights=False),
         "tt_ether": TTEtherConfig(r=2, n=2, init_weights=False),
+        "tt_turn": TTTurnConfig(r=2, n=2, init_weights=False),
         "dept": DeptConfig(num_virtual_tokens=PROMPT, r=2, max_length=8),
     }
 

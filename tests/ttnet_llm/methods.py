@@ -17,6 +17,7 @@ from ttnet_llm import (
     NeuronLoraConfig,
     TTEtherConfig,
     TTLoraConfig,
+    TTTurnConfig,
 )
 from ttnet_llm.linear import SharedConfig
 from ttnet_llm.matrices.config import TrainConfig
@@ -44,7 +45,7 @@ class Method:
 
     @property
     def turns(self) -> bool:
-        return self.config_cls in (EtherConfig, TTEtherConfig)
+        return self.config_cls in (EtherConfig, TTEtherConfig, TTTurnConfig)
 
     @property
     def takes_embeddings(self) -> bool:
@@ -76,6 +77,7 @@ METHODS = [
     Method("neuron_lora", NeuronLoraConfig, {"r": 2, "neurons": 5}),
     Method("ether", EtherConfig, {"n": 3}),
     Method("tt_ether", TTEtherConfig, {"r": 2, "n": 3, "tied": True}),
+    Method("tt_turn", TTTurnConfig, {"r": 2, "n": 3}),
 ]
 
 # It adapts the table of word embeddings, of no causal model, and changes texts with placeholders alone: what the others

@@ -21,6 +21,7 @@ from ttnet_llm import (
     MetaTTConfig,
     TTEtherConfig,
     TTLoraConfig,
+    TTTurnConfig,
 )
 from ttnet_llm.linear import LinearAdapterLayer
 from ttnet_llm.tuner import AdapterModel
@@ -225,7 +226,7 @@ def test_names_that_torch_keeps_for_itself_are_refused():
     assert set(model.peft_config) == {"default"}
 
 
-@pytest.mark.parametrize("config", [EtherConfig(), TTEtherConfig()], ids=lambda config: config.method)
+@pytest.mark.parametrize("config", [EtherConfig(), TTEtherConfig(), TTTurnConfig()], ids=lambda config: config.method)
 def test_turns_are_not_added_up(config):
     model = get_peft_model(models.llama(), config)
     model.add_adapter("other", config)
@@ -243,7 +244,7 @@ def test_every_method_has_a_sum_or_says_why_not():
     }
     assert {method.config_cls().peft_type for method in METHODS} | {DEPT().peft_type} == ours
     with_a_sum = {method.config_cls().peft_type for method in LINEAR}  # which the tests above run over
-    without = {EtherConfig, TTEtherConfig, LorettaAdpConfig}  # which the tests above refuse
+    without = {EtherConfig, TTEtherConfig, TTTurnConfig, LorettaAdpConfig}  # which the tests above refuse
     assert with_a_sum | {config().peft_type for config in without} | {DEPT().peft_type} == ours
     model = get_peft_model(models.bert(), DEPT(), adapter_name="one")
     with pytest.raises(TTTypeError, match="dept adapters have no sum: each stands for its own prompt"):

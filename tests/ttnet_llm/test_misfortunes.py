@@ -33,6 +33,7 @@ UNLUCKY = {
     "ether": "mirror",
     "neuron_lora": "A",
     "tt_ether": "mirror",
+    "tt_turn": "middle",
 }
 
 

@@ -23,6 +23,7 @@ from ttnet_llm import (
     MetaTTConfig,
     TTEtherConfig,
     TTLoraConfig,
+    TTTurnConfig,
     hold_factors,
 )
 from ttnet_llm.networks.metatt import set_task
@@ -96,7 +97,7 @@ def test_adapters_alike_are_computed_together(method: Method, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("config", [LorettaRepConfig, LorettaAdpConfig, EtherConfig, TTEtherConfig])
+@pytest.mark.parametrize("config", [LorettaRepConfig, LorettaAdpConfig, EtherConfig, TTEtherConfig, TTTurnConfig])
 def test_a_base_of_less_precision_rounds_as_it_does_alone(config: Any, dtype: torch.dtype) -> None:
     model = with_others(small().to(dtype), config, target_modules=["0", "2"])
     assert all(parameter.dtype == torch.float32 for name, parameter in model.named_parameters() if "_network" in name)

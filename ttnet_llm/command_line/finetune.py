@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Option = typer.Option
 METHOD_HELP = (
-    "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, tt-ether, neuron-lora, dept, lora, hira, "
-    "head or full."
+    "loretta-adp, loretta-rep, tt-lora, lorta, lotr, metatt, melora, ether, tt-ether, tt-turn, neuron-lora, dept, "
+    "lora, hira, head or full."
 )
 KIND_HELP = (
     "classify, regress, causal, seq2seq, tokens, embed or choices; by default guessed from columns and labels, "

@@ -6,9 +6,10 @@ from ttnet_llm.linear.model import LinearModel
 from ttnet_llm.linear.network import FactorNetwork
 from ttnet_llm.linear.parameter import ParameterLayer
 from ttnet_llm.linear.sharing import Group, SharedView
-from ttnet_llm.linear.turns import Turn
+from ttnet_llm.linear.turns import BlockTurn, Turn
 
 __all__ = [
+    "BlockTurn",
     "FactorNetwork",
     "Group",
     "LinearAdapterLayer",

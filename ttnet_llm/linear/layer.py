@@ -183,7 +183,7 @@ class LinearAdapterLayer(ByRowLayer):
         return x if before is None else self._turned(adapter, x, before)
 
     def _turned(self, adapter: str, x: Tensor, turn: Turn, shift: Tensor | None = None) -> Tensor:
-        dtype = turn.down.dtype
+        dtype = turn.dtype
         to = self._cast_input_dtype(x, dtype).reshape(-1, x.shape[-1])
         shift = None if shift is None else shift.to(to)
         return turn.change(self.dropouts[adapter](to), self.scalings[adapter], to, shift).to(x.dtype).view(x.shape)

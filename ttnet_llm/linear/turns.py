@@ -4,7 +4,8 @@ A turn is a map `H = I + D @ E` with thin factors, applied to rows: `x @ H = x +
 of shape `(in, out)` and turns H and H' before and after it does what a layer with `H @ M @ H'` does, and never reads M.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from ttnet_llm.matrices.thin import along, times_thin
 
 
-class Turn(NamedTuple):
+class Turn:
     """A linear map of rows that differs from the identity by a product of thin factors.
 
     Args:
@@ -21,16 +22,35 @@ class Turn(NamedTuple):
 
     Example:
         >>> turn = Turn(torch.ones(3, 1), torch.ones(1, 3))
-        >>> turn.held().down.shape
+        >>> down, up = turn.held()
+        >>> down.shape
         torch.Size([3, 1])
     """
 
-    down: Tensor
-    up: Tensor
+    def __init__(self, down: Tensor, up: Tensor) -> None:
+        self.factors = down, up
 
-    def held(self) -> "Turn":
+    @property
+    def down(self) -> Tensor:
+        """D, of shape `(d, k)`."""
+        return self.factors[0]
+
+    @property
+    def up(self) -> Tensor:
+        """E, of shape `(k, d)`."""
+        return self.factors[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of both."""
+        return self.factors[0].dtype
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from (self.down, self.up)
+
+    def held(self) -> Self:
         """Give a copy that does not change with the network, stored as products want it."""
-        return Turn(*(along(factor.detach().clone()) for factor in self))
+        return type(self)(*(along(factor.detach().clone()) for factor in self.factors))
 
     def change(
         self,
@@ -59,6 +79,61 @@ class Turn(NamedTuple):
         return times_thin(x, self.down, self.up, scale, to=to, shift=shift)
 
 
+class BlockTurn(Turn):
+    """A turn in diagonal blocks of one size, which rows are multiplied by block by block.
+
+    Args:
+        down: D's blocks, of shape `(n, d / n, k)`.
+        up: E's blocks, of shape `(n, k, d / n)`.
+
+    Example:
+        >>> turn = BlockTurn(torch.ones(2, 2, 1), torch.ones(2, 1, 2))
+        >>> turn.up
+        tensor([[1., 1., 0., 0.],
+                [0., 0., 1., 1.]])
+        >>> turn.change(torch.ones(1, 4), 1.0, torch.zeros(1, 4))
+        tensor([[2., 2., 2., 2.]])
+    """
+
+    @property
+    def down(self) -> Tensor:
+        """D, of shape `(d, n k)`."""
+        return _diagonal(self.factors[0])
+
+    @property
+    def up(self) -> Tensor:
+        """E, of shape `(n k, d)`."""
+        return _diagonal(self.factors[1])
+
+    def held(self) -> Self:
+        """Give a copy that does not change with the network."""
+        return type(self)(*(factor.detach().clone() for factor in self.factors))
+
+    def change(
+        self,
+        x: Tensor,  # (tokens, d)
+        scale: float,
+        to: Tensor,  # (tokens, d)
+        shift: Tensor | None = None,  # (d,)
+    ) -> Tensor:  # (tokens, d)
+        """Add what the turn changes; see `Turn.change`."""
+        down, up = self.factors
+        inner = torch.bmm(_cut(x, len(down)), down)  # (n, tokens, k)
+        if shift is not None:
+            inner = inner - torch.bmm(_cut(shift[None], len(down)), down)
+        return torch.baddbmm(_cut(to, len(down)), inner, up, alpha=scale).transpose(0, 1).reshape(to.shape)
+
+
+def _cut(x: Tensor, n: int) -> Tensor:  # (tokens, d) -> (n, tokens, d / n)
+    return x.unflatten(1, (n, -1)).transpose(0, 1)
+
+
+def _diagonal(blocks: Tensor) -> Tensor:  # (n, a, b) -> (n a, n b)
+    n = len(blocks)
+    here = torch.eye(n, dtype=blocks.dtype, device=blocks.device)[:, None, :, None]
+    return (blocks[:, :, None] * here).flatten(2).flatten(0, 1)
+
+
 def update_of_turns(
     weight: Tensor,  # (in, out)
     before: Turn | None,
@@ -85,8 +160,8 @@ def update_of_turns(
                 [ 0.,  1.]])
     """
     turns = [turn for turn in (before, after) if turn is not None]
-    dtype = torch.float64 if torch.float64 in (weight.dtype, turns[0].down.dtype) else torch.float32
-    weight = weight.to(turns[0].down.device, dtype)
+    dtype = torch.float64 if torch.float64 in (weight.dtype, turns[0].dtype) else torch.float32
+    weight = weight.to(turns[0].factors[0].device, dtype)
     lefts, rights = [], []
     if before is not None:
         lefts.append(before.down.to(dtype) * scale)

@@ -13,6 +13,7 @@ from ttnet_llm.networks.metatt import MetaTTConfig, MetaTTModel
 from ttnet_llm.networks.neuron_lora import NeuronLoraConfig, NeuronLoraModel
 from ttnet_llm.networks.tt_ether import TTEtherConfig, TTEtherModel
 from ttnet_llm.networks.tt_lora import TTLoraConfig, TTLoraModel
+from ttnet_llm.networks.tt_turn import TTTurnConfig, TTTurnModel
 
 __all__ = [
     "EtherConfig",
@@ -33,4 +34,6 @@ __all__ = [
     "TTEtherModel",
     "TTLoraConfig",
     "TTLoraModel",
+    "TTTurnConfig",
+    "TTTurnModel",
 ]

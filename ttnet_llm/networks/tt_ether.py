@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ttnet.errors import TTValueError
-from ttnet_llm.linear import Group, LinearModel, SharedConfig, SharedView, Turn
+from ttnet_llm.linear import Group, LinearModel, SharedConfig, Turn
 from ttnet_llm.networks.ether import EtherLinear, most_blocks, restored_reflection
+from ttnet_llm.networks.places import Places, PlaceView
 from ttnet_llm.registry import register
 from ttnet_llm.tuner.targets import READERS, STATE_SPACE
 
@@ -95,11 +96,8 @@ class TTEtherTurns(nn.Module):
     def __init__(self, group: Group, config: TTEtherConfig) -> None:
         super().__init__()
         self.n = most_blocks(config.n, group.in_features)
-        readings = [_reading(projection) for projection in group.projections]
-        unique = list(dict.fromkeys(readings))
-        self.place_of = [unique.index(reading) for reading in readings]  # a projection's, within its layer
-        self.places_in_layer = len(unique)
-        places = len(group.layers) * len(unique)
+        self.places = Places.of(group)
+        places = self.places.count
         rows = 2 * places if config.tied else places  # of a train
         r = config.r if config.r is not None and config.r < rows else None
         # Only directions count; blocks of norm 1 let a step of the optimiser turn them by its learning rate or so.
@@ -111,32 +109,11 @@ class TTEtherTurns(nn.Module):
             self.restore.features = None  # both sides take those of `mirror`
 
 
-class TTEtherView(SharedView):
-    """The turn of one module's input.
-
-    Args:
-        in_features: The layer's input size.
-        out_features: The layer's output size.
-        fan_in: How many inputs an output adds up.
-        config: The method's config.
-
-    Raises:
-        TTValueError: If the layer has a single input, which cannot be turned.
-    """
+class TTEtherView(PlaceView):
+    """The turn of one module's input."""
 
     common_cls = TTEtherTurns
-
-    def __init__(self, in_features: int, out_features: int, fan_in: int, config: TTEtherConfig) -> None:
-        super().__init__(in_features, out_features, fan_in, config)
-        if in_features == 1:
-            raise TTValueError(
-                "target_modules names a layer with one input, and a single number cannot be turned; leave it out."
-            )
-
-    @classmethod
-    def shape(cls, in_features: int, out_features: int, fan_in: int) -> tuple[int, int, int]:
-        """Let all modules with inputs of one size share their trains, whatever comes out of them."""
-        return in_features, in_features, fan_in
+    features = "mirror.features"
 
     def before(self) -> Turn:
         """Return the turn of the module's input."""
@@ -145,23 +122,11 @@ class TTEtherView(SharedView):
 
     def _vector(self, name: str) -> Tensor:  # (d,)
         turns: TTEtherTurns = self.shared
-        place = self.layer * turns.places_in_layer + turns.place_of[self.projection]
         train: VectorTrain = getattr(turns, name)
-        features = self.part("mirror.features" if train.features is None else f"{name}.features")
+        features = self.part(self.features if train.features is None else f"{name}.features")
         if train.places is None:
-            return features[place]
-        return self.part(f"{name}.places")[place] @ features
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Return factors without columns and rows: nothing is added to the weight."""
-        features = self.part("mirror.features")
-        return features.new_zeros(self.in_features, 0), features.new_zeros(0, self.out_features)
-
-
-def _reading(projection: str) -> str:
-    """Name what a module reads: what its siblings do, if it is known to read the residual stream."""
-    known = any(f".{projection}".endswith(f".{name}") for name in READERS)
-    return projection.rpartition(".")[0] if known else f"{projection} alone"
+            return features[self.place]
+        return self.part(f"{name}.places")[self.place] @ features
 
 
 class TTEtherLinear(EtherLinear, method="tt_ether", network=TTEtherView):

@@ -25,6 +25,7 @@ from ttnet_llm import (
     MetaTTConfig,
     TTEtherConfig,
     TTLoraConfig,
+    TTTurnConfig,
 )
 from ttnet_llm.command_line.cli import app
 from ttnet_llm.loading import load_adapter
@@ -69,7 +70,9 @@ def test_export_needs_no_base_weights(make: Callable[[], nn.Module], config: obj
     torch.testing.assert_close(logits(loaded), logits(model), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [EtherConfig(), TTEtherConfig(r=2)], ids=["ether", "tt_ether"])
+@pytest.mark.parametrize(
+    "config", [EtherConfig(), TTEtherConfig(r=2), TTTurnConfig(r=2)], ids=["ether", "tt_ether", "tt_turn"]
+)
 def test_turns_are_exported_and_inspected_with_the_weights_that_they_turn(config: object, tmp_path: Path) -> None:
     model = save(tmp_path, models.llama, config)
     code, output = run("export", tmp_path / "adapter", "--output", tmp_path / "lora")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from ttnet_llm.linear.turns import Turn, update_of_turns
+from ttnet_llm.linear.turns import BlockTurn, Turn, update_of_turns
 from ttnet_llm.matrices.thin import times_thin
 
 SIZES = st.integers(1, 40)
@@ -32,6 +32,34 @@ def test_rows_are_turned_about_the_shift(tokens: int, size: int, rank: int, scal
     expected = (x - shift) @ dense(turn, size, scale) + shift
     torch.testing.assert_close(turn.change(x, scale, to=x, shift=shift), expected)
     torch.testing.assert_close(turn.change(x, scale, to=x), x @ dense(turn, size, scale))
+
+
+@given(
+    tokens=st.integers(0, 70),
+    n=st.integers(1, 6),
+    size=st.integers(1, 7),
+    rank=st.integers(0, 4),
+    scale=st.floats(-2, 2),
+    is_held=st.booleans(),
+)
+def test_blocks_turn_as_the_dense_factors_that_they_are(
+    tokens: int, n: int, size: int, rank: int, scale: float, is_held: bool
+) -> None:
+    down, up = torch.randn(n, size, rank, dtype=torch.float64), torch.randn(n, rank, size, dtype=torch.float64)
+    turn = BlockTurn(down, up).held() if is_held else BlockTurn(down, up)
+    torch.testing.assert_close(turn.down, torch.block_diag(*down))
+    torch.testing.assert_close(turn.up, torch.block_diag(*up).reshape(n * rank, n * size))
+    x, shift = (torch.randn(shape, dtype=torch.float64) for shape in ((tokens, n * size), (n * size,)))
+    expected = (x - shift) @ dense(turn, n * size, scale) + shift
+    torch.testing.assert_close(turn.change(x, scale, to=x, shift=shift), expected)
+    torch.testing.assert_close(turn.change(x, scale, to=x), x @ dense(turn, n * size, scale))
+
+
+def test_gradients_of_blocks() -> None:
+    x, shift = torch.randn(5, 6).double(), torch.randn(6).double()
+    down, up = torch.randn(3, 2, 2).double(), torch.randn(3, 2, 2).double()
+    inputs = [tensor.requires_grad_() for tensor in (x, down, up, shift)]
+    assert gradcheck(lambda x, down, up, shift: BlockTurn(down, up).change(x, 0.7, to=x, shift=shift), inputs)
 
 
 @given(rows=SIZES, cols=SIZES, ranks=st.tuples(RANKS, RANKS), scale=st.floats(-2, 2), sides=st.sampled_from("iob"))
