@@ -79,7 +79,8 @@ def draw_scores(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, p
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("trained parameters without the head")
-        axes.set_ylabel(f"{'loss' if losses else 'accuracy'}, mean ± standard error")
+        axes.set_ylabel(f"{'loss, smaller upwards' if losses else 'accuracy'}, mean ± standard error")
+        axes.yaxis.set_inverted(losses)  # the best one on top, beside its name
         axes.set_title(plan.title, loc="left")
         with atomic(path) as partial:
             figure.savefig(partial, format="png")

@@ -119,26 +119,26 @@ def most_blocks(n: int, size: int) -> int:
     return min(n, max(size // 2, 1))
 
 
-def unit_blocks(vectors: Tensor, n: int) -> Tensor:
-    """Cut vectors into blocks of norm 1, each in a row of its own.
+def unit_blocks(vector: Tensor, n: int) -> Tensor:
+    """Cut a vector into blocks of norm 1, each in a row of its own.
 
     Args:
-        vectors: Shape `(..., d)`.
+        vector: Shape `(d,)`.
         n: Number of blocks, at least 1.
 
     Returns:
-        U^T, of shape `(n, ..., d)`; of a single vector its rows are orthonormal.
+        U^T, of shape `(n, d)`, with orthonormal rows.
 
     Example:
         >>> unit_blocks(torch.tensor([3.0, 4.0, 5.0, 0.0]), 2)
         tensor([[0.6000, 0.8000, 0.0000, 0.0000],
                 [0.0000, 0.0000, 1.0000, 0.0000]])
     """
-    d = vectors.shape[-1]
-    block = torch.arange(d, device=vectors.device) * n // d
-    is_own = block == torch.arange(n, device=vectors.device).view(n, *[1] * vectors.ndim)
+    d = len(vector)
+    block = torch.arange(d, device=vector.device) * n // d
+    is_own = block == torch.arange(n, device=vector.device)[:, None]
     # A product takes a quarter of the time that `torch.where` does.
-    return F.normalize(vectors * is_own.to(vectors.dtype), dim=-1)
+    return F.normalize(vector * is_own.to(vector.dtype), dim=1)
 
 
 def restored_reflection(mirror: Tensor, restore: Tensor, n: int) -> Turn:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ttnet_llm.linear import BlockTurn, Group, LinearModel, SharedConfig, Turn
-from ttnet_llm.networks.ether import EtherLinear, most_blocks, unit_blocks
+from ttnet_llm.networks.ether import EtherLinear
 from ttnet_llm.networks.places import Places, PlaceView
 from ttnet_llm.registry import register
 from ttnet_llm.tuner.targets import READERS, STATE_SPACE
@@ -28,8 +28,9 @@ class TTTurnConfig(SharedConfig):
 
     Args:
         r: Rank of the train, at least 1.
-        n: Number of diagonal blocks, at least 1, and at most half of the input size: as many times r is the rank of
-            every update, whatever the number of parameters.
+        n: Number of diagonal blocks, at least 1: as many times r is the rank of every update, whatever the number of
+            parameters. An input that cannot be cut into as many blocks of one size, of two entries or more, has the
+            next smaller number that it can.
         scale: Every turn is `I + scale * (H - I)`.
 
     Raises:
@@ -74,7 +75,7 @@ class TurnTrain(nn.Module):
     def __init__(self, group: Group, config: TTTurnConfig) -> None:
         super().__init__()
         d, r = group.in_features, config.r
-        self.n = most_blocks(config.n, d)
+        self.n = max(n for n in range(1, min(config.n, d // 2) + 1) if d % n == 0)
         self.places = Places.of(group)
         # Only directions count; blocks of norm 1 let a step of the optimiser turn them by its learning rate or so.
         self.features = nn.Parameter(torch.randn(r, d) * (self.n / d) ** 0.5)
@@ -91,12 +92,9 @@ class TTTurnView(PlaceView):
 
     def before(self) -> Turn:
         """Return the turn of the module's input, of rank n r."""
-        features, middle, n = self.part(self.features), self.part("middle")[self.place] * STEP, self.shared.n
-        if features.shape[1] % n:  # the blocks are of two sizes
-            rows = unit_blocks(features, n)  # (n, r, d)
-            return Turn(rows.flatten(0, 1).mT, (middle @ rows).flatten(0, 1))
-        rows = F.normalize(features.unflatten(1, (n, -1)), dim=2).transpose(0, 1)  # (n, r, d / n)
-        return BlockTurn(rows.mT, middle @ rows)
+        blocks = self.part(self.features).unflatten(1, (self.shared.n, -1))  # (r, n, d / n)
+        rows = F.normalize(blocks, dim=2).transpose(0, 1)
+        return BlockTurn(rows.mT, self.part("middle")[self.place] * STEP @ rows)
 
 
 class TTTurnLinear(EtherLinear, method="tt_turn", network=TTTurnView):
