@@ -98,7 +98,7 @@ class TTConvergenceError(TTError, RuntimeError):
         >>> import torch, ttnet
         >>> x = ttnet.random((8,) * 5, 4, seed=0)
         >>> try:
-        ...     ttnet.apply(torch.sign, x, max_rank=2)
+        ...     ttnet.apply(torch.abs, x, max_rank=2)
         ... except TTConvergenceError as error:
         ...     print(error.result.value.ranks)
         (1, 2, 2, 2, 2, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
 
 import torch
 from torch import Tensor
@@ -11,21 +11,21 @@ from ttnet.errors import TTShapeError
 from ttnet.numerics.memory import check_product
 from ttnet.numerics.scales import compute_dtype, split_excess, split_row_excess, times_power_of_two
 from ttnet.numerics.train_scales import join_scale, split_scales
-
-if TYPE_CHECKING:
-    from ttnet.trains.tensor_train import TensorTrain
-    from ttnet.trains.tt_matrix import TTMatrix
+from ttnet.trains.chain import CoreChain
 
 
-def times_train(matrix: TTMatrix, other: TensorTrain | TTMatrix) -> list[Tensor]:
+def times_train(
+    matrix: CoreChain,  # of cores (r, m, n, r')
+    other: CoreChain,  # of cores (s, n, s') or (s, n, k, s')
+) -> list[Tensor]:
     """Multiply by a train or another TT-matrix, core by core.
 
     Args:
-        matrix: The left operand.
+        matrix: A TT-matrix, the left operand.
         other: The right one, on the same device: a train of shape `col_shape`, or a TT-matrix of that `row_shape`.
 
     Returns:
-        The product's cores, `(r s, m, r' s')` or `(r s, m, n, r' s')`, whose ranks are the products of both ranks.
+        The product's cores, `(r s, m, r' s')` or `(r s, m, k, r' s')`, whose ranks are the products of both ranks.
 
     Raises:
         TTMemoryError: If a core of the product would be too large.
@@ -48,13 +48,13 @@ def times_train(matrix: TTMatrix, other: TensorTrain | TTMatrix) -> list[Tensor]
 
 
 def times_dense(
-    matrix: TTMatrix,
+    matrix: CoreChain,  # of cores (r, m, n, r')
     x: Tensor,  # (N,) or (*batch, N, columns)
 ) -> Tensor:  # (M,) or (*batch, M, columns)
     """Multiply dense columns, one core after the other: at each step one column mode goes and one row mode comes.
 
     Args:
-        matrix: The left operand, M x N.
+        matrix: A TT-matrix, M x N, the left operand.
         x: Shape `(N,)` or `(*batch, N, columns)`, on the same device.
 
     Returns:
@@ -68,10 +68,10 @@ def times_dense(
         >>> times_dense(ttnet.eye((2, 3)), torch.arange(6.0))
         tensor([0., 1., 2., 3., 4., 5.])
     """
-    rows, cols = matrix.shape
+    rows, cols = (math.prod(core.shape[k] for core in matrix.cores) for k in (1, 2))
     if x.ndim == 0 or x.shape[-1 if x.ndim == 1 else -2] != cols:
         raise TTShapeError(
-            f"a TT-matrix of shape {matrix.shape} cannot multiply a tensor of shape {tuple(x.shape)}; expected "
+            f"a TT-matrix of shape {(rows, cols)} cannot multiply a tensor of shape {tuple(x.shape)}; expected "
             f"({cols},) or (..., {cols}, columns)."
         )
     if x.ndim == 1:

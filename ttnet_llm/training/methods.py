@@ -81,7 +81,12 @@ METHODS: dict[str, Method] = {
         "TT-ETHER", 8e-2, TTEtherConfig, {"r": 11, "n": 8, "tied": True}, head_learning_rate=5e-3, writing_rate=2e-2
     ),
     "tt-turn": Method(
-        "TT-Turn", 4e-2, TTTurnConfig, {"n": 24, "target_modules": "all-linear"}, head_learning_rate=5e-3, writing_rate=8e-2
+        "TT-Turn",
+        4e-2,
+        TTTurnConfig,
+        {"n": 24, "target_modules": "all-linear"},
+        head_learning_rate=5e-3,
+        writing_rate=8e-2,
     ),
     "neuron-lora": Method("NeuronLoRA", 1e-2, NeuronLoraConfig, head_learning_rate=5e-3, writing_rate=3e-2),
     # The rate of the prompt; its offset's factors are far smaller. T5's embeddings are some forty times as large as
