@@ -9,7 +9,6 @@ and whose heap gives back what is freed: glibc's keeps some of it, which differs
 import argparse
 import importlib.metadata
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from tempfile import mkdtemp
 
 import torch
 
+from benchmarks import processor, today
 from benchmarks.step_time import quartiles, take_turns
 from demo.chat.pirate import FACTS
 from ttnet_llm.attach import attach
@@ -119,7 +119,7 @@ def main() -> None:
         "round's times. Other programs ran on the machine at the same time. The memory is the peak of a process that "
         "loads the model and takes three steps, and whose heap gives back what is freed (glibc's keeps some of it by "
         f"chance, up to an eighth); {alone / 1e6:,.0f} MB of it are there once the libraries are imported.\n\n"
-        f"{platform.processor() or platform.machine()}, {versions}. Repeat, after `make .models/smollm2`: "
+        f"{processor()}, {today()}, {versions}. Repeat, after `make .models/smollm2`: "
         f"`python -m benchmarks.causal --rounds {args.rounds}`\n\n"
         "| method | s | ratio to LoRA | quartiles of the ratio | MB | ratio to LoRA |\n"
         "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"

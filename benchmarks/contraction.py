@@ -7,7 +7,6 @@ is the ratio of each round's times. These are CPU times of the one thread, which
 import argparse
 import gc
 import importlib.metadata
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 import ttnet
+from benchmarks import processor, today
 
 RESULTS = Path(__file__).parent / "results" / "contraction.md"
 EQUATION = "bxyz,ixr,rjys,skz->bijk"
@@ -92,7 +92,7 @@ def main() -> None:
         "`torch.tensordot` in the order that the plan found; `plan` calls a plan made beforehand, `contract` looks it "
         "up each time, `torch.einsum` searches its path each time. Medians of CPU time over "
         f"{args.rounds} interleaved rounds; the ratio is that of the same round's times.\n\n"
-        f"1 thread, {platform.processor() or platform.machine()}, {versions}. "
+        f"1 thread, {processor()}, {today()}, {versions}. "
         f"Repeat: `python -m benchmarks.contraction --rounds {args.rounds}`\n\n"
         "| map | tokens | contestant | µs | ratio to tensordot | quartiles of the ratio |\n"
         "|---|---:|---|---:|---:|---|\n" + "\n".join(rows) + "\n"

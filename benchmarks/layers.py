@@ -8,7 +8,6 @@ allocates, counted allocation by allocation. Packages that are not installed are
 import argparse
 import importlib.metadata
 import math
-import platform
 import statistics
 import time
 import warnings
@@ -23,6 +22,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks import processor, today
 from ttnet.nn import TTEmbedding, TTLinear, kernels, orders
 
 RESULTS = Path(__file__).parent / "results" / "layers.md"
@@ -242,7 +242,7 @@ def main() -> None:
         "ours: above 1, ours is ahead. Processor time of one thread (wall time for more): median and quartiles "
         "of the ratios of interleaved rounds. Memory is the peak of "
         "what a call allocates. The last two of a forward row are ours held to one order of contraction.\n\n"
-        f"{args.threads} thread(s), {platform.processor() or platform.machine()}, float32, {versions}. "
+        f"{args.threads} thread(s), {processor()}, {today()}, float32, {versions}. "
         f"Repeat: `python -m benchmarks.layers --threads {args.threads} --seconds {args.seconds:g}`\n\n"
         "| layer | tokens | | against | time | quartiles | memory |\n|---|---:|---|---|---:|---|---:|\n"
         + "\n".join(lines)

@@ -8,7 +8,6 @@ training is timed; at one token that of decoding, with the factors held.
 import argparse
 import copy
 import importlib.metadata
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import nn
 
 import ttnet_llm
+from benchmarks import processor, today
 
 RESULTS = Path(__file__).parent / "results" / "linear_layer.md"
 SIZE = 4096
@@ -92,7 +92,7 @@ def main() -> None:
         f"Forward pass of a {SIZE} x {SIZE} layer in float32 with one adapter: at 512 tokens as in training, at one "
         "token as in decoding, with the factors held. LoRA has the rank of the other's factors. Medians over "
         f"{args.rounds} interleaved rounds; the ratio is that of the same round's times.\n\n"
-        f"{args.threads} thread(s), {platform.processor() or platform.machine()}, {versions}. "
+        f"{args.threads} thread(s), {processor()}, {today()}, {versions}. "
         f"Repeat: `python -m benchmarks.linear_layer --threads {args.threads} --rounds {args.rounds}`\n\n"
         "| tokens | method | rank | ms | LoRA, ms | ratio | quartiles of the ratio |\n"
         "|---:|---|---:|---:|---:|---:|---|\n" + "\n".join(rows) + "\n"

@@ -9,7 +9,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 import ttnet
+from benchmarks import processor, today
 from ttnet import TensorTrain
 from ttnet.numerics.blas import matmul_for
 
@@ -220,7 +220,7 @@ def main() -> None:
         "# Rounding\n\n"
         f"Medians and quartiles over {args.rounds} interleaved rounds; a ratio is that of the same round's times, and "
         "larger is better. tntorch rounds in place; copying its input is not part of its time.\n\n"
-        f"{args.threads} thread(s), pinned to as many cores; {platform.processor() or platform.machine()}, "
+        f"{args.threads} thread(s), pinned to as many cores; {processor()}, {today()}, "
         f"{', '.join(versions)}; ttnet multiplies in double precision by `{blas}`. Repeat: `{command}`\n\n"
         + "\n\n".join(parts)
         + "\n"

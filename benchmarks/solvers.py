@@ -13,7 +13,6 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from pathlib import Path
 import torch
 
 import ttnet
+from benchmarks import processor, today
 from ttnet import TensorTrain, TTMatrix, operators, solvers
 
 RESULTS = Path(__file__).parent / "results" / "solvers.md"
@@ -280,7 +280,7 @@ def main() -> None:
         "computed from the answers by ttnet's arithmetic, not taken from any solver. Times are the processor's; MiB is "
         f"what a child process holds at most, less what it began with. What takes over {SLOW} times as long as ttnet "
         "in the round that is not counted is not run again, and that one counts.\n\n"
-        f"{args.threads} thread(s), pinned to as many cores; {platform.processor() or platform.machine()}, "
+        f"{args.threads} thread(s), pinned to as many cores; {processor()}, {today()}, "
         f"{', '.join(versions)}. Repeat: `{command}`\n\n" + "\n\n".join(parts) + "\n"
     )
 

@@ -8,7 +8,6 @@ import argparse
 import copy
 import gc
 import importlib.metadata
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from peft import HRAConfig, LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from benchmarks import processor, today
 from ttnet_llm import EtherConfig, LorettaAdpConfig, LorettaRepConfig, TTEtherConfig
 
 RESULTS = Path(__file__).parent / "results" / "step_time.md"
@@ -115,7 +115,7 @@ def main() -> None:
         "LoRETTA_adp the outputs of attention and feed-forward blocks. "
         f"Medians over {args.rounds} interleaved rounds; the ratio is that of the same "
         "round's times.\n\n"
-        f"{args.threads} thread(s), {platform.processor() or platform.machine()}, {versions}. "
+        f"{args.threads} thread(s), {processor()}, {today()}, {versions}. "
         f"Repeat: `python -m benchmarks.step_time --threads {args.threads} --rounds {args.rounds}`\n\n"
         "| sentences x tokens | method | ms | ratio to LoRA | quartiles of the ratio |\n"
         "|---|---|---|---|---|\n" + "\n".join(rows) + "\n"

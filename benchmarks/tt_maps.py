@@ -14,7 +14,6 @@ import argparse
 import gc
 import importlib.metadata
 import math
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 from peft import get_peft_model
 from torch import Tensor, nn
 
+from benchmarks import processor, today
 from ttnet.contraction import plan_chain
 from ttnet_llm import TTLoraConfig, hold_factors
 from ttnet_llm.matrices.aligned import AlignedMatrix
@@ -232,7 +232,7 @@ def main() -> None:
         "Columns: the LoRA's time for its forward pass alone; ours over it, medians and quartiles, for the update "
         "alone: forward, forward and backward, and forward in eval mode with held factors; ours over it with the base "
         "layer. The last three pairs are others' times over ours, for the update alone: above 1 is slower than "
-        f"ours.\n\n1 thread, {platform.processor() or platform.machine()}, {versions}. "
+        f"ours.\n\n1 thread, {processor()}, {today()}, {versions}. "
         "Repeat: `python -m benchmarks.tt_maps`\n\n" + "\n".join(tables)
     )
 

@@ -12,7 +12,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import signal
 import statistics
 import sys
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 import ttnet
+from benchmarks import processor, today
 from ttnet import TensorTrain
 from ttnet.numerics.blas import matmul_for, torch_threads
 
@@ -308,7 +308,7 @@ def save(record: dict[str, dict[str, Outcome]], threads: int) -> None:
         f"more than {MOST_SECONDS:.0f} may be given up. "
         '"Exact peers" are tensorly, torchTT and tntorch by SVD. Errors are relative. Extra memory is what the process '
         "held at its peak beyond what it had before, over the size of the tensor, in the first run.\n\n"
-        f"{threads} thread, pinned to one core; {platform.processor() or platform.machine()}, {', '.join(versions)}. "
+        f"{threads} thread, pinned to one core; {processor()}, {today()}, {', '.join(versions)}. "
         f"Products by {blas[torch.float64]} in float64 and {blas[torch.float32]} in float32. Repeat: "
         f"`OMP_NUM_THREADS={threads} .venv-peers/bin/python -m benchmarks.tt_svd --threads {threads} --again`\n\n"
         "## How many times longer others take than `auto`\n\n"

@@ -9,7 +9,6 @@ import argparse
 import math
 import multiprocessing
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from benchmarks import processor
 
 CONTENDERS = {"libraries": 1, "compiled": 1, "libraries, 2 threads": 2, "compiled, 2 threads": 2, "tensorly": 1}
 ROUNDS = 7
@@ -195,14 +196,6 @@ def write(path: Path, lines: Sequence[str], rounds: int) -> None:
 def maker() -> str:
     """Of the processor, whose results are kept beside those of others."""
     return next((name.lower() for name in ("AMD", "Intel") if name in processor()), "other")
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

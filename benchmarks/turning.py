@@ -6,7 +6,6 @@ ratio of each round's times.
 
 import argparse
 import importlib.metadata
-import platform
 import statistics
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from peft import HRAConfig, LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks import processor, today
 from benchmarks.step_time import measure, quartiles
 from ttnet_llm import EtherConfig, TTEtherConfig
 
@@ -57,7 +57,7 @@ def main() -> None:
         "Forward, backward and AdamW, query and value projections adapted in one layer of LLaMA-2-7B's shape (hidden "
         "size 4096, float32, a vocabulary of 256). "
         f"Medians over {args.rounds} interleaved rounds; the ratio is that of the same round's times.\n\n"
-        f"{args.threads} thread(s), {platform.processor() or platform.machine()}, {versions}. "
+        f"{args.threads} thread(s), {processor()}, {today()}, {versions}. "
         f"Repeat: `python -m benchmarks.turning --threads {args.threads} --rounds {args.rounds}`\n\n"
         "| tokens | method | s | ratio to HRA | quartiles of the ratio |\n"
         "|---|---|---|---|---|\n" + "\n".join(rows) + "\n"

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from benchmarks.study.__main__ import main
 from benchmarks.study.base import draw_head, first_token_only, load_base
-from benchmarks.study.report import write_report
+from benchmarks.study.report import when_and_where, write_report
 from benchmarks.study.runs import Runs
 from benchmarks.study.settings import Method, Study
 from benchmarks.study.tasks import Part, Task, Tasks
@@ -170,6 +170,16 @@ def test_rates_are_chosen_on_other_seeds_and_reported_once(plan: Study, task: Ta
     one = dataclasses.replace(plan, seeds=(0,))
     write_report(one, rates, again, tmp_path / "one.md", "the command")
     assert "| TT-ETHER | 9,984 | 0.04 | 0.7000 | -0.2000 |" in (tmp_path / "one.md").read_text()
+
+
+def test_a_page_tells_when_and_on_what_as_far_as_is_known() -> None:
+    bare: dict[str, Any] = {"date": "2026-11-02"}
+    assert when_and_where([{}]) == "run on a day that was not recorded"
+    assert when_and_where([bare, bare]) == "run on 2026-11-02"
+    assert when_and_where([bare | {"processor": "B"}, {"date": "2026-11-01", "processor": "A"}]) == (
+        "run from 2026-11-01 to 2026-11-02 on A and B"
+    )
+    assert when_and_where([bare, bare | {"processor": "A"}]).endswith(" on A and others that were not recorded")
 
 
 def test_a_language_model_is_judged_by_its_loss_and_the_share_of_a_gain(tmp_path: Path) -> None:

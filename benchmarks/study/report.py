@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.study.pictures import draw_courses, draw_scores, parameters_of, scores_of
-from benchmarks.study.runs import Runs, score
+from benchmarks.study.runs import Record, Runs, score
 from benchmarks.study.settings import Study
 from ttnet_llm.files import write_text
 from ttnet_llm.training.report import markdown_table
@@ -42,6 +42,7 @@ def write_report(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs, 
     elif not plan.every_rate:
         draw_scores(plan, rates, done, image)
         picture = f"![Scores against trained parameters]({image.name})\n\n"
+    where = when_and_where([done[run] for name in rates for rate in rates[name] for run in plan.reported(name, rate)])
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     most = max(len(plan.methods[name].rates) for name in rates)
     chosen = (
@@ -86,13 +87,30 @@ deviation over the seeds {_list(plan.seeds)}.{differences}
 
 {table}
 
-{plan.note and plan.note + 2 * chr(10)}{picture}{versions}; one CPU thread a training. Repeat:
+{plan.note and plan.note + 2 * chr(10)}{picture}{versions}; one CPU thread a training, {where}. Repeat:
 
     {command}
 
 What it says of [which method, rank and rate to take](../choosing.md).
 """,
     )
+
+
+def when_and_where(records: Sequence[Record]) -> str:
+    """Tell from when to when trainings ran, and on what, as far as their records say.
+
+    Args:
+        records: Of the trainings.
+
+    Returns:
+        The end of a sentence.
+    """
+    days = sorted({record["date"] for record in records if "date" in record}) or ["a day that was not recorded"]
+    processors = sorted({record["processor"] for record in records if "processor" in record})
+    if processors and any("processor" not in record for record in records):
+        processors.append("others that were not recorded")
+    when = f"on {days[0]}" if len(days) == 1 else f"from {days[0]} to {days[-1]}"
+    return f"run {when}" + (f" on {' and '.join(processors)}" if processors else "")
 
 
 def _scores_table(plan: Study, rates: Mapping[str, Sequence[float]], done: Runs) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import processor, today
 from benchmarks.study.base import draw_head, first_token_only, load_base
 from benchmarks.study.settings import Run
 from benchmarks.study.tasks import Part, Task
@@ -87,6 +88,8 @@ def train(run: Run, task: Task, folder: str) -> dict[str, Any]:
         "seconds_of_training": round(trained - started, 2),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "threads": torch.get_num_threads(),
+        "processor": processor(),
+        "date": today(),
         "versions": {
             name: importlib.metadata.version(name) for name in ("ttnet-torch", "torch", "transformers", "peft")
         },
