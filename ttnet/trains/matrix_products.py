@@ -68,7 +68,8 @@ def times_dense(
         >>> times_dense(ttnet.eye((2, 3)), torch.arange(6.0))
         tensor([0., 1., 2., 3., 4., 5.])
     """
-    rows, cols = (math.prod(core.shape[k] for core in matrix.cores) for k in (1, 2))
+    rows = math.prod([core.shape[1] for core in matrix.cores])
+    cols = math.prod([core.shape[2] for core in matrix.cores])
     if x.ndim == 0 or x.shape[-1 if x.ndim == 1 else -2] != cols:
         raise TTShapeError(
             f"a TT-matrix of shape {(rows, cols)} cannot multiply a tensor of shape {tuple(x.shape)}; expected "
