@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A state of quimb whose norms were equalized is another one in sums, entropies and magnetizations.
 #
-# Expected: equalize_norms(1.0) keeps the value of a network, "accumulating the overall scaling factor, log10, in
-# tn.exponent", so that whatever is computed of it stays.
+# Expected: equalize_norms(1.0) keeps the value of a network, as the scale that it takes out is kept beside it in
+# `exponent`; so whatever is computed of it stays.
 # Seen with quimb 1.16.0: norm, overlap, distance and to_dense take the exponent; `+`, `-`, entropy and magnetization leave
 # it out, without a word. The distance of a state and its equalized copy is 0, and the norm of their difference is many
 # times their own; of a normalised state the entropy comes out 30 times too small. Sums of operators are as wrong.
