@@ -28,7 +28,7 @@ PLACES: list[tuple[str, Options, float]] = [
     ("MLP", {"target_modules": ["lin0", "lin1"]}, 0.01),
     ("MLP", {"target_modules": ["lin0"], "modules_to_save": ["lin1"]}, 0.01),
     ("MLP", {"target_modules": ["lin0", "lin1"], "modules_to_save": ["lin1"]}, 0.01),
-    ("EmbConv1D", {"target_modules": ["conv1d"]}, 1),
+    ("EmbConv1D", {"target_modules": ["conv1d"]}, 2.5),
 ]
 EMBEDDINGS: list[tuple[str, Options, float]] = [
     ("EmbConv1D", {"target_modules": ["emb"]}, 6),
