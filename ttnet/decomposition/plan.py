@@ -13,14 +13,18 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from ttnet.decomposition.unfolding import BLOCK_NUMEL
+
 # Below so many entries a tensor stays in cache and calls cost more than arithmetic: nothing to plan.
 SMALL_NUMEL = 2**14
 # What moving a byte through the caches costs, in floating-point operations.
 _FLOPS_PER_BYTE = 5.0
 _SINGLE = 4  # bytes
+_CALLS = 5e7  # what the many small steps of a sketch cost, in floating-point operations
 _MOST_COLUMNS = 4096  # beyond which merging more modes is not looked at
 # Columns that a sketch draws beyond the rank expected, its probes included.
 OVERSAMPLING = 12
+SAMPLE = 8  # a sketch of a sample reads one block of rows of how many
 SIDES = ("left", "right")
 
 
@@ -69,7 +73,7 @@ class Step:
         """The number of columns up to which a sketch costs less than the rival, or is the first one."""
         spare = max(0.0, self.rival - self.cost) / (4.25 * self.rows * self.columns)
         return min(
-            self.rank + OVERSAMPLING + int(min(spare, self.columns)), max(self.columns // 3, self.rank + OVERSAMPLING)
+            self.rank + OVERSAMPLING + int(min(spare, self.columns)), max(self.columns // 4, self.rank + OVERSAMPLING)
         )
 
 
@@ -88,15 +92,17 @@ def kernel_flops(method: str, rows: int, columns: int, rank: int) -> float:
 
     Example:
         >>> kernel_flops("gram", 2**20, 64, 16) / 2**26
-        96.0...
+        96.1...
     """
     numel = rows * columns
     if method == "gram":
-        return numel * (columns + 2 * rank) + 12 * columns**3
+        return numel * (columns + 2 * rank) + (2000 + 8 * columns) * columns**2
     if method == "qr":
-        return numel * (150 + 4 * columns + 2 * rank) + 25 * columns**3
+        return numel * (150 + 4 * columns + 2 * rank) + (5000 + 15 * columns) * columns**2
     size = rank + OVERSAMPLING
-    return 4.25 * numel * size + rows * size**2 + 2 * rows * size * rank + 30 * columns * size**2
+    # As likely as not it fails: what is drawn first, of a sample where there are rows enough for one, counts twice.
+    drawn = 0.5 if rows > 2 * SAMPLE * max(4 * size, BLOCK_NUMEL["cpu"] // columns) else 4
+    return _CALLS + (drawn + 2.25) * numel * size + rows * size**2 + 2 * rows * size * rank + 30 * columns * size**2
 
 
 def kernel_bytes(method: str, rows: int, columns: int, rank: int, itemsize: int) -> float:
@@ -158,7 +164,7 @@ def next_step(
         rank = min(rank_of(modes if side == "left" else len(shape) - modes), rows, columns)
         if side not in sides or (most_columns is not None and columns > most_columns):
             continue
-        if method == "randomized" and (small or 4 * (rank + OVERSAMPLING) > columns):
+        if method == "randomized" and (small or 4 * (rank + OVERSAMPLING) > min(rows, columns)):
             continue
         kernel = "qr" if small else method
         flops = kernel_flops(kernel, rows, columns, rank)
@@ -193,11 +199,11 @@ class SweepPlan:
 
     Example:
         >>> print(plan_sweep((64,) * 4, 10))
-        TT-SVD of shape (64, 64, 64, 64): 3 steps, 5.1e+09 flops, 3.5e+08 bytes
+        TT-SVD of shape (64, 64, 64, 64): 3 steps, 4.8e+09 flops, 3.5e+08 bytes
         step  modes  side   method  rows    columns  rank  flops    bytes
         1     1      right  gram    262144  64       10    1.4e+09  2.9e+08
-        2     1      left   gram    40960   64       10    2.2e+08  5.0e+07
-        3     1      right  gram    640     640      10    3.4e+09  6.6e+06
+        2     1      left   gram    40960   64       10    2.3e+08  5.0e+07
+        3     1      right  gram    640     640      10    3.2e+09  6.6e+06
     """
 
     shape: tuple[int, ...]

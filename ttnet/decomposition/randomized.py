@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ttnet.decomposition.plan import SAMPLE
 from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, check_range, gram_bound
 from ttnet.decomposition.unfolding import Unfolding, double
 from ttnet.decomposition.unfolding_kernels import project, sketch
@@ -17,7 +18,6 @@ from ttnet.decomposition.unfolding_kernels import project, sketch
 PROBES = 4  # rows of a sketch that are kept back to estimate what the others miss
 _MISSES = 0.1  # how much of the allowance, in the square, may lie outside of the sketch
 _TRIMMED = 1 / 16  # how much of that, as a sketch of all rows sees it, may be left out so as to multiply less
-_SAMPLE = 8  # one block of how many makes the sample
 
 
 def by_sketch(
@@ -53,10 +53,10 @@ def by_sketch(
     """
     # Seeded, so that a decomposition is the same every time.
     generator = torch.Generator().manual_seed(0x7E450)
-    has_sample = u.shape[0] > 2 * _SAMPLE * u.block_rows(least=4 * max_size)
-    for every in (_SAMPLE, 1) if has_sample else (1,):
+    has_sample = u.shape[0] > 2 * SAMPLE * u.block_rows(least=4 * max_size)
+    for every in (SAMPLE, 1) if has_sample else (1,):
         goal = _MISSES * allowed**2
-        v = _row_space(u, norm, goal / every**0.5, size, max_size, dtype, generator, every)
+        v = _row_space(u, norm, goal / (2 * every) ** 0.5, size, max_size, dtype, generator, every)
         if v is None:
             return None
         found = _verified(u, v, norm, goal, dtype)
@@ -78,36 +78,46 @@ def _row_space(
 ) -> Tensor | None:
     """Give an orthonormal basis outside of which a sketch sees no more than a goal; None if that needs too many."""
     drawn = torch.empty(0, u.shape[1], dtype=double(u.dtype), device=u.device)
+    basis = drawn.mH  # of all rows but the last ones
     part = goal
-    while len(drawn) + size <= max_size:
+    taken, missed_before = 0, 0.0
+    while size > 0:
         drawn = torch.cat([drawn, sketch(u, size, dtype, generator, every)])
+        squares = float(drawn.abs().square().sum()) / len(drawn)  # on average
         if norm is None:
-            squares = float(drawn.abs().square().sum()) / len(drawn)  # on average
             check_range(squares, u.numel)
             goal = part * squares
-        missed = _missed(drawn, len(drawn) - PROBES)
+        fresh, probes = drawn[taken:-PROBES], drawn[-PROBES:]
+        basis = _extended(basis, fresh)
+        misses = (probes - (probes @ basis) @ basis.mH).abs().square().sum(1)
+        missed, noise = float(misses.mean()), 2 * float(misses.std()) / PROBES**0.5
         if missed <= goal:
-            _, s, vh = torch.linalg.svd(drawn, full_matrices=False)
+            basis = _extended(basis, probes)
+            a, s, _ = torch.linalg.svd((drawn @ basis).mH)
             tails = s.square().flip(0).cumsum(0).flip(0) / len(drawn)
             # A sample sees the faint directions less well; those of rounding nobody need catch.
-            noise = (torch.finfo(u.dtype).eps / 2) ** 2 * float(tails[0])
-            spare = min(_TRIMMED * goal, max(_TRIMMED / every**2 * goal, noise))
-            return vh[: max(1, int((tails > spare).sum()))].mH
-        # Where values fall off geometrically, twice the rows bring down the rest by the same factor twice.
-        if missed**3 > goal * _missed(drawn, len(drawn) // 2) ** 2:
+            rounding = (torch.finfo(u.dtype).eps / 2) ** 2 * float(tails[0])
+            spare = min(_TRIMMED * goal, max(_TRIMMED / every**2 * goal, rounding))
+            return basis @ a[:, : max(1, int((tails > spare).sum()))]
+        # What is missed falls ever more slowly, so that a straight line tells the least that is needed.
+        fall = ((missed_before or squares) - missed + noise) / len(fresh)
+        taken, missed_before = taken + len(fresh), missed
+        if missed - goal > fall * (max_size - PROBES - taken):
             return None
-        size = len(drawn)
+        size = min(len(drawn), max_size - len(drawn))
     return None
 
 
-def _missed(
-    drawn: Tensor,  # (m, n): rows of a sketch of X
-    k: int,
-) -> float:
-    """Estimate the squared norm of X outside of the space of the first k rows, from the last few ones."""
-    basis, _ = torch.linalg.qr(drawn[:k].mH)  # (n, k)
-    probes = drawn[-PROBES:]
-    return float((probes - (probes @ basis) @ basis.mH).abs().square().sum()) / PROBES
+def _extended(
+    basis: Tensor,  # (n, k)
+    rows: Tensor,  # (m, n)
+) -> Tensor:  # (n, at most k + m)
+    """Extend an orthonormal basis by the directions of some rows that are not rounding."""
+    noise = 100 * torch.finfo(rows.dtype).eps * float(rows.norm())
+    q, r = torch.linalg.qr(rows.mH - basis @ (rows @ basis).mH)
+    q = q[:, r.diagonal().abs() > noise]
+    q, _ = torch.linalg.qr(q - basis @ (basis.mH @ q))  # once leaves rounding of what was projected out
+    return torch.cat([basis, q], 1)
 
 
 def _verified(

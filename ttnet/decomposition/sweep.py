@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -80,8 +81,9 @@ class Sweep:
         self._lost_before = math.hypot(*budget.spent)
         self._lost: dict[int, float] = {}  # at each bond since
         self._rank = _FIRST_RANK  # what is expected of the next bond
-        # The ends from which sketches are tried.
-        self._sketched = [*plan.SIDES] if method in ("auto", "randomized") else []
+        self._sketches = method in ("auto", "randomized")
+        # What is expected of the bonds where a sketch has failed: twice what it came to.
+        self._beyond: dict[int, int] = {}
         # Precisions in which a Gram matrix did not resolve a cut that the largest rank was to force.
         self._too_coarse: set[torch.dtype] = set()
         self.steps: list[Step] = []
@@ -102,8 +104,9 @@ class Sweep:
                 step = self._plan()
                 if self._take(step):
                     self.steps.append(step)
-                else:  # the singular values at this end fall off slowly, and will in the steps to come
-                    self._sketched.remove(step.side)
+                else:
+                    taken = step.modes if step.side == "left" else self._rest.ndim - 2 - step.modes
+                    self._beyond[len(self._left) + taken - 1] = 2 * step.max_sketch
             self._to_double()
         return self._finish()
 
@@ -113,17 +116,25 @@ class Sweep:
         self._dtype, self._exponent = rest.dtype, 0
 
     def _plan(self) -> Step:
-        def rank_of(k: int) -> int:
-            forced = self._forced_rank(k)
-            return self._rank if forced is None else forced
-
         outer, *shape, inner = self._rest.shape
+        beyond = [self._beyond.get(len(self._left) + k, 0) for k in range(len(shape) - 1)]
+        for k in range(1, len(beyond)):  # a rank is at most its neighbour's times the mode between them
+            beyond[k] = max(beyond[k], beyond[k - 1] // shape[k])
+        for k in range(len(beyond) - 1, 0, -1):
+            beyond[k - 1] = max(beyond[k - 1], beyond[k] // shape[k])
+
+        def rank_of(k: int, method: str) -> int:
+            forced = self._forced_rank(k)
+            if forced is not None:
+                return forced
+            return max(self._rank, beyond[k - 1]) if method == "randomized" else self._rank
+
         base, sketched = (
-            plan.next_step(shape, (outer, inner), rank_of, method, self._dtype.itemsize, sides=sides)
-            for method, sides in ((self._base_method(), plan.SIDES), ("randomized", self._sketched))
+            plan.next_step(shape, (outer, inner), partial(rank_of, method=method), method, self._dtype.itemsize)
+            for method in (self._base_method(), "randomized")
         )
         assert base is not None
-        if sketched is None:
+        if sketched is None or not self._sketches:
             return base
         if self._method == "randomized" or (self._forced_rank(1) is None and sketched.price < base.price):
             return replace(sketched, rival=base.price)
@@ -203,6 +214,7 @@ class Sweep:
         self._lost |= dict(zip(order, budget.spent[len(self._budget.spent) :], strict=True))
         self._budget = budget
         if cores:
+            self._beyond.clear()  # much of what made the singular values fall off slowly is gone
             self._project(u, spectrum, cores, shape, left, self._products_for(max(allowed, math.hypot(*budget.spent))))
         else:
             cores = self._merge(shape, left)

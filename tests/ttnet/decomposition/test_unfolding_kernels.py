@@ -224,6 +224,16 @@ def test_a_sketch_finds_a_decaying_spectrum(dtype):
             torch.testing.assert_close(wide(seen), wide(matrix) @ basis, atol=eps(dtype), rtol=0)
 
 
+def test_a_sketch_grows_up_to_the_end_of_a_flat_spectrum():
+    x = draw_tensor((900, 50), torch.float64, 0) @ draw_tensor((50, 300), torch.float64, 1)
+    norm = float(x.norm())
+    found = by_sketch(Unfolding(x, 1, torch.float64), norm, 1e-9 * norm, 12, 80, torch.float64)
+    assert found.cut(1e-9 * norm, None)[0] == 50
+    basis, _ = found.seen
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(basis.shape[1], dtype=torch.float64), atol=1e-13, rtol=0)
+    assert by_sketch(Unfolding(x, 1, torch.float64), norm, 1e-9 * norm, 12, 50, torch.float64) is None
+
+
 def test_a_sketch_gives_up_on_a_flat_spectrum():
     x = draw_tensor((3000, 64), torch.float64, 0)
     assert (
