@@ -20,6 +20,11 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def run_on() -> str:
+    """Say when and on what, for the end of a page."""
+    return f"run on {today()} on {processor()}"
+
+
 def today() -> str:
     """Give the date, for the end of a page."""
     return date.today().isoformat()

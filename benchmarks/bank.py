@@ -24,6 +24,7 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from torch import Tensor, nn
 
+from benchmarks import run_on
 from ttnet.plotting import COLOURS, STYLE
 from ttnet_llm import LorettaRepConfig
 from ttnet_llm.bank import AdapterBank
@@ -273,7 +274,7 @@ PEFT's LoRA in mixed batches (`adapter_names`). Ratios of processor time, median
 their quartiles; single times are of the wall clock.
 
 {chr(10).join(tables)}
-{versions}. Repeat: `python -m benchmarks.bank`
+{versions}, {run_on()}. Repeat: `python -m benchmarks.bank`
 """,
     )
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import ttnet
-from benchmarks import versions
+from benchmarks import run_on, versions
 from ttnet import solvers
 
 RESULTS = Path(__file__).parent / "results" / "completion.md"
@@ -94,7 +94,7 @@ def main() -> None:
         "# Completion beside teneva\n\nMedians of five draws of entries (seeds 0 to 4), contenders in turn, one "
         "core; errors are the largest of the five, on 10,000 fresh entries.\nttnet finds the ranks, teneva is told "
         "them.\n\n"
-        f"{versions('ttnet-torch', 'torch', *peers)}. Repeat: `python -m benchmarks.completion`\n\n"
+        f"{versions('ttnet-torch', 'torch', *peers)}, {run_on()}. Repeat: `python -m benchmarks.completion`\n\n"
     )
     RESULTS.write_text(text + "\n".join(lines) + "\n")
 

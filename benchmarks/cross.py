@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import ttnet
+from benchmarks import run_on
 
 RESULTS = Path(__file__).parent / "results" / "cross.md"
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
@@ -167,7 +168,7 @@ def main() -> None:
             "# Cross approximation\n\n"
             f"{args.rounds} rounds in turn, processor time of one thread; medians, and the range of the rounds' "
             "ratios. Each library at the tolerance of its own, of seven from 1e-3 to 1e-9, with which the error asked "
-            f"for takes it the least time. torch {torch.__version__}, {versions}. "
+            f"for takes it the least time. torch {torch.__version__}, {versions}, {run_on()}. "
             "Repeat: `.venv-peers/bin/python -m benchmarks.cross --keep`\n\n" + "\n".join(lines) + "\n"
         )
 

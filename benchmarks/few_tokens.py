@@ -16,6 +16,7 @@ import torch
 import transformers as tf
 import typer
 
+from benchmarks import run_on
 from benchmarks.bank import ROOT, ROWS, console, forward, llama, ratios, said, within
 from ttnet_llm import LorettaRepConfig, TTLoraConfig
 from ttnet_llm.bank import AdapterBank
@@ -80,7 +81,7 @@ A forward pass of a Llama of 6 layers x 768 with {ROWS} rows of different adapte
 on a machine with other work; and the way that the bank takes (docs/speed.md).
 
 {chr(10).join(tables)}
-torch {torch.__version__}, transformers {tf.__version__}. Repeat: `python -m benchmarks.few_tokens`
+torch {torch.__version__}, transformers {tf.__version__}, {run_on()}. Repeat: `python -m benchmarks.few_tokens`
 """,
     )
 

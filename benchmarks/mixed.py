@@ -22,6 +22,7 @@ import typer
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
+from benchmarks import run_on
 from benchmarks.bank import MODELS, ROOT, ROWS, TOKENS, console, forward, ratios, said
 from ttnet_llm import EtherConfig, LorettaAdpConfig, LorettaRepConfig, MetaTTConfig, TTEtherConfig, TTLoraConfig
 from ttnet_llm.files import write_text
@@ -128,7 +129,7 @@ loading them, and of a forward pass of {ROWS} rows x {TOKENS} tokens, and of gen
 forward pass, and once for each generation.
 
 {chr(10).join(tables)}
-torch {torch.__version__}, transformers {tf.__version__}. Repeat: `python -m benchmarks.mixed`
+torch {torch.__version__}, transformers {tf.__version__}, {run_on()}. Repeat: `python -m benchmarks.mixed`
 """,
     )
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks import processor
+from benchmarks import processor, today
 
 CONTENDERS = {"libraries": 1, "compiled": 1, "libraries, 2 threads": 2, "compiled, 2 threads": 2, "tensorly": 1}
 ROUNDS = 7
@@ -188,7 +188,7 @@ def write(path: Path, lines: Sequence[str], rounds: int) -> None:
         "The same decompositions with passes that are compiled (extra `fast`) and with libraries' products, to equal "
         f"ranks: medians of {rounds} rounds in turn, after one that is not timed, with the quartiles of the rounds' "
         "ratios; tensorly three rounds, to the ranks that `eps` takes here.\n\n"
-        f"{processor()}, torch {torch.__version__}, llvmlite {version('llvmlite')}; an idle machine of "
+        f"{processor()}, {today()}, torch {torch.__version__}, llvmlite {version('llvmlite')}; an idle machine of "
         f"{os.cpu_count()} cores. Repeat: `python -m benchmarks.tt_svd_compiled`\n\n" + "\n".join(lines) + "\n"
     )
 

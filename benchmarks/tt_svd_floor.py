@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks import processor, today
 from benchmarks.tt_svd import RESULTS
-from benchmarks.tt_svd_compiled import maker, processor
+from benchmarks.tt_svd_compiled import maker
 from ttnet.decomposition.unfolding import Unfolding
 from ttnet.decomposition.unfolding_kernels import gram_matrix, project, sketch, sum_of_squares, triangle
 from ttnet.numerics import machine_code
@@ -101,7 +102,7 @@ if __name__ == "__main__":
     way = "compiled" if machine_code.is_available() else "libraries'"
     (RESULTS / f"tt_svd_floor_{maker()}.md").write_text(
         "# TT-SVD: its passes and their floors\n\n"
-        f"{processor()}, one thread, torch {torch.__version__}, {way} passes; the shortest of seven runs, in processor "
-        "time, with the short side of the unfolding at the left or at the right end. The last column is for the faster "
-        f"of the two. Repeat: `OMP_NUM_THREADS=1 python -m benchmarks.tt_svd_floor`\n\n{text}\n"
+        f"{processor()}, {today()}, one thread, torch {torch.__version__}, {way} passes; the shortest of seven "
+        "runs, in processor time, with the short side of the unfolding at the left or the right end. The last column "
+        f"is for the faster of the two. Repeat: `OMP_NUM_THREADS=1 python -m benchmarks.tt_svd_floor`\n\n{text}\n"
     )

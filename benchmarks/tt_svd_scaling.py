@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import run_on
 from benchmarks.tt_svd import RESULTS, contenders, low_rank, noise, timed
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "tt_svd.png"
@@ -108,7 +109,7 @@ def main() -> None:
         "# TT-SVD: how times grow\n\n"
         "Milliseconds of processor time in float64, the shortest of three runs after a first one, or one run if that "
         f"takes a second. Who took more than {args.limit:.0f} seconds is not run on what is larger. "
-        f"{args.threads} thread, pinned to one core; torch {torch.__version__}. Repeat: "
+        f"{args.threads} thread, pinned to one core; torch {torch.__version__}, {run_on()}. Repeat: "
         f"`OMP_NUM_THREADS={args.threads} .venv-peers/bin/python -m benchmarks.tt_svd_scaling --limit {args.limit:g}`"
         "\n\n" + "\n\n".join(table(title, found) for title, found in groups.items()) + "\n"
     )
