@@ -30,11 +30,14 @@ def held_out() -> list[Any]:
 
     from benchmarks.tt_svd import Case, noise
 
-    def rank_8(_: bool) -> torch.Tensor:
-        import ttnet
+    def low_rank(shape: tuple[int, ...], rank: int, level: float) -> Callable[[bool], torch.Tensor]:
+        def make(_: bool) -> torch.Tensor:
+            import ttnet
 
-        x = ttnet.random((48,) * 4, 8, dtype=torch.float64, seed=1).full()
-        return (x / x.norm()).add_(noise((48,) * 4), alpha=1e-8 / 48**2)
+            x = ttnet.random(shape, rank, dtype=torch.float64, seed=1).full()
+            return (x / x.norm()).add_(noise(shape), alpha=level / math.prod(shape) ** 0.5)
+
+        return make
 
     def waves(_: bool) -> torch.Tensor:
         grid = torch.linspace(0, 3, 27, dtype=torch.float64)
@@ -48,7 +51,10 @@ def held_out() -> list[Any]:
         return 1 / (0.1 + (x[:, None, None, None] - t) ** 2 + (y[:, None, None] - 0.5) ** 2 + (z[:, None] * t) ** 2)
 
     return [
-        Case("(48,) * 4, rank 8 + 1e-8 noise, eps 1e-6", rank_8, eps=1e-6),
+        Case("(48,) * 4, rank 8 + 1e-8 noise, eps 1e-6", low_rank((48,) * 4, 8, 1e-8), eps=1e-6),
+        Case("(44,) * 4, rank 30 + 1e-8 noise, eps 1e-6", low_rank((44,) * 4, 30, 1e-8), eps=1e-6),
+        Case("60 x 40 x 35 x 25, rank 28 + 1e-7 noise, eps 1e-5", low_rank((60, 40, 35, 25), 28, 1e-7), eps=1e-5),
+        Case("900 x 1200, rank 60 + 1e-3 noise, eps 1e-2", low_rank((900, 1200), 60, 1e-3), eps=1e-2),
         Case("(27,) * 5, sine of the sum of grids, eps 1e-5", waves, eps=1e-5),
         Case("120 x 120 x 120 x 8 field, eps 1e-3", field, eps=1e-3),
     ]
