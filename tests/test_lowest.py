@@ -1,9 +1,12 @@
 """What `make test-lowest` installs is what pyproject.toml promises."""
 
+import re
+import tomllib
+
 import pytest
 from packaging.requirements import Requirement
 
-from tests.lowest import pin, requirements
+from tests.lowest import PYPROJECT, pin, requirements
 
 
 @pytest.mark.parametrize("text", requirements())
@@ -26,3 +29,12 @@ def test_the_extras_are_among_them():
 def test_a_requirement_without_a_lower_bound_is_an_error(text):
     with pytest.raises(ValueError, match="write it as name>=version"):
         pin(text)
+
+
+def test_the_environment_of_peers_has_what_ttnet_needs():
+    # `make peers` installs ttnet without its dependencies, so that peers' own bounds decide.
+    peers = (PYPROJECT.parent / "benchmarks" / "peers.txt").read_text()
+    needed = tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
+    assert {Requirement(text).name for text in needed} <= {
+        name.replace("lazy-loader", "lazy_loader") for name in re.findall(r"^([\w-]+)==", peers, re.MULTILINE)
+    }
