@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 from peft import PeftConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils.error import NoMatchingPeftModuleError
@@ -37,7 +40,7 @@ def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
         if known is not None and kind not in known:  # without one, as IA3, a method has a way of its own
             config.target_modules = set(default_targets(model, INPUTS, STATE_SPACE)) or None
     try:
-        return get_peft_model(model, config)
+        return wrap(model, config)
     except NoMatchingPeftModuleError as error:
         hint = near_misses(model, config.target_modules)
         raise NoMatchingPeftModuleError(hint or str(error)) from error
@@ -48,3 +51,20 @@ def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
             f"{config.peft_type.value} has no default target modules for {type(model).__name__}; "
             f"set target_modules to some of its linear layers: {', '.join(linear_names(model))}."
         ) from error
+
+
+def wrap(model: nn.Module, config: PeftConfig, adapter_name: str = "default") -> Any:
+    """Do as PEFT's `get_peft_model`, without what transformers says of how PEFT asks it.
+
+    Args:
+        model: A model.
+        config: Any PEFT config.
+        adapter_name: What the adapter is called.
+
+    Returns:
+        The `PeftModel`.
+    """
+    with warnings.catch_warnings():
+        # An old name for activation checkpointing, of which transformers 5.23 warns; nobody who reads it can change it.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return get_peft_model(model, config, adapter_name)

@@ -1,6 +1,7 @@
 """`apply_loretta`, the default targets, the registry, and the published parameter counts."""
 
 import logging
+import warnings
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from tests.ttnet_llm import models
 from tests.ttnet_llm.models import logits
 from ttnet.errors import TTValueError
-from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, apply_loretta
+from ttnet_llm import LorettaAdpConfig, LorettaRepConfig, apply_loretta, fit_to_budget
 from ttnet_llm.loretta_adp.config import TARGET_MODULES
 from ttnet_llm.networks.targets import QUERY_VALUE
 from ttnet_llm.registry import peft_type, register
@@ -172,3 +173,10 @@ def test_registering_again_is_harmless_and_a_clash_is_not() -> None:
     assert member.value == "LORETTA_REP"
     with pytest.raises(KeyError, match="PEFT already has a method 'lora'"):
         register("lora", LoraConfig, PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORETTA_REP])
+
+
+def test_nobody_is_warned_of_how_peft_asks_transformers():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        apply_loretta(on_meta(tf.BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=4)))
+        fit_to_budget(ROBERTA_BASE, parameters=50_000)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ttnet.errors import TTTypeError, TTValueError
+from ttnet_llm.attach import wrap
 from ttnet_llm.bank.common import TASK_FIELDS, is_own, one_task, tensors_of_task
 from ttnet_llm.bank.forms import Form, form_of
 from ttnet_llm.bank.rows import RowLayout
@@ -58,7 +59,7 @@ class Pattern:
         self.config = copy.deepcopy(config)
         self.config.task_type = None  # which would bring a head along
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        attached: Any = get_peft_model(model, self.config, adapter_name=_NAME)
+        attached: Any = wrap(model, self.config, _NAME)
         self._tuner: AdapterModel = attached.base_model
         try:
             _refuse(model, self.config)  # with what "all-linear" has made of it
