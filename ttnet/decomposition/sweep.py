@@ -125,9 +125,8 @@ class Sweep:
 
         def rank_of(k: int, method: str) -> int:
             forced = self._forced_rank(k)
-            if forced is not None:
-                return forced
-            return max(self._rank, beyond[k - 1]) if method == "randomized" else self._rank
+            rank = self._rank if forced is None else forced
+            return max(rank, beyond[k - 1]) if method == "randomized" else rank
 
         base, sketched = (
             plan.next_step(shape, (outer, inner), partial(rank_of, method=method), method, self._dtype.itemsize)
