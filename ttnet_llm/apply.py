@@ -8,7 +8,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from ttnet.errors import TTValueError
-from ttnet_llm.attach import wrap
+from ttnet_llm.attach import as_peft_model
 from ttnet_llm.loretta_adp import LorettaAdpConfig
 from ttnet_llm.networks.loretta_rep import LorettaRepConfig
 from ttnet_llm.tuner import AdapterConfig, AdapterLayer
@@ -64,7 +64,7 @@ def apply_loretta(
             f"{', '.join(unknown)}: no such option of {config_cls.__name__}; it has {', '.join(sorted(fields))}."
         )
     options.setdefault("task_type", _task_type(model))
-    peft_model: PeftModel = wrap(model, config_cls(**options), adapter_name)
+    peft_model: PeftModel = as_peft_model(model, config_cls(**options), adapter_name)
     logger.info(_summary(peft_model, variant))
     return peft_model
 

@@ -40,7 +40,7 @@ def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
         if known is not None and kind not in known:  # without one, as IA3, a method has a way of its own
             config.target_modules = set(default_targets(model, INPUTS, STATE_SPACE)) or None
     try:
-        return wrap(model, config)
+        return as_peft_model(model, config)
     except NoMatchingPeftModuleError as error:
         hint = near_misses(model, config.target_modules)
         raise NoMatchingPeftModuleError(hint or str(error)) from error
@@ -53,7 +53,7 @@ def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
         ) from error
 
 
-def wrap(model: nn.Module, config: PeftConfig, adapter_name: str = "default") -> Any:
+def as_peft_model(model: nn.Module, config: PeftConfig, adapter_name: str = "default") -> Any:
     """Do as PEFT's `get_peft_model`, without what transformers says of how PEFT asks it.
 
     Args:
@@ -63,6 +63,14 @@ def wrap(model: nn.Module, config: PeftConfig, adapter_name: str = "default") ->
 
     Returns:
         The `PeftModel`.
+
+    Raises:
+        ValueError: What `get_peft_model` raises, such as for a config that names no module of the model.
+
+    Example:
+        >>> from peft import LoraConfig
+        >>> type(as_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(target_modules=["0"]))).__name__
+        'PeftModel'
     """
     with warnings.catch_warnings():
         # An old name for activation checkpointing, of which transformers 5.23 warns; nobody who reads it can change it.

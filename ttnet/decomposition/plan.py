@@ -88,7 +88,8 @@ def kernel_flops(method: str, rows: int, columns: int, rank: int) -> float:
 
     Returns:
         Floating-point operations, weighted by how much slower than a matrix product they run: a symmetric product
-        counts half of a full one, Householder transformations run at a third of its speed.
+        counts half of a full one, Householder transformations run at a third of its speed. A sketch counts its calls
+        and, as it may fail, what it draws first once more.
 
     Example:
         >>> kernel_flops("gram", 2**20, 64, 16) / 2**26
@@ -100,7 +101,7 @@ def kernel_flops(method: str, rows: int, columns: int, rank: int) -> float:
     if method == "qr":
         return numel * (150 + 4 * columns + 2 * rank) + 25 * columns**3
     size = rank + OVERSAMPLING
-    # As likely as not it fails: what is drawn first, of a sample where there are rows enough for one, counts twice.
+    # What is drawn, twice: of a sample where there are rows enough for one.
     drawn = 0.5 if rows > 2 * SAMPLE * max(4 * size, BLOCK_NUMEL["cpu"] // columns) else 4
     return _CALLS + (drawn + 2.25) * numel * size + rows * size**2 + 2 * rows * size * rank + 30 * columns * size**2
 

@@ -56,6 +56,7 @@ def by_sketch(
     has_sample = u.shape[0] > 2 * SAMPLE * u.block_rows(least=4 * max_size)
     for every in (SAMPLE, 1) if has_sample else (1,):
         goal = _MISSES * allowed**2
+        # Some probes' estimate is noisy, more so from a sample: they have to see less than may be missed.
         v = _row_space(u, norm, goal / (2 * every) ** 0.5, size, max_size, dtype, generator, every)
         if v is None:
             return None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet_llm.attach import wrap
+from ttnet_llm.attach import as_peft_model
 from ttnet_llm.bank.common import TASK_FIELDS, is_own, one_task, tensors_of_task
 from ttnet_llm.bank.forms import Form, form_of
 from ttnet_llm.bank.rows import RowLayout
@@ -59,7 +59,7 @@ class Pattern:
         self.config = copy.deepcopy(config)
         self.config.task_type = None  # which would bring a head along
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        attached: Any = wrap(model, self.config, _NAME)
+        attached: Any = as_peft_model(model, self.config, _NAME)
         self._tuner: AdapterModel = attached.base_model
         try:
             _refuse(model, self.config)  # with what "all-linear" has made of it
