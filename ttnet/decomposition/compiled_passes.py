@@ -113,6 +113,7 @@ def gram(
     x: Tensor,  # (m, n), real
     dtype: torch.dtype,
     width: int | None = None,
+    chosen: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """Compute `X^T X`: products in one precision, sums over blocks in double precision.
 
@@ -120,6 +121,7 @@ def gram(
         x: X, with entries that lie together along one side.
         dtype: float32 or float64.
         width: Bytes of a vector; None for as many as the machine has.
+        chosen: The first row and the number of rows of each block that is to be taken; None for all rows.
 
     Returns:
         A symmetric matrix of shape (n, n), of float64.
@@ -129,13 +131,19 @@ def gram(
     rows = max(LEAST_ROWS, layout.block_rows)
     size = layout.columns
 
-    def part(start: int, count: int) -> np.ndarray:
+    def sum_over(bounds: Sequence[tuple[int, int]]) -> np.ndarray:
         block, sums = layout.new(rows, size), np.zeros((size, size))
-        sizes = (count, x.shape[1], layout.step, size, rows, size)
-        run(layout.address(start), *sizes, _address(block), 0, _address(sums))
+        for start, count in bounds:
+            sizes = (count, x.shape[1], layout.step, size, rows, size)
+            run(layout.address(start), *sizes, _address(block), 0, _address(sums))
         return sums
 
-    upper = torch.from_numpy(_sum_of_parts(part, len(x), x.shape[1], rows)[: x.shape[1], : x.shape[1]])
+    if chosen is None:
+        total = _sum_of_parts(lambda start, count: sum_over([(start, count)]), len(x), x.shape[1], rows)
+    else:
+        numel = max(count for _, count in chosen) * x.shape[1]
+        total = _sum_of_parts(lambda first, count: sum_over(chosen[first : first + count]), len(chosen), numel, 1)
+    upper = torch.from_numpy(total[: x.shape[1], : x.shape[1]])
     return upper.triu() + upper.triu(1).mT
 
 

@@ -25,6 +25,8 @@ _MOST_COLUMNS = 4096  # beyond which merging more modes is not looked at
 # Columns that a sketch draws beyond the rank expected, its probes included.
 OVERSAMPLING = 12
 SAMPLE = 8  # a sketch of a sample reads one block of rows of how many
+_SAMPLED_BLOCKS = 8  # with fewer a sample is none
+_SAMPLED_SPARE = 2  # columns that a sample may ask for beyond the rank expected
 SIDES = ("left", "right")
 
 
@@ -70,7 +72,10 @@ class Step:
 
     @property
     def max_sketch(self) -> int:
-        """The number of columns up to which a sketch costs less than the rival, or is the first one."""
+        """The number of columns up to which a sketch or sample costs less than the rival, or is the first one."""
+        if self.method == "sampled":
+            spare = max(0.0, self.rival - self.cost) / (2.25 * self.rows * self.columns)
+            return min(self.rank + _SAMPLED_SPARE + int(min(spare, self.columns)), self.columns)
         spare = max(0.0, self.rival - self.cost) / (4.25 * self.rows * self.columns)
         return min(
             self.rank + OVERSAMPLING + int(min(spare, self.columns)), max(self.columns // 4, self.rank + OVERSAMPLING)
@@ -100,6 +105,10 @@ def kernel_flops(method: str, rows: int, columns: int, rank: int) -> float:
         return numel * (columns + 2 * rank) + 12 * columns**3
     if method == "qr":
         return numel * (150 + 4 * columns + 2 * rank) + 25 * columns**3
+    if method == "sampled":
+        size = rank + _SAMPLED_SPARE
+        drawn = columns / SAMPLE
+        return _CALLS + numel * (drawn + 2.25 * size) + 12 * columns**3
     size = rank + OVERSAMPLING
     # What is drawn, twice: of a sample where there are rows enough for one.
     drawn = 0.5 if rows > 2 * SAMPLE * max(4 * size, BLOCK_NUMEL["cpu"] // columns) else 4
@@ -123,6 +132,8 @@ def kernel_bytes(method: str, rows: int, columns: int, rank: int, itemsize: int)
         >>> kernel_bytes("gram", 2**20, 64, 16, 8) / 2**29
         2.25
     """
+    if method == "sampled":
+        return itemsize * rows * (1.125 * columns + rank)
     if method == "randomized":
         return itemsize * rows * (1.125 * columns + 3 * (rank + OVERSAMPLING))
     return itemsize * rows * (2 * columns + rank)
@@ -167,6 +178,8 @@ def next_step(
             continue
         if method == "randomized" and (small or 4 * (rank + OVERSAMPLING) > min(rows, columns)):
             continue
+        if method == "sampled" and (modes > 1 or not _has_sample(rows, columns) or rank + _SAMPLED_SPARE >= columns):
+            continue
         kernel = "qr" if small else method
         flops = kernel_flops(kernel, rows, columns, rank)
         if side == "right":  # whose cores are made left-orthogonal at the end
@@ -176,6 +189,11 @@ def next_step(
             moved *= 1.25 if itemsize <= _SINGLE or kernel == "randomized" else 1.1
         steps.append(Step(side, modes, kernel, rows, columns, rank, flops, moved, modes == len(shape) - 1))
     return min(steps, key=lambda step: step.price, default=None)
+
+
+def _has_sample(rows: int, columns: int) -> bool:
+    """Say whether a sample of the rows has blocks enough, and in them many times as many rows as columns."""
+    return rows >= SAMPLE * _SAMPLED_BLOCKS * max(2 * columns, BLOCK_NUMEL["cpu"] // columns)
 
 
 def _unfoldings(shape: Sequence[int], outer_ranks: tuple[int, int], small: bool) -> Iterator[tuple[str, int, int]]:

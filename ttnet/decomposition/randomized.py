@@ -1,11 +1,14 @@
-"""The leading singular vectors of an unfolding from random combinations of its rows, verified against all of it.
+"""The leading singular vectors of an unfolding from some of its rows, or combinations of them, verified against all.
 
 Source: Halko, Martinsson, Tropp 2011, "Finding Structure with Randomness", Algorithm 4.2 and section 4.3; here the
 sketch is one of the short side, and of a sample of the rows first, since what it finds is verified anyway. It grows in
-blocks, and is given up as soon as the singular values are seen to fall off too slowly for it to pay.
+blocks, and is given up as soon as the singular values are seen to fall off too slowly for it to pay. Of a short side of
+few columns a sample shows all singular values at once.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,10 +16,11 @@ from torch import Tensor
 from ttnet.decomposition.plan import SAMPLE
 from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, check_range, gram_bound
 from ttnet.decomposition.unfolding import Unfolding, double
-from ttnet.decomposition.unfolding_kernels import project, sketch
+from ttnet.decomposition.unfolding_kernels import draw_sample, gram_matrix, project, sample_rows, sketch
 
 PROBES = 4  # rows of a sketch that are kept back to estimate what the others miss
-_MISSES = 0.1  # how much of the allowance, in the square, may lie outside of the sketch
+_MISSES = 0.1  # how much of the allowance, in the square, may lie outside of the sketch and not be foretold
+_FORETOLD = 0.9  # how much of it a sample may say to lie outside
 _TRIMMED = 1 / 16  # how much of that, as a sketch of all rows sees it, may be left out so as to multiply less
 
 
@@ -51,8 +55,7 @@ def by_sketch(
         >>> s.cut(1e-9, None)[0], s.v.shape
         (1, torch.Size([40, 1]))
     """
-    # Seeded, so that a decomposition is the same every time.
-    generator = torch.Generator().manual_seed(0x7E450)
+    generator = _seeded()
     has_sample = u.shape[0] > 2 * SAMPLE * u.block_rows(least=4 * max_size)
     for every in (SAMPLE, 1) if has_sample else (1,):
         goal = _MISSES * allowed**2
@@ -60,11 +63,71 @@ def by_sketch(
         v = _row_space(u, norm, goal / (2 * every) ** 0.5, size, max_size, dtype, generator, every)
         if v is None:
             return None
-        found = _verified(u, v, norm, goal, dtype)
-        if found is not None:
-            return found
+        seen = _measured(u, v, norm, goal, dtype)
+        if seen is not None:
+            return _within(u, v, seen)
         size = min(max_size, max(size, v.shape[1] + PROBES))
     return None
+
+
+def by_sample(
+    u: Unfolding,
+    norm: float | None,
+    allowed: float,
+    max_size: int,
+    dtype: torch.dtype,
+) -> Spectrum | None:
+    """Find the part of an unfolding that a sample of its rows says to be needed, and measure what lies outside.
+
+    What lies outside may be most of an allowed loss, as noise is, if the sample has foretold it but for a tenth of that
+    loss: so no direction is missed that matters.
+
+    Args:
+        u: The unfolding X, of n columns, n few and rows many.
+        norm: Its Frobenius norm; None if it is not known yet.
+        allowed: The loss that a cut may cause, or its part of the norm if that is not known.
+        max_size: The largest number of columns that pays.
+        dtype: The precision of the product, of the kind of that of `u`.
+
+    Returns:
+        The spectrum with its product, or None if more columns are needed or the sample was a bad one. Where the sample
+        leaves no doubt of the rank, singular vectors and values are the sample's; only their number and what lies
+        outside of them matter then.
+
+    Raises:
+        OutOfRange: If the norm was not known and the entries have to be scaled first.
+
+    Example:
+        >>> x = torch.ones(5000, 10, dtype=torch.float64)
+        >>> by_sample(Unfolding(x, 1, torch.float64), 50000**0.5, 1e-6, 5, torch.float64).cut(1e-6, None)[0]
+        1
+    """
+    sample = draw_sample(-(-u.shape[0] // sample_rows(u)), SAMPLE, _seeded())
+    wide = double(u.dtype)
+    single = torch.complex64 if wide.is_complex else torch.float32
+    resolves = gram_bound(u.shape[1], norm or 1.0, torch.float32) <= _MISSES * allowed**2
+    gram = gram_matrix(u, single if resolves else wide, sample)
+    squares = float(gram.diagonal().real.sum()) if norm is None else norm**2
+    if norm is None:
+        check_range(squares, u.numel)
+        allowed *= squares**0.5
+    energies, v = torch.linalg.eigh(gram)
+    tails = energies.clamp(min=0).cumsum(0).flip(0)  # of all columns, of all but the first one, ...
+    size = max(1, int((tails > _FORETOLD * allowed**2).sum()))
+    if size > max_size or size >= len(tails):
+        return None
+    energies, v = energies.flip(0)[:size], v.flip(1)[:, :size]
+    part = squares if norm is None else 1.0
+    seen = _measured(u, v, norm, _MISSES * allowed**2 / part, dtype, float(tails[size]) / part)
+    if seen is None:
+        return None
+    if float(tails[size - 1]) < (2 - _FORETOLD) * allowed**2:  # fewer might do
+        return _within(u, v, seen)
+    return Spectrum(energies, v, min(u.shape), 0.0, seen.norm**2, seen.missed, (v, seen.product))
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0x7E450)  # so that a decomposition is the same every time
 
 
 def _row_space(
@@ -121,14 +184,25 @@ def _extended(
     return torch.cat([basis, q], 1)
 
 
-def _verified(
+@dataclass(frozen=True)
+class _Seen:
+    """What the pass over all entries shows: the product, the norm of X, and in squares what is missed and may be."""
+
+    product: Tensor
+    norm: float
+    missed: float
+    goal: float
+
+
+def _measured(
     u: Unfolding,
     v: Tensor,  # (n, k)
     norm: float | None,
     goal: float,
     dtype: torch.dtype,
-) -> Spectrum | None:
-    """Give the spectrum within the columns of `v`, if no more than the goal lies outside of them."""
+    foretold: float = 0.0,
+) -> _Seen | None:
+    """Multiply by the columns of `v`, if no more than a goal beyond what is foretold lies outside of them."""
     k = v.shape[1]
     eps = torch.finfo(dtype).eps
     product = u.new_product(k)
@@ -139,16 +213,24 @@ def _verified(
     if norm is None:
         check_range(squares, u.numel)
         norm = squares**0.5
-        goal *= squares
+        goal, foretold = goal * squares, foretold * squares
     if by == "norms":
         missed = max(0.0, missed) + resolution * norm**2
     else:
         missed += (4 * eps * norm) ** 2
     if dtype != u.dtype:
         missed += (torch.finfo(u.dtype).eps / 2 * norm) ** 2  # the product is kept in the coarser one
-    if not missed <= goal:
-        return None
-    y = Unfolding(product, 1, u.dtype)
-    resolved = gram_bound(k, norm, torch.float64) <= goal
-    inner = by_gram(y, norm, double(u.dtype)) if resolved else by_qr(y)
-    return Spectrum(inner.energies, v @ inner.v, min(u.shape), inner.bound + missed, norm**2, (v, product))
+    return _Seen(product, norm, missed, goal) if missed <= foretold + goal else None
+
+
+def _within(
+    u: Unfolding,
+    v: Tensor,  # (n, k)
+    seen: _Seen,
+) -> Spectrum:
+    """Give the spectrum of X within the columns of `v`."""
+    y = Unfolding(seen.product, 1, u.dtype)
+    by_squares = gram_bound(v.shape[1], seen.norm, torch.float64) <= seen.goal
+    inner = by_gram(y, seen.norm, double(u.dtype)) if by_squares else by_qr(y)
+    product = (v, seen.product)
+    return Spectrum(inner.energies, v @ inner.v, min(u.shape), inner.bound, seen.norm**2, seen.missed, product)

@@ -55,9 +55,10 @@ class Spectrum:
             smallest ones below zero.
         v: The right singular vectors, of shape (n, k), with orthonormal columns, in double precision.
         full_rank: The largest rank that X may have.
-        bound: By how much, at most, the square of a loss differs from the sum of dropped energies, because of rounding
-            or of parts of X outside of `v`.
+        bound: By how much, at most, the square of a loss differs from the sum of dropped energies and of what is
+            missed, because of rounding.
         squares: The squared Frobenius norm of X.
+        missed: The squared Frobenius norm of the part of X outside of `v`, which every cut loses.
         seen: A matrix whose columns span those of `v`, and its product with X, if they are at hand.
 
     Example:
@@ -70,6 +71,7 @@ class Spectrum:
     full_rank: int
     bound: float
     squares: float
+    missed: float = 0.0
     seen: tuple[Tensor, Tensor] | None = None
 
     def cut(self, allowed: float, max_rank: int | None) -> tuple[int, float] | None:
@@ -77,15 +79,15 @@ class Spectrum:
 
         A rank chosen for its loss is certified if loss and bound together are allowed, and the bound is at most half
         of the allowance (in squares), so that it costs little rank. A rank that the largest allowed one or the size of
-        X forces is certified if the energy dropped there (or the last one kept, where none is dropped) is 100 times the
-        bound: then the choice of vectors costs at most 1 % in the square of the error.
+        X forces is certified if the energy dropped there (or the last one kept, where none is dropped) is 100 times
+        what is not known or missed: then the choice of vectors costs at most 1 % in the square of the error.
 
         Args:
             allowed: The largest loss.
             max_rank: The largest rank, which goes before `allowed`.
 
         Returns:
-            The rank, at least 1, and the norm of the dropped part without the bound; or None if another method has to
+            The rank, at least 1, and the norm of what is dropped and missed, without the bound; or None if another method has to
             look.
 
         Example:
@@ -97,14 +99,15 @@ class Spectrum:
         tails.append(0.0)
         forced = min(self.full_rank, len(tails) - 1, len(tails) if max_rank is None else max_rank)
         if self.bound <= allowed**2 / 2:
-            wanted = max(1, sum(tail + self.bound > allowed**2 for tail in tails))
+            wanted = max(1, sum(tail + self.missed + self.bound > allowed**2 for tail in tails))
             if wanted <= forced:
-                return wanted, tails[wanted] ** 0.5
+                return wanted, (tails[wanted] + self.missed) ** 0.5
+        unknown = self.bound + self.missed
         if forced < len(tails) - 1 or self.full_rank > forced:
-            clear = tails[forced] >= 100 * self.bound
+            clear = tails[forced] >= 100 * unknown
         else:
-            clear = tails[forced - 1] >= 100 * self.bound
-        return (forced, tails[forced] ** 0.5) if clear else None
+            clear = tails[forced - 1] >= 100 * unknown
+        return (forced, (tails[forced] + self.missed) ** 0.5) if clear else None
 
 
 def gram_bound(n: int, norm: float, dtype: torch.dtype) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ttnet.decomposition import plan
 from ttnet.decomposition.compiled_passes import threads_of_passes
 from ttnet.decomposition.plan import OVERSAMPLING, Step
-from ttnet.decomposition.randomized import by_sketch
+from ttnet.decomposition.randomized import by_sample, by_sketch
 from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, gram_bound
 from ttnet.decomposition.unfolding import Unfolding, double
 from ttnet.decomposition.unfolding_kernels import project, sum_of_squares
@@ -106,7 +106,8 @@ class Sweep:
                     self.steps.append(step)
                 else:
                     taken = step.modes if step.side == "left" else self._rest.ndim - 2 - step.modes
-                    self._beyond[len(self._left) + taken - 1] = 2 * step.max_sketch
+                    more = step.columns if step.method == "sampled" else 2 * step.max_sketch
+                    self._beyond[len(self._left) + taken - 1] = more
             self._to_double()
         return self._finish()
 
@@ -126,17 +127,22 @@ class Sweep:
         def rank_of(k: int, method: str) -> int:
             forced = self._forced_rank(k)
             rank = self._rank if forced is None else forced
-            return max(rank, beyond[k - 1]) if method == "randomized" else rank
+            return rank if method == base_method else max(rank, beyond[k - 1])
 
-        base, sketched = (
+        base_method = self._base_method()
+        methods = [base_method]
+        if self._sketches:
+            methods += ["randomized", "sampled"] if base_method == "gram" else ["randomized"]
+        base, *others = (
             plan.next_step(shape, (outer, inner), partial(rank_of, method=method), method, self._dtype.itemsize)
-            for method in (self._base_method(), "randomized")
+            for method in methods
         )
         assert base is not None
-        if sketched is None or not self._sketches:
+        found = min((step for step in others if step is not None), key=lambda step: step.price, default=None)
+        if found is None:
             return base
-        if self._method == "randomized" or (self._forced_rank(1) is None and sketched.price < base.price):
-            return replace(sketched, rival=base.price)
+        if self._method == "randomized" or (self._forced_rank(1) is None and found.price < base.price):
+            return replace(found, rival=base.price)
         return base
 
     def _forced_rank(self, k: int) -> int | None:
@@ -159,9 +165,12 @@ class Sweep:
         """Look at an unfolding with one kernel after the other, each more exact than those before."""
         allowed, max_rank = self._budget.allowance(min(u.shape), bond)
         norm = self._norm if self._measured else None
-        if step.method == "randomized":
+        if step.method in ("randomized", "sampled"):
             dtype = self._products_for(allowed)
-            found = by_sketch(u, norm, allowed, step.rank + OVERSAMPLING, step.max_sketch, dtype)
+            if step.method == "sampled":
+                found = by_sample(u, norm, allowed, step.max_sketch, dtype)
+            else:
+                found = by_sketch(u, norm, allowed, step.rank + OVERSAMPLING, step.max_sketch, dtype)
             if found is not None:
                 yield found
             return
@@ -241,14 +250,16 @@ class Sweep:
     ) -> None:
         """Replace the rest by its coordinates in the space that new cores span."""
         rank = len(cores[0])
-        basis = basis_of(cores, shape, left)
-        product = u.new_product(rank)
-        if spectrum.seen is None:
-            _, squares = project(u, basis.mH, product, dtype, measure="product")
+        v, seen = spectrum.seen or (None, None)
+        if seen is not None and v is spectrum.v and rank == v.shape[1] and len(cores) == 1:  # what is kept was seen
+            product, squares = seen, spectrum.squares - spectrum.missed
         else:
-            v, seen = spectrum.seen
-            torch.mm(seen, (v.mH @ basis.mH).to(u.dtype), out=product)
-            squares = sum_of_squares(Unfolding(product.mT if left else product, 1, u.dtype))
+            basis, product = basis_of(cores, shape, left), u.new_product(rank)
+            if v is None or seen is None:
+                _, squares = project(u, basis.mH, product, dtype, measure="product")
+            else:
+                torch.mm(seen, (v.mH @ basis.mH).to(u.dtype), out=product)
+                squares = sum_of_squares(Unfolding(product.mT if left else product, 1, u.dtype))
         self._norm = squares**0.5
         self._rest, self._exponent = u.fold(product), 0
 
@@ -372,15 +383,18 @@ def cut_bonds(
     rest = spectrum.energies[:rank].clamp(min=0).sqrt()[:, None] * v[:, :rank].mH
     cores: list[Tensor] = []
     whole = rank == len(v)
+    outside = spectrum.missed**0.5
     for size, bond in zip(sizes[:0:-1], bonds[:0:-1], strict=True):
         matrix = rest.reshape(-1, size * last)
         inner = by_qr(Unfolding(matrix, 1, matrix.dtype))
-        inner = replace(inner, bound=spectrum.bound)
-        choice = inner.cut(*budget.allowance(inner.full_rank, bond))
+        inner = replace(inner, bound=spectrum.bound + spectrum.missed)
+        allowed, max_rank = budget.allowance(inner.full_rank, bond)
+        # What is missed need not be orthogonal to what is cut here: their norms may add up as they are.
+        choice = inner.cut(math.hypot(allowed, outside) - outside, max_rank)
         if choice is None:
             return None
         rank, tail = choice
-        budget.spend(tail)
+        budget.spend((tail * (tail + 2 * outside)) ** 0.5)
         whole = whole and rank == size * last
         core = inner.v[:, :rank].mH
         rest = matrix @ core.mH

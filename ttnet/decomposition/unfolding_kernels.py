@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -66,15 +66,16 @@ def _sum_of_squares(block: Tensor) -> float:
     return float(_vecdot(short, short).sum(dtype=np.float64) + _vecdot(rest, rest).sum(dtype=np.float64))
 
 
-def gram_matrix(u: Unfolding, dtype: torch.dtype) -> Tensor:
+def gram_matrix(u: Unfolding, dtype: torch.dtype, sample: Sequence[int] | None = None) -> Tensor:
     """Compute `X^H X`: products over blocks in one precision, their sum in double precision.
 
     Args:
         u: The unfolding X, of n columns.
         dtype: The precision of the products, of the kind of that of `u`.
+        sample: The blocks of `sample_rows` rows to take, by their places; None for all.
 
     Returns:
-        A matrix of shape (n, n) in double precision.
+        A matrix of shape (n, n) in double precision; of a sample, scaled up to all rows.
 
     Example:
         >>> gram_matrix(Unfolding(torch.tensor([[1.0, 1j]]), 1, torch.complex64), torch.complex64)
@@ -83,20 +84,67 @@ def gram_matrix(u: Unfolding, dtype: torch.dtype) -> Tensor:
     """
     real = dtype.to_real()
     matrix = u.real_matrix()
-    total = compiled_passes.gram(matrix, real) if compiled_passes.takes_gram(matrix) else _gram_of_blocks(u, dtype)
+    chosen = None if sample is None else _bounds(u, sample)
+    if compiled_passes.takes_gram(matrix):
+        total = compiled_passes.gram(matrix, real, chosen=chosen)
+    else:
+        total = _gram_of_blocks(u, dtype, None if sample is None else set(sample).__contains__)
+    if chosen:
+        total *= u.shape[0] / sum(count for _, count in chosen)
     if not dtype.is_complex:
         return total
     pairs = total.unflatten(0, (-1, 2)).unflatten(2, (-1, 2))  # (n, part, n, part)
     return torch.complex(pairs[:, 0, :, 0] + pairs[:, 1, :, 1], pairs[:, 0, :, 1] - pairs[:, 1, :, 0])
 
 
-def _gram_of_blocks(u: Unfolding, dtype: torch.dtype) -> Tensor:
+def sample_rows(u: Unfolding) -> int:
+    """Give the number of rows of a block of a sample.
+
+    Args:
+        u: The unfolding.
+
+    Returns:
+        The number; the last block may have fewer.
+
+    Example:
+        >>> sample_rows(Unfolding(torch.ones(9, 4), 1, torch.float32)) >= 8
+        True
+    """
+    return u.block_rows(least=2 * u.shape[1])
+
+
+def draw_sample(count: int, every: int, generator: torch.Generator) -> list[int]:
+    """Choose one of so many things in a row, again and again.
+
+    Args:
+        count: How many things there are.
+        every: How many to take one of, at random.
+        generator: The source of random numbers, on the CPU.
+
+    Returns:
+        The places of those taken.
+
+    Example:
+        >>> draw_sample(3, 1, torch.Generator())
+        [0, 1, 2]
+    """
+    offsets = torch.randint(every, (count // every + 1,), generator=generator).tolist()
+    return [place for place in range(count) if place % every == offsets[place // every]]
+
+
+def _bounds(u: Unfolding, sample: Sequence[int]) -> list[tuple[int, int]]:
+    """Give the first row and the number of rows of some blocks."""
+    rows = sample_rows(u)
+    return [(rows * place, min(rows, u.shape[0] - rows * place)) for place in sample]
+
+
+def _gram_of_blocks(u: Unfolding, dtype: torch.dtype, chosen: Callable[[int], bool] | None = None) -> Tensor:
     n = u.shape[1] * (2 if dtype.is_complex else 1)
     total = torch.zeros(n, n, dtype=torch.float64, device=u.device)
     part = torch.empty(n, n, dtype=dtype.to_real(), device=u.device)
     matmul = matmul_for(u.device, dtype.to_real(), symmetric=n)
     with _threads_for(u):
-        for block in u.real_blocks(u.block_rows(least=2 * u.shape[1]), dtype):
+        for block in u.real_blocks(sample_rows(u), dtype, chosen):
             matmul(block.mT, block, part)
             total += part
     return (total + total.mT) / 2  # which not every library's product is by itself
@@ -228,9 +276,7 @@ def sketch(u: Unfolding, size: int, dtype: torch.dtype, generator: torch.Generat
     rows = u.block_rows(least=4 * size)
     omega = torch.randn(size, min(rows, u.shape[0]), generator=generator, dtype=torch.float64)
     omega = omega.mul_(every**0.5).to(device=u.device, dtype=real)
-    blocks = range(-(-u.shape[0] // rows))
-    offsets = torch.randint(every, (len(blocks) // every + 1,), generator=generator).tolist()
-    chosen = [place for place in blocks if place % every == offsets[place // every]]
+    chosen = draw_sample(-(-u.shape[0] // rows), every, generator)
     signs = torch.randint(2, (len(chosen), size), generator=generator).mul_(2).sub_(1).to(torch.float64)
     matrix = u.real_matrix()
     if chosen and compiled_passes.takes_sketch(matrix):
