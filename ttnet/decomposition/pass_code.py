@@ -205,9 +205,10 @@ def _copy_turned(f: Function, kind: Kind, start: Int, count: Int, squares: _Squa
     def square(row: Int, column: Int, is_edge: bool) -> None:
         lines = []
         for k in range(lanes):
-            # Of columns behind the last one nothing is read.
-            mask = f.first(f.min(count - row, (n - column - k) * lanes), lanes) if is_edge else None
-            lines.append(f.load(f.at("x", (column + k) * step + start + row), lanes, mask))
+            mask, place = None, column + k
+            if is_edge:  # of columns behind the last one nothing is read, from a place that is memory: else that is slow
+                mask, place = f.first(f.min(count - row, (n - place) * lanes), lanes), f.min(place, n - 1)
+            lines.append(f.load(f.at("x", place * step + start + row), lanes, mask))
             if squares:
                 squares.take(lines[-1])
         if squares:
@@ -237,7 +238,7 @@ def _unpack(f: Function, result: Kind, start: Int, count: Int, squares: _Squares
                 squares.flush()
             for k, line in enumerate(f.transpose(lines)):
                 mask = f.first(f.min(count - row, (r - column - k) * lanes), lanes)
-                place = f.at("out", (column + k) * step + start + row)
+                place = f.at("out", f.min(column + k, r - 1) * step + start + row)
                 f.store(f.convert(line, result.stored), place, mask)
         return
     with f.loop(0, count) as row, f.loop(0, r, lanes) as column:
