@@ -118,11 +118,22 @@ def project_pass(kind: Kind, result: Kind, measured: str | None, looks_ahead: bo
     squares = _Squares(f, lanes) if measured in ("norms", "entries") else None
     second = _Squares(f, lanes) if measured else None
     for start, count in _blocks(f):
-        _pack(f, kind, start, count, squares)
+        entries, stride, is_copied = f.at("block", 0), columns, f.integer(1)
+        if kind.stored == kind.computed and not kind.is_turned:
+            # Rows that lie together are multiplied where they are, if they make whole tiles and, to subtract, vectors.
+            rest = count % kind.unit + (n % lanes if measured == "entries" else 0)
+            is_copied = f.min(rest, f.integer(1))
+            entries = f.select(is_copied, entries, f.at("x", start * step))
+            stride = f.integer(f.select(is_copied, columns.code, step.code))
+        with f.when("==", is_copied, 1):
+            _pack(f, kind, start, count, squares)
         with f.loop(0, _whole_rows(kind, count), kind.tile_rows) as i:
+            if squares:
+                with f.when("==", is_copied, 0):
+                    _take_rows(f, kind, squares, f.at(entries, i * stride))
 
-            def left(row: int, k: Int, i: Int = i) -> Code:
-                return f.at("block", (i + row) * columns + k)
+            def left(row: int, k: Int, i: Int = i, entries: Code = entries, stride: Int = stride) -> Code:
+                return f.at(entries, (i + row) * stride + k)
 
             def next_block(k: Int, i: Int = i, start: Int = start) -> Code:
                 if kind.is_turned:
@@ -133,7 +144,7 @@ def project_pass(kind: Kind, result: Kind, measured: str | None, looks_ahead: bo
                 for row, q, vector in _entries(tile):
                     f.store(vector, f.at("product", (i + row) * rank + column + q * lanes))
             if measured == "entries" and second:
-                _take_difference(f, kind, i, second)
+                _take_difference(f, kind, i, entries, stride, second)
         _unpack(f, result, start, count, None if measured == "entries" else second)
     for place, each in enumerate((squares, second)):
         if each:
@@ -141,7 +152,21 @@ def project_pass(kind: Kind, result: Kind, measured: str | None, looks_ahead: bo
     return f.compile()
 
 
-def _take_difference(f: Function, kind: Kind, i: Int, squares: _Squares) -> None:
+def _take_rows(f: Function, kind: Kind, squares: _Squares, first: Code) -> None:
+    """Measure rows of a tile where they are."""
+    n, step, lanes = f.integer("n"), f.integer("step"), kind.lanes
+    whole = n // lanes * lanes
+    for row in range(kind.tile_rows):
+        with f.loop(0, whole, lanes * _SHORT) as chunk:
+            with f.loop(chunk, f.min(whole, chunk + lanes * _SHORT), lanes) as column:
+                squares.take(f.load(f.at(first, step * row + column), lanes))
+            squares.flush()
+        with f.when("<", whole, n):
+            squares.take(f.load(f.at(first, step * row + whole), lanes, f.first(n - whole, lanes)))
+            squares.flush()
+
+
+def _take_difference(f: Function, kind: Kind, i: Int, block: Code, stride: Int, squares: _Squares) -> None:
     """Measure what the product with V^T leaves of some rows of a block."""
     columns, rank = f.integer("columns"), f.integer("rank")
 
@@ -150,7 +175,7 @@ def _take_difference(f: Function, kind: Kind, i: Int, squares: _Squares) -> None
 
     for column, tile in _tiles(f, kind, left, "back", f.integer("r"), columns, f.integer(0)):
         for row, q, vector in _entries(tile):
-            entries = f.load(f.at("block", (i + row) * columns + column + q * kind.lanes), kind.lanes)
+            entries = f.load(f.at(block, (i + row) * stride + column + q * kind.lanes), kind.lanes)
             squares.take(f.subtract(entries, vector))
         squares.flush()
 

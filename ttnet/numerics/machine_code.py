@@ -150,6 +150,10 @@ class Function:
         """Give the smaller one of two integers."""
         return self.integer(self.build.select(self.build.icmp_signed("<", a.code, b.code), a.code, b.code))
 
+    def select(self, condition: Int, a: Code, b: Code) -> Code:
+        """Give the first one of two values if an integer is not 0, or the second one."""
+        return self.build.select(self.build.icmp_signed("!=", condition.code, self.integer(0).code), a, b)
+
     @contextlib.contextmanager
     def loop(self, start: int | Int, stop: int | Int, step: int | Int = 1) -> Iterator[Int]:
         """Repeat what is written inside for each integer of a range."""
