@@ -169,11 +169,12 @@ def _take_rows(f: Function, kind: Kind, squares: _Squares, first: Code) -> None:
 def _take_difference(f: Function, kind: Kind, i: Int, block: Code, stride: Int, squares: _Squares) -> None:
     """Measure what the product with V^T leaves of some rows of a block."""
     columns, rank = f.integer("columns"), f.integer("rank")
+    last = (f.integer("n") + (kind.lanes - 1)) // kind.lanes  # behind which a block may have more, but x has other rows
 
     def left(row: int, k: Int) -> Code:
         return f.at("product", (i + row) * rank + k)
 
-    for column, tile in _tiles(f, kind, left, "back", f.integer("r"), columns, f.integer(0)):
+    for column, tile in _tiles(f, kind, left, "back", f.integer("r"), columns, f.integer(0), last=last):
         for row, q, vector in _entries(tile):
             entries = f.load(f.at(block, (i + row) * stride + column + q * kind.lanes), kind.lanes)
             squares.take(f.subtract(entries, vector))
@@ -283,6 +284,7 @@ def _tiles(
     columns: Int,
     first: Int,
     ahead: Callable[[Int], Code] | None = None,
+    last: Int | None = None,
 ) -> Iterator[tuple[Int, list[list[Code]]]]:
     """Multiply the rows of a tile with the columns of a matrix: the first column and the sums of each tile.
 
@@ -295,6 +297,7 @@ def _tiles(
         columns: The columns of the other matrix.
         first: The first vector of columns.
         ahead: Tells which place of memory will be read next while a step is done.
+        last: The vector of columns to end before; None for all of them.
     """
     lanes = kind.lanes
 
@@ -312,7 +315,7 @@ def _tiles(
                     f.store(f.multiply_add(number, line[q], f.build.load(total)), total)
         return column, [[f.build.load(total) for total in each] for each in sums]
 
-    last = columns // lanes
+    last = columns // lanes if last is None else last
     groups = (last - first) // _VECTORS
     with f.loop(0, groups) as group:
         yield tile(first + group * _VECTORS, _VECTORS)

@@ -56,7 +56,7 @@ def by_sketch(
         (1, torch.Size([40, 1]))
     """
     generator = _seeded()
-    has_sample = u.shape[0] > 2 * SAMPLE * u.block_rows(least=4 * max_size)
+    has_sample = u.shape[0] > 2 * SAMPLE * u.block_rows(least=4 * size)
     for every in (SAMPLE, 1) if has_sample else (1,):
         goal = _MISSES * allowed**2
         # Some probes' estimate is noisy, more so from a sample: they have to see less than may be missed.
@@ -206,9 +206,8 @@ def _measured(
     k = v.shape[1]
     eps = torch.finfo(dtype).eps
     product = u.new_product(k)
-    resolution = 8 * eps  # of sums of squares
-    resolved = resolution <= goal / (4 * (1.0 if norm is None else norm**2))
-    by = "norms" if torch.finfo(dtype).bits == 64 and resolved else "entries"
+    resolution = (4 + max(4, len(v) / 16)) * eps  # of sums of squares of products, as in a Gram matrix
+    by = "norms" if resolution <= goal / (2 * (1.0 if norm is None else norm**2)) else "entries"
     squares, missed = project(u, v, product, dtype, measure=by)
     if norm is None:
         check_range(squares, u.numel)

@@ -262,7 +262,7 @@ def sketch(u: Unfolding, size: int, dtype: torch.dtype, generator: torch.Generat
         size: The number of rows of Omega.
         dtype: The precision of the products, of the kind of that of `u`.
         generator: The source of random numbers, on the CPU.
-        every: How many blocks to read one of, at random.
+        every: How many blocks to read one of, at random; where there are not twice as many, all are read.
 
     Returns:
         A matrix of shape (size, n) in double precision. A row's expected square norm is `||X||**2`.
@@ -274,12 +274,14 @@ def sketch(u: Unfolding, size: int, dtype: torch.dtype, generator: torch.Generat
     """
     real = dtype.to_real()
     rows = u.block_rows(least=4 * size)
+    blocks = -(-u.shape[0] // rows)
+    every = every if blocks >= 2 * every else 1
     omega = torch.randn(size, min(rows, u.shape[0]), generator=generator, dtype=torch.float64)
     omega = omega.mul_(every**0.5).to(device=u.device, dtype=real)
-    chosen = draw_sample(-(-u.shape[0] // rows), every, generator)
+    chosen = draw_sample(blocks, every, generator)
     signs = torch.randint(2, (len(chosen), size), generator=generator).mul_(2).sub_(1).to(torch.float64)
     matrix = u.real_matrix()
-    if chosen and compiled_passes.takes_sketch(matrix):
+    if compiled_passes.takes_sketch(matrix):
         total = compiled_passes.sketch(matrix, omega, [rows * place for place in chosen], signs, real)
     else:
         total = _sketch_of_blocks(u, omega, rows, chosen, signs, dtype)

@@ -57,10 +57,25 @@ def test_project(data, shape, rank, dtype, width, measured):
     product = wide @ v.double()
     u = max(torch.finfo(dtype).eps, torch.finfo(out.dtype).eps)
     assert float((out - product).norm()) <= 20 * u * norm
-    assert squares == pytest.approx(norm**2 if measured in ("norms", "entries") else 0.0, rel=1e-14)
+    exact = math.fsum(wide.square().flatten().tolist()) if measured in ("norms", "entries") else 0.0
+    assert squares == pytest.approx(exact, rel=1e-14)
     outside = wide - product @ v.double().mT
     value = {None: 0.0, "product": float(product.norm())}.get(measured, float(outside.norm()))
     assert found == pytest.approx(value**2, abs=20 * torch.finfo(dtype).eps * norm**2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("is_turned", [False, True])
+@pytest.mark.parametrize("rows", [24, 29])
+def test_rows_of_a_page_are_padded_only_where_they_are_copied(dtype, is_turned, rows):
+    n = 4096 // dtype.itemsize
+    x = draw_tensor((n, rows), dtype, 0).mT if is_turned else draw_tensor((rows, n), dtype, 0)
+    v = torch.linalg.qr(draw_tensor((n, 5), torch.float64, 1))[0].to(dtype)
+    wide = x.double()
+    outside = float((wide - wide @ v.double() @ v.double().mT).square().sum())
+    for measured in ("norms", "entries"):
+        _, found = compiled_passes.project(x, v, x.new_empty(rows, 5), dtype, measured)
+        assert found == pytest.approx(outside, rel=1e-4)
 
 
 @given(st.data(), sizes, st.integers(1, 20), st.integers(1, 30), reals, widths)
