@@ -81,13 +81,16 @@ def product_pass(kind: Kind, is_gram: bool) -> Callable[..., None]:
                     f.at("block", k * columns + i + row) if is_gram else f.at("other", (start + k) * height + i + row)
                 )
 
-            def next_block(k: Int, i: Int = i, start: Int = start, count: Int = count) -> Code:
+            def next_block(k: Int, vector: Int, i: Int = i, start: Int = start, count: Int = count) -> Code:
                 if kind.is_turned:
                     return f.at("x", (i + k % 8) * step + start + block_rows + k // 8 * 8)
-                return f.at("x", (start + block_rows) * step + (i // 8 * count + k) * 8)
+                line = i // kind.tile_rows * (1 if is_gram else columns // (kind.lanes * _VECTORS))
+                line = line if is_gram else line + vector // _VECTORS
+                return f.at("x", (start + block_rows) * step + (line * count + k) * 8)
 
             first = i // kind.lanes if is_gram else f.integer(0)  # from the diagonal on
-            for column, tile in _tiles(f, kind, left, "block", count, columns, first, next_block if is_gram else None):
+            ahead = next_block if is_gram or not kind.is_turned else None
+            for column, tile in _tiles(f, kind, left, "block", count, columns, first, ahead):
                 for row, q, vector in _entries(tile):
                     place = f.at("sums", (i + row) * columns + column + q * kind.lanes)
                     f.store(f.add(f.load(place, kind.lanes), f.convert(vector, "float64")), place)
@@ -135,7 +138,7 @@ def project_pass(kind: Kind, result: Kind, measured: str | None, looks_ahead: bo
             def left(row: int, k: Int, i: Int = i, entries: Code = entries, stride: Int = stride) -> Code:
                 return f.at(entries, (i + row) * stride + k)
 
-            def next_block(k: Int, i: Int = i, start: Int = start) -> Code:
+            def next_block(k: Int, _: Int, i: Int = i, start: Int = start) -> Code:
                 if kind.is_turned:
                     return f.at("x", k * step + start + block_rows + i)
                 return f.at("x", (start + block_rows + i) * step + k * 8)
@@ -283,7 +286,7 @@ def _tiles(
     depth: Int,
     columns: Int,
     first: Int,
-    ahead: Callable[[Int], Code] | None = None,
+    ahead: Callable[[Int, Int], Code] | None = None,
     last: Int | None = None,
 ) -> Iterator[tuple[Int, list[list[Code]]]]:
     """Multiply the rows of a tile with the columns of a matrix: the first column and the sums of each tile.
@@ -296,7 +299,7 @@ def _tiles(
         depth: The number of steps.
         columns: The columns of the other matrix.
         first: The first vector of columns.
-        ahead: Tells which place of memory will be read next while a step is done.
+        ahead: Tells which place of memory will be read next while a step is done, of a vector of columns.
         last: The vector of columns to end before; None for all of them.
     """
     lanes = kind.lanes
@@ -307,7 +310,7 @@ def _tiles(
         sums = [[f.variable(f.zeros(kind.computed, lanes)) for _ in range(vectors)] for _ in height]
         with f.loop(0, depth) as k:
             if ahead:
-                f.prefetch(ahead(k))
+                f.prefetch(ahead(k, vector))
             line = [f.load(f.at(right, k * columns + column + q * lanes), lanes) for q in range(vectors)]
             for row in height:
                 number = f.splat(f.load(left(row, k)), lanes)
