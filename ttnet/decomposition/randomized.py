@@ -91,8 +91,8 @@ def by_sample(
 
     Returns:
         The spectrum with its product, or None if more columns are needed or the sample was a bad one. Where the sample
-        leaves no doubt of the rank, singular vectors and values are the sample's; only their number and what lies
-        outside of them matter then.
+        leaves no doubt of the rank, singular vectors and values are the sample's, and only a cut that keeps all of them
+        is known.
 
     Raises:
         OutOfRange: If the norm was not known and the entries have to be scaled first.
@@ -123,7 +123,7 @@ def by_sample(
         return None
     if float(tails[size - 1]) < (2 - _FORETOLD) * allowed**2:  # fewer might do
         return _within(u, v, seen)
-    return Spectrum(energies, v, min(u.shape), 0.0, seen.norm**2, seen.missed, (v, seen.product))
+    return Spectrum(energies, v, min(u.shape), 0.0, seen.norm**2, seen.missed, size, (v, seen.product))
 
 
 def _seeded() -> torch.Generator:
@@ -231,5 +231,5 @@ def _within(
     y = Unfolding(seen.product, 1, u.dtype)
     by_squares = gram_bound(v.shape[1], seen.norm, torch.float64) <= seen.goal
     inner = by_gram(y, seen.norm, double(u.dtype)) if by_squares else by_qr(y)
-    product = (v, seen.product)
-    return Spectrum(inner.energies, v @ inner.v, min(u.shape), inner.bound, seen.norm**2, seen.missed, product)
+    energies, vectors, product = inner.energies, v @ inner.v, (v, seen.product)
+    return Spectrum(energies, vectors, min(u.shape), inner.bound, seen.norm**2, seen.missed, seen=product)

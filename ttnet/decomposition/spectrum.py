@@ -59,6 +59,7 @@ class Spectrum:
             missed, because of rounding.
         squares: The squared Frobenius norm of X.
         missed: The squared Frobenius norm of the part of X outside of `v`, which every cut loses.
+        least: The smallest rank whose loss is known.
         seen: A matrix whose columns span those of `v`, and its product with X, if they are at hand.
 
     Example:
@@ -72,6 +73,7 @@ class Spectrum:
     bound: float
     squares: float
     missed: float = 0.0
+    least: int = 1
     seen: tuple[Tensor, Tensor] | None = None
 
     def cut(self, allowed: float, max_rank: int | None) -> tuple[int, float] | None:
@@ -99,9 +101,11 @@ class Spectrum:
         tails.append(0.0)
         forced = min(self.full_rank, len(tails) - 1, len(tails) if max_rank is None else max_rank)
         if self.bound <= allowed**2 / 2:
-            wanted = max(1, sum(tail + self.missed + self.bound > allowed**2 for tail in tails))
+            wanted = max(self.least, sum(tail + self.missed + self.bound > allowed**2 for tail in tails))
             if wanted <= forced:
                 return wanted, (tails[wanted] + self.missed) ** 0.5
+        if forced < self.least:
+            return None
         unknown = self.bound + self.missed
         if forced < len(tails) - 1 or self.full_rank > forced:
             clear = tails[forced] >= 100 * unknown
