@@ -100,11 +100,11 @@ def test_a_sample_that_leaves_the_rank_open_is_not_taken_at_its_word():
 
 def test_a_direction_that_the_sample_does_not_show_is_not_lost():
     x = noisy(6000, 24, 5, 1e-3)
-    assert by_sample(Unfolding(x, 1, x.dtype), float(x.norm()), 1e-2, 12, x.dtype).least == 5
-    sample = draw_sample(
-        -(-6000 // sample_rows(Unfolding(x, 1, x.dtype))), plan.SAMPLE, torch.Generator().manual_seed(0x7E450)
-    )
-    hidden = next(k for k in range(100) if k not in sample) * sample_rows(Unfolding(x, 1, x.dtype))
+    u = Unfolding(x, 1, x.dtype)
+    assert by_sample(u, float(x.norm()), 1e-2, 12, x.dtype).least == 5
+    count = -(-u.shape[0] // sample_rows(u))
+    taken = draw_sample(count, plan.SAMPLE, torch.Generator().manual_seed(0x7E450))
+    hidden = next(place for place in range(count) if place not in taken) * sample_rows(u)
     x[hidden, 3] += 8e-3  # within what may be lost, but more than a tenth of it
     assert by_sample(Unfolding(x, 1, x.dtype), float(x.norm()), 1e-2, 12, x.dtype) is None
 
@@ -131,7 +131,8 @@ def test_a_tensor_with_noise_is_sampled_first(samples, dtype, side):
     x = noisy(12 * 500, 14, 3, 6e-3, dtype).reshape(12, 500, 14)
     x = x.permute(2, 1, 0).contiguous() if side == "left" else x
     train = ttnet.tt_svd(x, eps=1e-2)
-    assert samples and samples[0] is not None
+    assert samples
+    assert samples[0] is not None
     assert train.ranks == ttnet.tt_svd(x, eps=1e-2, method="svd").ranks
     assert relative_error(dense(train), x) <= 1e-2
 
