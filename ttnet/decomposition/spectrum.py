@@ -89,8 +89,8 @@ class Spectrum:
             max_rank: The largest rank, which goes before `allowed`.
 
         Returns:
-            The rank, at least 1, and the norm of what is dropped and missed, without the bound; or None if another method has to
-            look.
+            The rank, at least 1, and the norm of what is dropped and missed, without the bound; or None if another
+            method has to look.
 
         Example:
             >>> s = Spectrum(torch.tensor([4.0, 1.0, 1e-15]), torch.eye(3), full_rank=3, bound=1e-14, squares=5.0)
