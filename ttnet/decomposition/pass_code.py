@@ -236,7 +236,7 @@ def _copy_turned(f: Function, kind: Kind, start: Int, count: Int, squares: _Squa
         for k in range(lanes):
             mask, place = None, column + k
             if is_edge:
-                # Of columns behind the last one nothing is read, at a place that is memory: a fault, if hidden, is slow.
+                # Of columns behind the last one nothing is read, and at a place that is memory: hidden faults are slow.
                 mask, place = f.first(f.min(count - row, (n - place) * lanes), lanes), f.min(place, n - 1)
             lines.append(f.load(f.at("x", place * step + start + row), lanes, mask))
             if squares:
