@@ -133,7 +133,7 @@ def kernel_bytes(method: str, rows: int, columns: int, rank: int, itemsize: int)
         2.25
     """
     if method == "sampled":
-        return itemsize * rows * (1.125 * columns + rank)
+        return itemsize * rows * (1.125 * columns + 2 * (rank + _SAMPLED_SPARE))
     if method == "randomized":
         return itemsize * rows * (1.125 * columns + 3 * (rank + OVERSAMPLING))
     return itemsize * rows * (2 * columns + rank)

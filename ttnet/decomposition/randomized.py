@@ -206,7 +206,8 @@ def _measured(
     k = v.shape[1]
     eps = torch.finfo(dtype).eps
     product = u.new_product(k)
-    resolution = (4 + max(4, len(v) / 16)) * eps  # of sums of squares of products, as in a Gram matrix
+    # Of sums of squares; in single precision that of products, as in a Gram matrix.
+    resolution = (8 if torch.finfo(dtype).bits == 64 else 8 + len(v) / 16) * eps
     by = "norms" if resolution <= goal / (2 * (1.0 if norm is None else norm**2)) else "entries"
     squares, missed = project(u, v, product, dtype, measure=by)
     if norm is None:
