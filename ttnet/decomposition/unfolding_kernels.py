@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ttnet.decomposition import compiled_passes
-from ttnet.decomposition.unfolding import Unfolding, double
+from ttnet.decomposition.unfolding import BLOCK_NUMEL, Unfolding, double
 from ttnet.numerics.blas import matmul_for, torch_threads
 from ttnet.numerics.linalg import triangular_factor
 
@@ -88,7 +88,8 @@ def gram_matrix(u: Unfolding, dtype: torch.dtype, sample: Sequence[int] | None =
     if compiled_passes.takes_gram(matrix):
         total = compiled_passes.gram(matrix, real, chosen=chosen)
     else:
-        total = _gram_of_blocks(u, dtype, None if sample is None else set(sample).__contains__)
+        rows = u.block_rows(least=2 * u.shape[1]) if sample is None else sample_rows(u)
+        total = _gram_of_blocks(u, dtype, rows, None if sample is None else set(sample).__contains__)
     if chosen:
         total *= u.shape[0] / sum(count for _, count in chosen)
     if not dtype.is_complex:
@@ -110,7 +111,7 @@ def sample_rows(u: Unfolding) -> int:
         >>> sample_rows(Unfolding(torch.ones(9, 4), 1, torch.float32)) >= 8
         True
     """
-    return u.block_rows(least=2 * u.shape[1])
+    return max(2 * u.shape[1], BLOCK_NUMEL["cpu"] // u.shape[1])  # on other devices, too: small enough to have many
 
 
 def draw_sample(count: int, every: int, generator: torch.Generator) -> list[int]:
@@ -138,13 +139,13 @@ def _bounds(u: Unfolding, sample: Sequence[int]) -> list[tuple[int, int]]:
     return [(rows * place, min(rows, u.shape[0] - rows * place)) for place in sample]
 
 
-def _gram_of_blocks(u: Unfolding, dtype: torch.dtype, chosen: Callable[[int], bool] | None = None) -> Tensor:
+def _gram_of_blocks(u: Unfolding, dtype: torch.dtype, rows: int, chosen: Callable[[int], bool] | None) -> Tensor:
     n = u.shape[1] * (2 if dtype.is_complex else 1)
     total = torch.zeros(n, n, dtype=torch.float64, device=u.device)
     part = torch.empty(n, n, dtype=dtype.to_real(), device=u.device)
     matmul = matmul_for(u.device, dtype.to_real(), symmetric=n)
     with _threads_for(u):
-        for block in u.real_blocks(sample_rows(u), dtype, chosen):
+        for block in u.real_blocks(rows, dtype, chosen):
             matmul(block.mT, block, part)
             total += part
     return (total + total.mT) / 2  # which not every library's product is by itself
