@@ -20,6 +20,7 @@ from ttnet.rounding.sums import TrainSum, sweep
 
 _EPS = torch.finfo(torch.float64).eps
 _MARGIN = 0.1  # how much of a square the noise may make up where the square decides
+_NOISIER = (1, 16, 256)  # how many times the noise measured that of a library's products is taken for, one by one
 
 
 class _DrownedError(Exception):
@@ -79,29 +80,40 @@ def _noise_of_gram(size: int) -> float:
     return _EPS * (8 + 4 * math.sqrt(size))
 
 
-def _right_factors(x: TrainSum) -> list[Tensor]:
-    """Give, for each inner bond, an `f` with `f f^H` no smaller than `h h^H`, and larger by its noise at most."""
+def _right_factors(x: TrainSum) -> list[tuple[Tensor, float]]:
+    """Give, for each inner bond, an `f` with `f f^H` no smaller than `h h^H`, and larger by its noise at most, and it."""
     factor = x.tail
     factors = []
     for k in range(x.order - 1, 0, -1):
         factor = x.times_right(k, factor).flatten(1)  # (R, n q)
+        noise = _noise_of_gram(len(factor))
         if factor.shape[0] < factor.shape[1]:
-            gram = _gram(factor)
-            diagonal = gram.diagonal().real
-            # Relative to each row, so that no basis of the bond is too badly scaled; the rest serves rows of zeros.
-            diagonal.mul_(1 + _noise_of_gram(len(gram))).clamp_min_(1e-200 * float(diagonal.max()))
-            factor, failed = torch.linalg.cholesky_ex(gram)
-            if failed:
-                raise _DrownedError
+            factor, noise = _factorised(_gram(factor), noise)
         factor, _ = split_scale(factor)
-        factors.append(factor)
+        factors.append((factor, noise))
     return factors[::-1]
+
+
+def _factorised(
+    gram: Tensor,  # (R, R)
+    noise: float,
+) -> tuple[Tensor, float]:
+    """Give a Cholesky factor of a Gram matrix that is enlarged by its noise, and how much that was."""
+    diagonal = gram.diagonal().real
+    squares = diagonal.clone()
+    for times in _NOISIER:
+        # Relative to each row, so that no basis of the bond is too badly scaled; the rest serves rows of zeros.
+        diagonal.copy_(squares * (1 + times * noise)).clamp_min_(1e-200 * float(squares.max()))
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if not failed:
+            return factor, times * noise
+    raise _DrownedError
 
 
 class _Cuts:
     """The truncation of one bond after the other, and what noise went into it."""
 
-    def __init__(self, factors: list[Tensor], budget: RelativeBudget) -> None:
+    def __init__(self, factors: list[tuple[Tensor, float]], budget: RelativeBudget) -> None:
         self._factors = factors
         self._budget = budget
         self._noise = 0.0  # relative and squared, as what is lost
@@ -112,11 +124,11 @@ class _Cuts:
         k: int,
         c: Tensor,  # (r n, R)
     ) -> tuple[Tensor, Tensor]:  # (r n, s), (s, R)
-        factor, budget = self._factors[k], self._budget
+        (factor, relative), budget = self._factors[k], self._budget
         image = multiply(c, factor)  # (r n, q)
         budget.measure(image)
         columns, rows = torch.linalg.vector_norm(c, dim=0), torch.linalg.vector_norm(factor, dim=1)
-        noise = _noise_of_gram(len(factor)) * float((columns * rows).square().sum()) + 4 * _EPS * budget.norm**2
+        noise = relative * float((columns * rows).square().sum()) + 4 * _EPS * budget.norm**2
         max_tail, max_rank = budget.allowance(min(image.shape))
 
         is_tall = image.shape[0] > image.shape[1]
