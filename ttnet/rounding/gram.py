@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
+from ttnet.numerics.products import multiply
 from ttnet.numerics.scales import Exponent, split_scale
 from ttnet.rounding.budget import RelativeBudget
-from ttnet.rounding.products import multiply
 from ttnet.rounding.sums import TrainSum, sweep
 
 _EPS = torch.finfo(torch.float64).eps
@@ -81,7 +81,7 @@ def _noise_of_gram(size: int) -> float:
 
 
 def _right_factors(x: TrainSum) -> list[tuple[Tensor, float]]:
-    """Give, for each inner bond, an `f` with `f f^H` no smaller than `h h^H`, and larger by its noise at most, and it."""
+    """Give, for each inner bond, an `f` with `f f^H` no smaller than `h h^H`, and by what noise it may be larger."""
     factor = x.tail
     factors = []
     for k in range(x.order - 1, 0, -1):

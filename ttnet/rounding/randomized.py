@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ttnet.numerics.linalg import qr, r_factor
+from ttnet.numerics.products import multiply
 from ttnet.numerics.scales import Exponent, split_scale, times_power_of_two
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.exact import round_exactly
-from ttnet.rounding.products import multiply
 from ttnet.rounding.sums import TrainSum, sweep
 
 _FIRST_COLUMNS = 16

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ttnet.numerics.products import multiply
 from ttnet.numerics.scales import Exponent, split_scale, times_power_of_two
 from ttnet.numerics.train_scales import level, share_out, split_each
-from ttnet.rounding.products import multiply
 
 
 class TrainSum:

@@ -1,9 +1,7 @@
 """Passes compiled for every width of vectors, against dense matrices, and when they are taken."""
 
-import ctypes
 import importlib.metadata
 import math
-import mmap
 import sys
 
 import pytest
@@ -12,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ttnet.decomposition.passes import choose_passes
+from tests.ttnet.guarded_memory import Guarded
 from tests.ttnet.strategies import draw_tensor, seeds
 from ttnet.decomposition import compiled_passes
 from ttnet.numerics import blas, machine_code
@@ -100,27 +99,6 @@ def test_nothing_outside_of_the_product_is_written():
         (expected[1:4, 5:42].mT if turned else expected[5:42, 1:4]).copy_(x @ v)
         compiled_passes.project(x, v, out, torch.float64, None)
         torch.testing.assert_close(memory, expected)
-
-
-class Guarded:
-    """Memory between two pages that nobody may touch, which end where it does or begin where it does."""
-
-    def __init__(self, shape, dtype, at_end):
-        self._libc = ctypes.CDLL(None)
-        self._libc.mmap.restype = ctypes.c_void_p
-        page, size = mmap.PAGESIZE, math.prod(shape) * dtype.itemsize
-        pages = -(-size // page) * page
-        self._all = pages + 2 * page
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._start = self._libc.mmap(None, ctypes.c_size_t(self._all), 3, flags, -1, ctypes.c_long(0))
-        for guard in (self._start, self._start + page + pages):
-            assert self._libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
-        start = self._start + page + (pages - size if at_end else 0)
-        self.tensor = torch.frombuffer((ctypes.c_char * size).from_address(start), dtype=dtype).view(shape)
-
-    def free(self):
-        del self.tensor
-        self._libc.munmap(ctypes.c_void_p(self._start), ctypes.c_size_t(self._all))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are guarded by calls of Linux")

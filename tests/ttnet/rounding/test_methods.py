@@ -10,7 +10,7 @@ from tests.ttnet.rounding.spectra import METHODS, SPECTRA, by_columns, by_gram, 
 from tests.ttnet.strategies import dense, relative_error, seeds
 from ttnet import TensorTrain
 from ttnet.numerics.train_scales import join_scale
-from ttnet.rounding import methods, randomized
+from ttnet.rounding import gram, methods, randomized
 from ttnet.rounding.budget import RelativeBudget
 from ttnet.rounding.exact import round_exactly
 from ttnet.rounding.gram import _right_factors, round_by_gram
@@ -46,6 +46,19 @@ def test_squares_are_given_up_where_they_drown():
     assert log_error(cancelling, y) <= math.log(1e-2)
 
 
+def test_products_noisier_than_those_measured_cost_digits_and_not_an_svd(monkeypatch):
+    x = with_spectrum([1.0] * 3 + [1e-9] * 40)  # whose squares are below all rounding
+    measured = [noise for _, noise in _right_factors(TrainSum([x.cores], None, x.dtype))]
+    monkeypatch.setattr(gram, "_noise_of_gram", lambda size: 1e-17)
+    noises = [noise for _, noise in _right_factors(TrainSum([x.cores], None, x.dtype))]
+    assert max(noises) == 256 * 1e-17 < max(measured)
+    y = x.round(eps=1e-5, method="gram")
+    assert max(y.ranks) == 3
+    assert relative_error(dense(y), dense(x)) <= 1e-5
+    monkeypatch.setattr(gram, "_noise_of_gram", lambda size: 1e-20)
+    assert by_gram(x, eps=1e-5) is None
+
+
 @pytest.mark.parametrize("kind", ["random", "positive", "overcomplete", "badly scaled"])
 def test_enlarged_gram_matrices_bound_the_exact_ones(kind):
     x = ttnet.random((6,) * 4, 12, dtype=torch.float64, seed=0)
@@ -61,7 +74,7 @@ def test_enlarged_gram_matrices_bound_the_exact_ones(kind):
     for k in range(3, 0, -1):
         core = x.cores[k].numpy().astype(np.longdouble)
         exact = np.einsum("anb,bc,dnc->ad", core, exact, core)
-        factor = factors[k - 1].numpy().astype(np.longdouble)
+        factor = factors[k - 1][0].numpy().astype(np.longdouble)
         enlarged = factor @ factor.T
         # The factors' own scale is a power of two.
         enlarged *= np.longdouble(2) ** np.round(np.log2(np.trace(exact) / np.trace(enlarged)))
