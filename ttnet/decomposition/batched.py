@@ -23,6 +23,8 @@ from ttnet.trains.tensor_train import TensorTrain
 _ENTRIES = 2**22  # of the tensors that are worked on at once, which caches hold in part and any memory holds
 _ROUNDING = 8  # machine epsilons, relative to the squared norm, of sums of squares and of a Gram matrix's eigenvalues
 _MARGIN = 20  # how many times that a cut must be for the eigenvalues to tell where it is
+_MISSES = 1 / 20  # how much of a cut, in squares, may be left to directions that are not looked at
+_WORTH_PIVOTS = 8  # columns from which on LAPACK takes longer than to look for the few that matter
 
 
 def tt_svd_batch(
@@ -157,14 +159,53 @@ def _cut(
         u, w = u[:, :, : mask.shape[1]] * mask[:, None], (values[:, : mask.shape[1], None] * wh[:, : mask.shape[1]])
         return u, w * mask[:, :, None], kept, lost
     wide = rows <= cols
-    values, vectors = torch.linalg.eigh(matrix @ matrix.mH if wide else matrix.mH @ matrix)
-    kept, lost = _count(values.flip(1).clamp(min=0), allowed - noise, max_rank)
+    values, vectors, missed = _eigenpairs(matrix @ matrix.mH if wide else matrix.mH @ matrix, _MISSES * allowed)
+    missed = missed + noise
+    kept, lost = _count(values.flip(1).clamp(min=0), allowed - missed, max_rank)
     mask = _mask(kept, values)
     vectors = vectors[:, :, -mask.shape[1] :].flip(2) * mask[:, None]
     if wide:
-        return vectors, vectors.mH @ matrix, kept, lost + noise
+        return vectors, vectors.mH @ matrix, kept, lost + missed
     u, w = torch.linalg.qr(matrix @ vectors)  # columns that are masked are the last ones, whose rows of w are zero
-    return u * mask[:, None], (w * mask[:, :, None]) @ vectors.mH, kept, lost + noise
+    return u * mask[:, None], (w * mask[:, :, None]) @ vectors.mH, kept, lost + missed
+
+
+def _eigenpairs(
+    gram: Tensor,  # (batch, n, n)
+    goal: Tensor,  # (batch,)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give eigenvalues, ascending, and eigenvectors of all of a Gram matrix but a part of a trace up to a goal, and it.
+
+    LAPACK takes one matrix after the other. So a Cholesky factorisation with pivots, a step of all of them together,
+    finds the few directions that matter first (Harbrecht, Peters, Schneider 2012, "On the low-rank approximation by
+    the pivoted Cholesky decomposition").
+    """
+    factor, missed = _pivoted_cholesky(gram, goal) if gram.shape[1] >= _WORTH_PIVOTS else (None, goal)
+    if factor is None:
+        return *torch.linalg.eigh(gram), torch.zeros_like(goal)
+    q, r = torch.linalg.qr(factor)
+    values, vectors = torch.linalg.eigh(r @ r.mH)
+    return values, q @ vectors, missed
+
+
+def _pivoted_cholesky(
+    gram: Tensor,  # (batch, n, n)
+    goal: Tensor,  # (batch,)
+) -> tuple[Tensor | None, Tensor]:
+    """Give factors (batch, n, k), k <= n / 2, whose squares leave no more than a goal of a trace, or None."""
+    places = torch.arange(len(gram), device=gram.device)
+    left = gram.diagonal(dim1=1, dim2=2).real.clone()
+    factor = gram.new_zeros(*gram.shape[:2], gram.shape[1] // 2)
+    for k in range(factor.shape[2]):
+        largest, pivot = left.max(1)
+        column = gram[places, :, pivot] - (factor[:, :, :k] @ factor[places, pivot, :k, None].conj())[:, :, 0]
+        column = column * torch.where(left.sum(1) > goal, largest.clamp(min=1e-300).rsqrt(), 0)[:, None]
+        factor[:, :, k] = column
+        left = (left - column.abs().square()).clamp(min=0)
+        missed = left.sum(1)
+        if bool((missed <= goal).all()):
+            return factor[:, :, : k + 1], missed
+    return None, goal
 
 
 def _count(

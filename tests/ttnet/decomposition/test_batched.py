@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ttnet
+from tests.ttnet.strategies import draw_tensor
 from ttnet import TTShapeError, TTTypeError, TTValueError
+from ttnet.decomposition.batched import _eigenpairs
 
 DTYPES = [torch.float64, torch.float32, torch.complex128, torch.complex64, torch.float16]
 
@@ -142,3 +144,24 @@ def test_what_is_empty_or_of_low_order():
 def test_what_is_refused(x, options, error, words):
     with pytest.raises(error, match=words):
         ttnet.tt_svd_batch(x, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("noise", [0.0, 1e-5])
+def test_few_directions_are_found_before_the_others(dtype, noise):
+    # Of different ranks, one of them zero and one alone of full rank.
+    x = torch.stack([draw_tensor((16, r), dtype, r) @ draw_tensor((r, 60), dtype, r + 1) for r in (1, 3, 6, 0, 4)])
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1) + noise * draw_tensor(x.shape, dtype, 0)
+    goal = torch.full((5,), 1e-5, dtype=torch.float64)
+    values, vectors, missed = _eigenpairs(x @ x.mH, goal)
+    assert values.shape[1] == 6
+    assert bool((values.diff(dim=1) >= 0).all())
+    torch.testing.assert_close(vectors.mH @ vectors, torch.eye(6, dtype=dtype).expand(5, 6, 6), atol=1e-12, rtol=0)
+    outside = torch.linalg.vector_norm(x - vectors @ (vectors.mH @ x), dim=(1, 2)).square()
+    assert bool((outside <= missed + 1e-14).all())
+    assert bool((missed <= goal).all())
+    torch.testing.assert_close(values.sum(1) + missed, torch.linalg.vector_norm(x, dim=(1, 2)).square())
+    full = torch.cat([x, draw_tensor((1, 16, 60), dtype, 9)])
+    values, _, missed = _eigenpairs(full @ full.mH, goal[[0] * 6])
+    assert values.shape == (6, 16)
+    assert not bool(missed.any())
