@@ -20,7 +20,7 @@ from ttnet.decomposition.unfolding_kernels import draw_sample, gram_matrix, proj
 
 PROBES = 4  # rows of a sketch that are kept back to estimate what the others miss
 _MISSES = 0.1  # how much of the allowance, in the square, may lie outside of the sketch and not be foretold
-_FORETOLD = 0.9  # how much of it a sample may say to lie outside
+_UNCLEAR = (0.9, 1.1)  # what a sample says of a loss, as a part of the allowance, is right to this
 _TRIMMED = 1 / 16  # how much of that, as a sketch of all rows sees it, may be left out so as to multiply less
 
 
@@ -90,9 +90,9 @@ def by_sample(
         dtype: The precision of the product, of the kind of that of `u`.
 
     Returns:
-        The spectrum with its product, or None if more columns are needed or the sample was a bad one. Where the sample
-        leaves no doubt of the rank, singular vectors and values are the sample's, and only a cut that keeps all of them
-        is known.
+        The spectrum with its product, or None if more columns are needed, the sample leaves the rank open between more
+        than two, or it was a bad one. Where it leaves no doubt, singular vectors and values are the sample's, and only
+        a cut that keeps all of them is known.
 
     Raises:
         OutOfRange: If the norm was not known and the entries have to be scaled first.
@@ -113,15 +113,15 @@ def by_sample(
         allowed *= squares**0.5
     energies, v = torch.linalg.eigh(gram)
     tails = energies.clamp(min=0).cumsum(0).flip(0)  # of all columns, of all but the first one, ...
-    size = max(1, int((tails > _FORETOLD * allowed**2).sum()))
-    if size > max_size or size >= len(tails):
+    size, least = (max(1, int((tails > part * allowed**2).sum())) for part in _UNCLEAR)
+    if size > max_size or size >= len(tails) or size > least + 1:
         return None
     energies, v = energies.flip(0)[:size], v.flip(1)[:, :size]
     part = squares if norm is None else 1.0
     seen = _measured(u, v, norm, _MISSES * allowed**2 / part, dtype, float(tails[size]) / part)
     if seen is None:
         return None
-    if float(tails[size - 1]) < (2 - _FORETOLD) * allowed**2:  # fewer might do
+    if size > least or seen.missed < seen.foretold - seen.goal:  # fewer might do
         return _within(u, v, seen)
     return Spectrum(energies, v, min(u.shape), 0.0, seen.norm**2, seen.missed, size, (v, seen.product))
 
@@ -186,12 +186,13 @@ def _extended(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the pass over all entries shows: the product, the norm of X, and in squares what is missed and may be."""
+    """What the pass over all entries shows: the product, the norm of X, and in squares what is missed and was to be."""
 
     product: Tensor
     norm: float
     missed: float
     goal: float
+    foretold: float
 
 
 def _measured(
@@ -220,7 +221,7 @@ def _measured(
         missed += (4 * eps * norm) ** 2
     if dtype != u.dtype:
         missed += (torch.finfo(u.dtype).eps / 2 * norm) ** 2  # the product is kept in the coarser one
-    return _Seen(product, norm, missed, goal) if missed <= foretold + goal else None
+    return _Seen(product, norm, missed, goal, foretold) if missed <= foretold + goal else None
 
 
 def _within(
