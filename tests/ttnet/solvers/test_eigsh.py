@@ -72,7 +72,7 @@ def test_local_problems_may_be_solved_in_any_way(monkeypatch, sites, dense_size)
         assert torch.allclose(result.values, torch.linalg.eigvalsh(dense(a))[:2], atol=1e-9)
 
 
-@pytest.mark.parametrize("n", [2, 5, 9, 40])
+@pytest.mark.parametrize("n", [2, 5, 9, 40, 100])
 def test_a_critical_chain_of_free_fermions(n):
     """Pfeuty 1970: the open critical Ising chain has modes of energy `4 sin(k / 2)`, k = (2 j + 1) pi / (2 n + 1)."""
     result = solvers.eigsh(operators.ising(n), k=2)
@@ -374,3 +374,20 @@ def test_what_breaks_a_sweep_off_keeps_what_the_last_one_found(breaks_at: int, m
         v, dense = result.value[0].full().flatten(), matrix.full().reshape(2**8, 2**8)
         residual = float(torch.linalg.vector_norm(dense @ v - result.values[0] * v))
         assert residual / max(1.0, abs(float(result.values[0]))) == pytest.approx(result.residual, rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
+@pytest.mark.parametrize("shift", [0.0, 10.0, 1000.0])
+def test_lanczos_vectors_stay_orthonormal(k, dtype, shift):
+    """From good vectors, far from zero: rounding errors might grow by the shift over the width at each step."""
+    matrix = torch.diag(torch.linspace(0, 10, 400, dtype=torch.float64) - shift).to(dtype)
+    v = torch.eye(k, 400, dtype=dtype) + 1e-4 * torch.randn(k, 400, generator=torch.Generator().manual_seed(0)).to(
+        dtype
+    )
+    values, vectors, left = lowest_pairs(lambda x: x @ matrix.mT, v, bound=0.0, gain=0.0, steps=24)
+    precision = torch.finfo(dtype).eps
+    assert float((vectors @ vectors.mH - torch.eye(k)).abs().max()) < 100 * precision
+    quotients = ((vectors @ matrix.mT) * vectors.conj()).sum(1).real
+    assert float((quotients - values).abs().max()) < 100 * precision * max(10.0, shift)
+    assert left < 1
