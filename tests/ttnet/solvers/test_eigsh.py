@@ -13,7 +13,7 @@ from tests.ttnet.solvers.systems import draw_operator, vector
 from tests.ttnet.strategies import dense, draw_train, dtypes, relative_error, same, seeds
 from ttnet import TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError, operators, solvers
 from ttnet.solvers import SolverStatus, dmrg_sweep
-from ttnet.solvers.interfaces import mirrored, split
+from ttnet.solvers.interfaces import mirrored, split, trim
 from ttnet.solvers.residuals import eigen_residual
 from ttnet.solvers.ritz import lowest_pairs
 from ttnet.trains.orthogonal import right_orthogonalise
@@ -391,3 +391,20 @@ def test_lanczos_vectors_stay_orthonormal(k, dtype, shift):
     quotients = ((vectors @ matrix.mT) * vectors.conj()).sum(1).real
     assert float((quotients - values).abs().max()) < 100 * precision * max(10.0, shift)
     assert left < 1
+
+
+def test_ranks_that_hold_noise_alone_are_trimmed():
+    """Where the smallest singular value is seen to be none, no singular vectors are computed."""
+    generator = torch.Generator().manual_seed(0)
+    x = TensorTrain(
+        [torch.randn(r, 3, s, dtype=torch.float64, generator=generator) for r, s in ((1, 2), (2, 3), (3, 1))]
+    )
+    x = x / x.norm()
+    whole = trim(x.cores)
+    assert [core.shape[2] for core in whole] == [2, 3, 1]
+    padded = trim((x + x * 1e-17).cores)
+    assert [core.shape[2] for core in padded] == [2, 3, 1]
+    for cores in (whole, padded):
+        assert relative_error(TensorTrain(cores).full(), x.full()) < 1e-14
+    zero = trim([core * 0.0 for core in x.cores])
+    assert [core.shape[2] for core in zero] == [1, 1, 1]
