@@ -252,6 +252,20 @@ def test_small_residuals_are_those_of_dense_vectors(monkeypatch, size, exact_ran
         assert math.isclose(found, expected, rel_tol=0.05, abs_tol=1e-13)
 
 
+@pytest.mark.parametrize("rank", [3, 12, 40])
+def test_residuals_of_terms_of_neighbours_leave_nothing_to_chance(monkeypatch, rank):
+    """With a field and a multiple of the identity, and the vectors' bases not orthonormal yet."""
+    a = (operators.ising(9, field=0.7) + ttnet.eye((2,) * 9, dtype=torch.float64) * 2.0).cores
+    v = draw_train((2,) * 9, [rank] * 8, torch.float64, rank)
+    cores = [*v.cores[:-1], v.cores[-1] / float(v.norm())]
+    expected = eigen_residual(a, cores, 0.3)
+    whole = vector(TensorTrain(cores))
+    assert math.isclose(expected, float((dense(TTMatrix(a)) @ whole - 0.3 * whole).norm()), rel_tol=1e-12)
+    monkeypatch.setattr("ttnet.solvers.residuals.EXACT_RANK", 0)
+    monkeypatch.setattr("ttnet.solvers.residuals._combined", None)  # random combinations of rows
+    assert math.isclose(eigen_residual(a, cores, 0.3), expected, rel_tol=1e-12)
+
+
 @pytest.mark.parametrize("tol", [1e-6, 1e-8])
 @pytest.mark.parametrize(("shape", "quantised"), [((1024, 1024), True), ((256, 256, 256), True), ((64, 64, 64), False)])
 def test_narrow_gaps_below_a_wide_spectrum(shape, quantised, tol):
