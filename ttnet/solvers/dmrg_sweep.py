@@ -21,7 +21,7 @@ from ttnet.solvers.ritz import lowest_pairs
 
 DENSE_SIZE = 60  # up to here a local matrix is diagonalised whole,
 HARD_SIZE, EARLY_HARD_SIZE = 600, 200  # and up to there, or there in the first sweeps,
-HARD = 0.15  # where an iteration leaves more than this share of a residual
+GAIN = 0.15  # where an iteration leaves more than this share of a residual
 EXPANSION = 2  # how many directions a basis takes in at each step
 LOCAL_STEPS = 24  # of the iteration for a local problem
 EARLY_STEPS, EARLY_SWEEPS = 6, 2  # the same in the first sweeps, whose bases are poor
@@ -166,11 +166,11 @@ class BlockState:
             missing = torch.randn(wanted - len(start), product.size, dtype=start.dtype, generator=self._generator)
             start = torch.cat([start, missing.to(start.device)])
         # A vector that is random to begin with takes many steps to come down to what is sought.
-        gain, steps = 0.1, EARLY_STEPS if self._sweeps <= EARLY_SWEEPS else LOCAL_STEPS
+        gain, steps = GAIN, EARLY_STEPS if self._sweeps <= EARLY_SWEEPS else LOCAL_STEPS
         if explore:
             gain, steps = 0.0, EXPLORING_STEPS
         values, rows, left = lowest_pairs(product, start, bound=bound, gain=gain, steps=steps)
-        if left > HARD and product.size <= (EARLY_HARD_SIZE if steps == EARLY_STEPS else HARD_SIZE):
+        if left > GAIN and product.size <= (EARLY_HARD_SIZE if steps == EARLY_STEPS else HARD_SIZE):
             values, vectors = torch.linalg.eigh(product.matrix())
             return values[:k], vectors[:, :k].mT
         return values[:k], rows[:k]
