@@ -242,6 +242,34 @@ class Side:
         i, _, n, _, _ = blocks.shape
         return blocks.permute(2, 0, 1, 3, 4).reshape(n * i, -1).mT
 
+    def matrices(
+        self,
+        interface: Tensor,  # (i, a, i)
+    ) -> Tensor:  # (c, i n, i n)
+        """Form what there is of the operator up to the core, a matrix for each channel beyond it.
+
+        Args:
+            interface: The interface, of open channels.
+
+        Returns:
+            The matrices.
+
+        Example:
+            >>> Side({}, np.ones((2, 3, 3, 4)), [], torch.ones(())).matrices(torch.ones(5, 2, 5)).shape
+            torch.Size([4, 15, 15])
+        """
+        i, (_, _, n, c) = interface.shape[0], self.on_mode.shape
+        on_mode = as_tensor(self.on_mode, interface)
+        eye = torch.eye(i, dtype=interface.dtype, device=interface.device)
+        found = torch.einsum("ik,mnc->cimkn", eye, on_mode[0])
+        # A core that is taken in is part of the blocks, and the other factor, the identity, tells their channels.
+        blocks = self.blocks(interface)
+        if self.takes_core:
+            found = found + torch.einsum("ixmnk,xc->cimkn", blocks, on_mode[1:, 0, 0])
+        else:
+            found = found + torch.einsum("ixk,xmnc->cimkn", blocks[:, :, 0, 0], on_mode[1:])
+        return found.reshape(c, i * n, i * n)
+
     def through(
         self,
         rows: Tensor,  # (i width, i), or (i width n, i n), as `rows` gives it

@@ -80,6 +80,7 @@ class LocalProduct:
         self._coupling = coupling
         self.shape = (left.shape[0], *coupling.modes, right.shape[0])
         self.size = math.prod(self.shape)
+        self._sides, self._interfaces = (coupling.left, coupling.right), (left, right)
         self.left = coupling.left.rows(left)
         self._right = coupling.right.columns(right)
 
@@ -127,7 +128,14 @@ class LocalProduct:
             >>> LocalProduct(Coupling(side, side, torch.ones(())), interface, interface).matrix().shape
             torch.Size([4, 4])
         """
-        return self(torch.eye(self.size, dtype=self.left.dtype, device=self.left.device)).mT
+        i, m, n, j = self.shape
+        left, right = (
+            side.matrices(interface).view(-1, bond, mode, bond, mode)
+            for side, interface, bond, mode in zip(self._sides, self._interfaces, (i, j), (m, n), strict=True)
+        )
+        both = left.flatten(1).mT @ right.flatten(1)  # (i m i' m', j n j' n')
+        both = both.view(i, m, i, m, j, n, j, n).permute(0, 1, 5, 4, 2, 3, 7, 6)
+        return both.reshape(self.size, self.size)
 
 
 class Mixing:
