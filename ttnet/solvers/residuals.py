@@ -259,7 +259,7 @@ def _through(
     core: Tensor,  # (r, n, s)
 ) -> Tensor:  # (i m, b s)
     """Take rows over one more core."""
-    found = through_operator(left.view(len(left), operator.shape[0], -1), operator, core)
+    found = through_operator(left.view(len(left), operator.shape[0], core.shape[0]), operator, core)
     return found.flatten(2, 3).flatten(0, 1)
 
 
