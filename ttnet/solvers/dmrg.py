@@ -42,7 +42,8 @@ from ttnet.trains.tt_matrix import TTMatrix
 LARGEST_PAIR = 100  # the largest product of two modes that are solved for together, unless told otherwise
 EARLY = 1e3  # times tol**2: the change of values at which a residual is worth looking at,
 EXPECTED = 3.0  # and the next change that may be expected
-LOOSE = 7e-5  # what a bond may lose, times the root of the last change of values: about what vectors still lack
+LOOSE = 5e-4  # what a bond may lose, times the root of the last change of values: about what vectors still lack
+FIRST = 1e-2  # the most that this change counts for, as before it is known
 EXPLORING = 2  # sweeps from a given train that look beyond what A makes of it
 PATIENCE = 6  # how many sweeps may pass before the residual must be lower by a quarter
 
@@ -260,8 +261,9 @@ class _Search:
         changes: list[float] = []
         change = math.inf
         for sweep in range(1, max_sweeps + 1):
-            cut = max(self._cut, LOOSE * math.sqrt(change) if sweep > EXPLORING else 0.0)
-            values = self._block.sweep(cut=cut, explore=self._given and sweep <= EXPLORING)
+            explore = self._given and sweep <= EXPLORING
+            cut = self._cut if explore else max(self._cut, LOOSE * math.sqrt(min(change, FIRST)))
+            values = self._block.sweep(cut=cut, explore=explore)
             self._block.turn()
             # In the middle of the next sweep, which may be broken off, the block has no vectors.
             self._found = values, self._block.vectors(), self._block.is_mirrored
@@ -299,8 +301,11 @@ class _Search:
 
     def _look(self) -> float:
         """Take the vectors apart, and compute their residuals."""
-        values, vectors, _ = self._found
-        found = [eigen_residual(self._a, v, float(value)) for v, value in zip(vectors, values, strict=True)]
+        values, vectors, is_mirrored = self._found
+        # With the norm in the first core, bases on the right are orthonormal, which spares half of the work.
+        a = [core.transpose(0, 3) for core in reversed(self._a)] if is_mirrored else self._a
+        trains = map(mirrored, vectors) if is_mirrored else vectors
+        found = [eigen_residual(a, v, float(value)) for v, value in zip(trains, values, strict=True)]
         scales = values.abs().clamp_min(1.0).cpu()
         residuals = torch.tensor(found, dtype=scales.dtype) / scales
         self._best = values, vectors, residuals

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttnet.solvers.interfaces import OperatorCore, advance_operator, mirrored, split, through_operator
-from ttnet.solvers.local_system import LocalSystem
+from ttnet.solvers.channels import Channels, Side, interface_after
+from ttnet.solvers.interfaces import mirrored, split
+from ttnet.solvers.local_product import Coupling, LocalProduct
 from ttnet.solvers.ritz import lowest_pairs
 
 DENSE_SIZE = 60  # up to here a local matrix is diagonalised whole,
 HARD_SIZE, EARLY_HARD_SIZE = 600, 200  # and up to there, or there in the first sweeps,
-HARD = 0.15  # where an iteration leaves more than this share of a residual
+GAIN = 0.15  # where an iteration leaves more than this share of a residual
 EXPANSION = 2  # how many directions a basis takes in at each step
 LOCAL_STEPS = 24  # of the iteration for a local problem
 EARLY_STEPS, EARLY_SWEEPS = 6, 2  # the same in the first sweeps, whose bases are poor
@@ -57,21 +58,17 @@ class BlockState:
         sites: int,
         generator: torch.Generator,
     ) -> None:
-        self._there = [OperatorCore(core) for core in a]
-        self._back = [core.mirrored() for core in reversed(self._there)]
-        self._pairs: dict[tuple[bool, int], OperatorCore] = {}
+        self._there, self._back = Channels(a), Channels([core.transpose(0, 3) for core in reversed(a)])
+        self._couplings: dict[tuple[Side, Side], Coupling] = {}
         self._x, self._count, self._sites, self._generator = list(x), count, sites, generator
         self._max_ranks = list(max_ranks)
         self._scale = 1.0  # of the eigenvalues, or of A if that is larger
-        self._centre = self._x[0][..., None]  # (r, n, s, vectors), in the place of the core where the sweep begins
+        self._centre = self._x[0][None]  # (vectors, r, n, s), in the place of the core where the sweep begins
         self.is_mirrored = False
         self._sweeps = 0
-        one = a[0].new_ones(1, 1, 1)
-        self._left, self._right = [one] * len(a), [one] * len(a)
-        backwards = mirrored(self._x)
-        for k in range(len(a) - 1):
-            core = backwards[k]
-            self._right[-2 - k] = advance_operator(self._right[-1 - k], core, self._back[k], core)
+        self._left, self._right = [self._there.first()] * len(a), [self._back.first()] * len(a)
+        for k, core in enumerate(mirrored(self._x)[:-1]):
+            self._right[-2 - k] = self._back.advance(k, self._right[-1 - k], core)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -93,7 +90,7 @@ class BlockState:
         self.is_mirrored = not self.is_mirrored
         self._there, self._back = self._back, self._there
         self._x = mirrored(self._x)
-        self._centre = self._centre.transpose(0, 2)
+        self._centre = self._centre.transpose(1, 3)
         self._max_ranks.reverse()
         self._left, self._right = self._right[::-1], self._left[::-1]
 
@@ -112,7 +109,7 @@ class BlockState:
             >>> state.vectors()[0][0].abs().flatten()
             tensor([0., 1.], dtype=torch.float64)
         """
-        found = [[self._centre[..., j], *self._x[1:]] for j in range(self._centre.shape[3])]
+        found = [[core, *self._x[1:]] for core in self._centre]
         return [mirrored(cores) if self.is_mirrored else cores for cores in found]
 
     def sweep(self, *, cut: float, explore: bool = False) -> Tensor:
@@ -135,60 +132,59 @@ class BlockState:
         order, values = len(self._x), torch.empty(0)
         self._sweeps += 1
         for k in range(order - self._sites + 1):
-            core, v = self._local(k)
-            last = k + self._sites - 1
-            system = LocalSystem(self._left[k], core, self._right[last], hermitian=True)
-            values, vectors = self._solve(system, v, cut * self._scale / (2 * math.sqrt(order)), explore)
+            product, start = self._local(k)
+            values, rows = self._solve(product, start, cut * self._scale / (2 * math.sqrt(order)), explore)
             self._scale = max(1.0, float(values.abs().max()))
-            if last > k or k < order - 1:
-                self._split(k, vectors, cut, explore)
+            if self._sites == 2 or k < order - 1:
+                self._split(k, product, rows, cut, explore)
             else:
-                self._centre = vectors
+                self._centre = rows.view(-1, *self._centre.shape[1:])
         return values
 
-    def _local(self, k: int) -> tuple[OperatorCore, Tensor]:
-        """Give the operator's core of a step, and the vectors there, (r, n, s, vectors)."""
-        if self._sites == 1:
-            return self._there[k], self._centre
-        r, n, _, count = self._centre.shape
-        following = self._x[k + 1]
-        both = torch.tensordot(self._centre, following, ([2], [0])).movedim(2, -1)  # (r, n, n', s, vectors)
-        key = self.is_mirrored, k
-        if key not in self._pairs:
-            pair = torch.tensordot(self._there[k].core, self._there[k + 1].core, 1)  # (a, m, n, m', n', b)
-            self._pairs[key] = OperatorCore(pair.transpose(2, 3).flatten(3, 4).flatten(1, 2))
-        return self._pairs[key], both.reshape(r, n * following.shape[1], -1, count)
+    def _local(self, k: int) -> tuple[LocalProduct, Tensor]:
+        """Give the local matrix of a step, and the vectors there, as rows."""
+        last = k + self._sites - 1
+        right = self._back.side(len(self._x) - 1 - last, with_core=self._sites == 2)
+        key = self._there.side(k, with_core=True), right
+        if key not in self._couplings:
+            self._couplings[key] = Coupling(*key, self._centre)
+        start = self._centre
+        if self._sites == 2:
+            following = self._x[last]
+            start = start.reshape(-1, len(following)) @ following.reshape(len(following), -1)
+        product = LocalProduct(self._couplings[key], self._left[k], self._right[last])
+        return product, start.reshape(-1, product.size)
 
-    def _solve(self, system: LocalSystem, v: Tensor, bound: float, explore: bool) -> tuple[Tensor, Tensor]:
-        """Give the lowest eigenvalues of a local problem, and their vectors (r, n, s, k)."""
-        k = min(self._count, system.size)
-        if system.size <= max(EXPLORED_SIZE if explore else DENSE_SIZE, 4 * k):
-            values, vectors = torch.linalg.eigh(system.matrix())
-            return values[:k], vectors[:, :k].reshape(*system.shape, k)
-        start = v.reshape(system.size, -1).mT
+    def _solve(self, product: LocalProduct, start: Tensor, bound: float, explore: bool) -> tuple[Tensor, Tensor]:
+        """Give the lowest eigenvalues of a local problem, and their vectors, as rows."""
+        k = min(self._count, product.size)
+        if product.size <= max(EXPLORED_SIZE if explore else DENSE_SIZE, 4 * k):
+            values, vectors = torch.linalg.eigh(product.matrix())
+            return values[:k], vectors[:, :k].mT
         wanted = k + explore
         if len(start) < wanted:
-            missing = torch.randn(wanted - len(start), system.size, dtype=v.dtype, generator=self._generator)
-            start = torch.cat([start, missing.to(v.device)])
+            missing = torch.randn(wanted - len(start), product.size, dtype=start.dtype, generator=self._generator)
+            start = torch.cat([start, missing.to(start.device)])
         # A vector that is random to begin with takes many steps to come down to what is sought.
-        gain, steps = 0.1, EARLY_STEPS if self._sweeps <= EARLY_SWEEPS else LOCAL_STEPS
+        gain, steps = GAIN, EARLY_STEPS if self._sweeps <= EARLY_SWEEPS else LOCAL_STEPS
         if explore:
             gain, steps = 0.0, EXPLORING_STEPS
-        values, rows, left = lowest_pairs(system.apply_to_rows, start, bound=bound, gain=gain, steps=steps)
-        if left > HARD and system.size <= (EARLY_HARD_SIZE if steps == EARLY_STEPS else HARD_SIZE):
-            values, vectors = torch.linalg.eigh(system.matrix())
-            return values[:k], vectors[:, :k].reshape(*system.shape, k)
-        return values[:k], rows[:k].mT.reshape(*system.shape, k)
+        values, rows, left = lowest_pairs(product, start, bound=bound, gain=gain, steps=steps)
+        if left > GAIN and product.size <= (EARLY_HARD_SIZE if steps == EARLY_STEPS else HARD_SIZE):
+            values, vectors = torch.linalg.eigh(product.matrix())
+            return values[:k], vectors[:, :k].mT
+        return values[:k], rows[:k]
 
-    def _split(self, k: int, vectors: Tensor, cut: float, explore: bool) -> None:
+    def _split(self, k: int, product: LocalProduct, rows: Tensor, cut: float, explore: bool) -> None:
         """Cut ranks down, expand the basis by a few directions of `A v` or any at all, and go one core on."""
-        left, n = self._centre.shape[:2]
-        s, count = vectors.shape[2:]
-        matrix = vectors.reshape(left * n, -1)  # (r n, n' s vectors)
+        left, n = self._centre.shape[1:3]
+        count, s = len(rows), product.shape[-1]
+        matrix = rows.view(count, left * n, -1).transpose(0, 1).reshape(left * n, -1)  # (r n, vectors n' s)
         most = self._max_ranks[k] or len(matrix)
         u, w = split(matrix, cut * count**0.5, most)
         core = u.view(left, n, -1)
-        seen = through_operator(self._left[k], self._there[k], core)  # (r, n, b, s)
+        side = self._there.side(k, with_core=True)
+        seen = side.through(product.left, core)
         extra = min(EXPANSION, most - u.shape[1], len(u) - u.shape[1])
         if extra > 0:
             if explore:
@@ -199,16 +195,14 @@ class BlockState:
                 new = directions @ mix.to(u.device)
             added = beside(u, new).view(left, n, -1)
             core = torch.cat([core, added], 2)
-            seen = torch.cat([seen, through_operator(self._left[k], self._there[k], added)], 3)
+            seen = torch.cat([seen, side.through(product.left, added)], 3)
             w = torch.cat([w, w.new_zeros(extra, w.shape[1])])
         self._x[k] = core
-        self._left[k + 1] = (core.reshape(left * n, -1).mH @ seen.reshape(left * n, -1)).view(
-            core.shape[2], -1, core.shape[2]
-        )
-        w = w.reshape(core.shape[2], -1, s, count)  # (r', n' or 1, s, vectors)
+        self._left[k + 1] = interface_after(core, seen)
+        w = w.view(len(w), count, -1).transpose(0, 1)  # (vectors, r', n' s or s)
         if self._sites == 1:
-            w = torch.einsum("abv,bnc->ancv", w[:, 0], self._x[k + 1])
-        self._centre = w
+            w = w @ self._x[k + 1].flatten(1)
+        self._centre = w.reshape(count, core.shape[2], -1, s if self._sites == 2 else self._x[k + 1].shape[2])
 
 
 def beside(

@@ -20,7 +20,6 @@ from ttnet.numerics.train_scales import split_scales
 from ttnet.trains.chain import CoreChain
 from ttnet.trains.orthogonal import right_orthogonalise
 
-FEW = 40  # rows or columns, up to which singular vectors take no longer than eigenvectors
 CLEAR = 100  # machine epsilons that the square of a loss has to be above to be seen in squares of matrices
 NOISE = 10  # machine epsilons, relative to the norm, that a bond may lose where noise is taken out
 
@@ -296,7 +295,7 @@ def split(
     """
     rows, columns = matrix.shape
     size = float(torch.linalg.vector_norm(matrix))
-    if min(rows, columns) <= FEW or tail**2 < CLEAR * torch.finfo(matrix.dtype).eps * size**2:
+    if tail**2 < CLEAR * torch.finfo(matrix.dtype).eps * size**2:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
         rank = _kept(s.square().flip(0), tail, most)
         return u[:, :rank].contiguous(), s[:rank, None] * vh[:rank]
@@ -345,7 +344,22 @@ def trim(
     tail = NOISE * torch.finfo(centre.dtype).eps * float(torch.linalg.vector_norm(centre))
     found = []
     for core in others:
-        u, w = split(centre.flatten(0, 1), tail)
+        matrix = centre.flatten(0, 1)
+        u, w = torch.linalg.qr(matrix)
+        if not _exceeds(w, tail):
+            u, w = split(matrix, tail)
         found.append(u.view(*centre.shape[:2], -1))
         centre = torch.tensordot(w, core, 1)
     return [*found, centre]
+
+
+def _exceeds(
+    factor: Tensor,  # (m, n), upper triangular
+    bound: float,
+) -> bool:
+    """Say whether the smallest singular value is sure to be above a bound, as that of a small inverse is."""
+    if len(factor) < factor.shape[1]:
+        return False
+    eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+    inverse = torch.linalg.solve_triangular(factor, eye, upper=True)
+    return bound * float(torch.linalg.vector_norm(inverse)) < 1

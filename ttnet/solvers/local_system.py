@@ -70,30 +70,6 @@ class LocalSystem:
         """
         return middle_of_product(self.left, self.core, self.right, v)
 
-    def apply_to_rows(
-        self,
-        rows: Tensor,  # (k, i n j)
-    ) -> Tensor:
-        """Multiply several cores by the matrix, each a row.
-
-        Args:
-            rows: The cores, flat.
-
-        Returns:
-            The products, of the same shape.
-
-        Example:
-            >>> eye = OperatorCore(torch.eye(3)[None, :, :, None])
-            >>> system = LocalSystem(torch.eye(2)[:, None], eye, torch.eye(2)[:, None], hermitian=True)
-            >>> system.apply_to_rows(torch.ones(4, 12)).shape
-            torch.Size([4, 12])
-        """
-        i, n, j = self.shape
-        a, _, _, b = self.core.shape
-        t = self.left.reshape(i * a, i) @ rows.reshape(-1, i, n * j)  # (k, i a, n j)
-        t = self.core.matrix @ t.reshape(-1, a * n, j)  # (k i, n b, j)
-        return (t.reshape(-1, b * j) @ self.right.reshape(j, b * j).mT).reshape(len(rows), -1)
-
     def matrix(self) -> Tensor:
         """Form the matrix.
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ttnet.numerics.linalg import triangular_factor
 from ttnet.numerics.scales import times_power_of_two
-from ttnet.solvers.interfaces import OperatorCore, advance_operator, through_operator
-from ttnet.trains.orthogonal import right_orthogonalise
+from ttnet.solvers.channels import Channels, interface_after
+from ttnet.solvers.interfaces import OperatorCore, through_operator
 from ttnet.trains.tensor_train import TensorTrain
 
 SYMMETRY = 1e3  # machine epsilons that `A - A.H` may have, relative to A
+ORTHONORMAL = 100  # machine epsilons, by which the Gram matrix of rows may miss the identity
 ORTHOGONAL = 1e-8  # how much of A.H @ r may be left, relative to A and r, where A counts as singular
 EXACT_RANK = 100  # of `A v`, up to where a residual is orthogonalised
 SKETCH = 64  # random combinations of what that takes too long for
@@ -194,38 +195,62 @@ def eigen_residual(
     """
     if max(core.shape[0] * operator.shape[0] for operator, core in zip(a, v, strict=True)) <= EXACT_RANK:
         return _norm(residual_cores(a, [v[0] * value, *v[1:]], v, 0))
-    operators = [OperatorCore(core) for core in a]
-    v, exponent = right_orthogonalise(list(v))
-    left, centre = v[0].new_ones(1, 1, 1), times_power_of_two(v[0], exponent)
+    there = Channels(a)
+    # Where all of A on the left is a multiple of the identity, nothing leaves the bases there.
+    begun = [core[there.open[k]][..., there.open[k + 1]] for k, core in enumerate(a)]
+    back = Channels([core.transpose(0, 3) for core in reversed(begun)])
+    is_far = any(back.side(k, with_core=True).goes_on for k in range(len(a)))
+    v = _right_orthogonal(v)
+    left, centre = there.first(), v[0]
     sites: list[tuple[Tensor, Tensor, Tensor]] = []  # the interface, the core with the norm in it, its left basis
-    for k, operator in enumerate(operators):
+    for k in range(len(a)):
         basis, rest = torch.linalg.qr(centre.flatten(0, 1))
         sites.append((left, centre, basis))
-        core = basis.view(*centre.shape[:2], -1)
-        left = advance_operator(left, core, operator, core)
+        left = there.advance(k, left, basis.view(*centre.shape[:2], -1))
         centre = torch.tensordot(rest, v[k + 1], 1) if k + 1 < len(v) else rest
-    along = (left.sum() - value) * centre.sum()  # what stays in the bases is a multiple of v
-    square = float(along.abs()) ** 2
+    # What stays in the bases is a multiple of v.
+    square = abs(complex((left.sum() + there.known[-1].get(0, 0.0) - value) * centre.sum())) ** 2
     generator = torch.Generator().manual_seed(0)
-    right = v[0].new_ones(1, 1, 1)  # (j, b, s), the interface from the right
-    one_site = v[0].new_zeros(1, 1)  # (j m, b s), what leaves the bases on the right at the next site
-    farther = v[0].new_zeros(SKETCH, 1)  # (SKETCH, b s), combinations of what leaves them farther away
+    right = back.first()
+    near = v[0].new_ones(1, begun[-1].shape[3])  # (j m, b s), what is on the right, as the bases after one site see it
+    leaving = near[:0]  # what of it leaves the bases at that site
+    farther: list[Tensor] = []  # (SKETCH, b s), combinations of what leaves them after it
     for k in reversed(range(len(v))):
-        interface, core, basis = sites[k]
-        moved = through_operator(interface, operators[k], core)  # (i, m, b, s)
-        rows = moved.flatten(2, 3).flatten(0, 1)
+        (interface, core, basis), side = sites[k], there.side(k, with_core=True)
+        rows = side.through(side.rows(interface), core).flatten(2, 3).flatten(0, 1)  # (i m, b s)
         rows = rows - basis @ (basis.mH @ rows)
-        for beside in (right.flatten(1, 2), one_site, farther):
+        for beside in (near, *farther):
             square += float(torch.linalg.vector_norm(rows @ beside.mT)) ** 2
-        if k:
-            operator, ket = operators[k].mirrored(), v[k].transpose(0, 2)  # (s, n, r)
-            farther = _combined(_through(_combined(one_site, generator) + farther, operator, ket), generator)
-            one_site = _through(right.flatten(1, 2), operator, ket)
-            bra = ket.flatten(0, 1)
-            kept = bra.mH @ one_site  # (r, a r)
-            one_site = one_site - bra @ kept
-            right = kept.view(len(kept), -1, len(kept))
+        if not k:
+            break
+        core, number = v[k].transpose(0, 2), len(v) - 1 - k  # (s, n, r)
+        if is_far:
+            combined = sum(farther, _combined(leaving, generator))
+            farther = [_combined(_through(combined, OperatorCore(begun[k]).mirrored(), core), generator)]
+        side = back.side(number, with_core=True)
+        seen = side.through(side.rows(right), core, every=True)
+        near = seen.flatten(2, 3).flatten(0, 1)
+        right = interface_after(core, seen[:, :, back.open[number + 1]])
+        if is_far:
+            bra = core.flatten(0, 1)
+            leaving = near - bra @ (bra.mH @ near)
     return math.sqrt(square)
+
+
+def _right_orthogonal(
+    cores: Sequence[Tensor],  # each (r, n, s), of a train of norm one
+) -> list[Tensor]:
+    """Make all cores but the first right-orthogonal, where they are not yet: those that a sweep leaves are."""
+    found = list(cores)
+    for k in range(len(found) - 1, 0, -1):
+        rows = found[k].flatten(1)
+        gram = rows @ rows.mH
+        gram.diagonal().sub_(1.0)
+        if float(torch.linalg.vector_norm(gram)) > ORTHONORMAL * torch.finfo(rows.dtype).eps:
+            q, factor = torch.linalg.qr(rows.mH)
+            found[k] = q.mH.reshape(-1, *found[k].shape[1:])
+            found[k - 1] = torch.tensordot(found[k - 1], factor.mH, 1)
+    return found
 
 
 def _through(
@@ -234,7 +259,7 @@ def _through(
     core: Tensor,  # (r, n, s)
 ) -> Tensor:  # (i m, b s)
     """Take rows over one more core."""
-    found = through_operator(left.view(len(left), operator.shape[0], -1), operator, core)
+    found = through_operator(left.view(len(left), operator.shape[0], core.shape[0]), operator, core)
     return found.flatten(2, 3).flatten(0, 1)
 
 

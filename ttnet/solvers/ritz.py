@@ -55,8 +55,12 @@ def lowest_pairs(
             known = basis[:end]
             image = product(known[-k:])
             steps -= 1
+            # With what is largest taken off first, basis vectors that are not quite orthogonal do not get ever less so.
+            own = image @ known[-k:].mH
+            image = torch.addmm(image, own, known[-k:], alpha=-1)
             weights = image @ known.mH
             image = torch.addmm(image, weights, known, alpha=-1)
+            weights[:, -k:] += own
             new, factor = _orthonormal(image)
             least = float(factor.diagonal().abs().min())
             if least < CANCELLED * float(torch.linalg.vector_norm(weights)):
@@ -95,8 +99,12 @@ def _lowest_pair(
             known = basis[: j + 1]
             image = product(known[j:])[0]
             steps -= 1
+            # With what is largest taken off first, basis vectors that are not quite orthogonal do not get ever less so.
+            own = known[j:].conj() @ image
+            image = torch.addmv(image, known[j:].mT, own, alpha=-1)
             weights = known.conj() @ image
             image = torch.addmv(image, known.mT, weights, alpha=-1)
+            weights[j:] += own
             left, lost = float(torch.linalg.vector_norm(image)), float(torch.linalg.vector_norm(weights))
             if left < CANCELLED * lost:
                 # What was subtracted has left rounding errors, which may point anywhere.

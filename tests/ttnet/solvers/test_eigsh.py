@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ttnet
@@ -13,7 +13,7 @@ from tests.ttnet.solvers.systems import draw_operator, vector
 from tests.ttnet.strategies import dense, draw_train, dtypes, relative_error, same, seeds
 from ttnet import TensorTrain, TTMatrix, TTShapeError, TTTypeError, TTValueError, operators, solvers
 from ttnet.solvers import SolverStatus, dmrg_sweep
-from ttnet.solvers.interfaces import mirrored, split
+from ttnet.solvers.interfaces import mirrored, split, trim
 from ttnet.solvers.residuals import eigen_residual
 from ttnet.solvers.ritz import lowest_pairs
 from ttnet.trains.orthogonal import right_orthogonalise
@@ -72,7 +72,7 @@ def test_local_problems_may_be_solved_in_any_way(monkeypatch, sites, dense_size)
         assert torch.allclose(result.values, torch.linalg.eigvalsh(dense(a))[:2], atol=1e-9)
 
 
-@pytest.mark.parametrize("n", [2, 5, 9, 40])
+@pytest.mark.parametrize("n", [2, 5, 9, 40, 100])
 def test_a_critical_chain_of_free_fermions(n):
     """Pfeuty 1970: the open critical Ising chain has modes of energy `4 sin(k / 2)`, k = (2 j + 1) pi / (2 n + 1)."""
     result = solvers.eigsh(operators.ising(n), k=2)
@@ -220,6 +220,7 @@ class TestStatus:
         assert lines[1].startswith("eigenvalues: -5.14209")
 
 
+@example((1, 1, 2, 1, 2), 1, torch.float32, 0)  # nothing has begun at the second bond, and there are no channels
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=5).map(tuple), st.integers(1, 3), dtypes, seeds)
 def test_residuals_are_the_same_in_either_way(shape, rank, dtype, seed):
     a = hermitian(shape, rank, dtype, seed)
@@ -250,6 +251,20 @@ def test_small_residuals_are_those_of_dense_vectors(monkeypatch, size, exact_ran
     for cores in (train.cores, mirrored(turned)):  # wherever the norm is
         found = eigen_residual(a.cores, cores, float(values[0]))
         assert math.isclose(found, expected, rel_tol=0.05, abs_tol=1e-13)
+
+
+@pytest.mark.parametrize("rank", [3, 12, 40])
+def test_residuals_of_terms_of_neighbours_leave_nothing_to_chance(monkeypatch, rank):
+    """With a field and a multiple of the identity, and the vectors' bases not orthonormal yet."""
+    a = (operators.ising(9, field=0.7) + ttnet.eye((2,) * 9, dtype=torch.float64) * 2.0).cores
+    v = draw_train((2,) * 9, [rank] * 8, torch.float64, rank)
+    cores = [*v.cores[:-1], v.cores[-1] / float(v.norm())]
+    expected = eigen_residual(a, cores, 0.3)
+    whole = vector(TensorTrain(cores))
+    assert math.isclose(expected, float((dense(TTMatrix(a)) @ whole - 0.3 * whole).norm()), rel_tol=1e-12)
+    monkeypatch.setattr("ttnet.solvers.residuals.EXACT_RANK", 0)
+    monkeypatch.setattr("ttnet.solvers.residuals._combined", None)  # random combinations of rows
+    assert math.isclose(eigen_residual(a, cores, 0.3), expected, rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("tol", [1e-6, 1e-8])
@@ -374,3 +389,37 @@ def test_what_breaks_a_sweep_off_keeps_what_the_last_one_found(breaks_at: int, m
         v, dense = result.value[0].full().flatten(), matrix.full().reshape(2**8, 2**8)
         residual = float(torch.linalg.vector_norm(dense @ v - result.values[0] * v))
         assert residual / max(1.0, abs(float(result.values[0]))) == pytest.approx(result.residual, rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
+@pytest.mark.parametrize("shift", [0.0, 10.0, 1000.0])
+def test_lanczos_vectors_stay_orthonormal(k, dtype, shift):
+    """From good vectors, far from zero: rounding errors might grow by the shift over the width at each step."""
+    matrix = torch.diag(torch.linspace(0, 10, 400, dtype=torch.float64) - shift).to(dtype)
+    v = torch.eye(k, 400, dtype=dtype) + 1e-4 * torch.randn(k, 400, generator=torch.Generator().manual_seed(0)).to(
+        dtype
+    )
+    values, vectors, left = lowest_pairs(lambda x: x @ matrix.mT, v, bound=0.0, gain=0.0, steps=24)
+    precision = torch.finfo(dtype).eps
+    assert float((vectors @ vectors.mH - torch.eye(k)).abs().max()) < 100 * precision
+    quotients = ((vectors @ matrix.mT) * vectors.conj()).sum(1).real
+    assert float((quotients - values).abs().max()) < 100 * precision * max(10.0, shift)
+    assert left < 1
+
+
+def test_ranks_that_hold_noise_alone_are_trimmed():
+    """Where the smallest singular value is seen to be none, no singular vectors are computed."""
+    generator = torch.Generator().manual_seed(0)
+    x = TensorTrain(
+        [torch.randn(r, 3, s, dtype=torch.float64, generator=generator) for r, s in ((1, 2), (2, 3), (3, 1))]
+    )
+    x = x / x.norm()
+    whole = trim(x.cores)
+    assert [core.shape[2] for core in whole] == [2, 3, 1]
+    padded = trim((x + x * 1e-17).cores)
+    assert [core.shape[2] for core in padded] == [2, 3, 1]
+    for cores in (whole, padded):
+        assert relative_error(TensorTrain(cores).full(), x.full()) < 1e-14
+    zero = trim([core * 0.0 for core in x.cores])
+    assert [core.shape[2] for core in zero] == [1, 1, 1]
