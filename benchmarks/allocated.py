@@ -29,7 +29,7 @@ from peft import AdaLoraConfig
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks import versions
+from benchmarks import run_on, versions
 from benchmarks.gates import gate_scores
 from benchmarks.study.base import draw_head, first_token_only, load_base
 from benchmarks.study.tasks import Task, Tasks
@@ -337,7 +337,7 @@ def main(
         write_text(
             report,
             PAGE.format(
-                versions=versions("ttnet-torch", "torch", "transformers", "peft"),
+                versions=f"{versions('ttnet-torch', 'torch', 'transformers', 'peft')}, {run_on()}",
                 table=found,
                 seeds=seeds,
                 one_rank=rates["one rank"],

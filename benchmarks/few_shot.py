@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from peft import IA3Config, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
 
+from benchmarks import run_on
 from ttnet.plotting import COLOURS, STYLE
 from ttnet_llm import EtherConfig, LorettaRepConfig
 from ttnet_llm.budget import split_parameters
@@ -205,7 +206,7 @@ which favours it:
 
 {choice}
 
-{versions}; one CPU thread. Repeat:
+{versions}; one CPU thread, {run_on()}. Repeat:
 
     python -m benchmarks.few_shot MODEL SST2_FOLDER --epochs {args.epochs} --scored {args.scored}
 

@@ -81,7 +81,8 @@ A forward pass of a Llama of 6 layers x 768 with {ROWS} rows of different adapte
 on a machine with other work; and the way that the bank takes (docs/speed.md).
 
 {chr(10).join(tables)}
-torch {torch.__version__}, transformers {tf.__version__}, {run_on()}. Repeat: `python -m benchmarks.few_tokens`
+torch {torch.__version__}, transformers {tf.__version__}, seed 0, {run_on()}. Repeat:
+`python -m benchmarks.few_tokens --threads {threads} --rounds {rounds}`
 """,
     )
 

@@ -242,7 +242,7 @@ def main() -> None:
         "ours: above 1, ours is ahead. Processor time of one thread (wall time for more): median and quartiles "
         "of the ratios of interleaved rounds. Memory is the peak of "
         "what a call allocates. The last two of a forward row are ours held to one order of contraction.\n\n"
-        f"{args.threads} thread(s), {processor()}, {today()}, float32, {versions}. "
+        f"{args.threads} thread(s), {processor()}, {today()}, seed 0, float32, {versions}. "
         f"Repeat: `python -m benchmarks.layers --threads {args.threads} --seconds {args.seconds:g}`\n\n"
         "| layer | tokens | | against | time | quartiles | memory |\n|---|---:|---|---|---:|---|---:|\n"
         + "\n".join(lines)

@@ -126,10 +126,12 @@ def main(
 {ROWS} adapters on query and value in one `PeftModel`, each method with its defaults: processor time of adding and of
 loading them, and of a forward pass of {ROWS} rows x {TOKENS} tokens, and of generating, to the base model's: medians of
 {rounds} interleaved rounds with their quartiles, on a machine with other work. The matrices are formed anew in every
-forward pass, and once for each generation.
+forward pass, and once for each generation. "On readers" is on all that reads the residual stream, as TT-ETHER is by
+default.
 
 {chr(10).join(tables)}
-torch {torch.__version__}, transformers {tf.__version__}, {run_on()}. Repeat: `python -m benchmarks.mixed`
+torch {torch.__version__}, transformers {tf.__version__}, seed 0, {run_on()}. Repeat:
+`python -m benchmarks.mixed --threads {threads} --rounds {rounds}`
 """,
     )
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from benchmarks import versions
+from benchmarks import run_on, versions
 from ttnet_llm.slim import Plan, axes, plan, save_slim
 from ttnet_llm.slim.finetuning import slim_finetuning
 from ttnet_llm.slim.masks import L1, RATE
@@ -216,7 +216,7 @@ error of 0.013 by the draw of those.
 
 The sizes are those of seed 0 and the base model alone. Kept for the backward pass is what a forward pass of {BATCH}
 texts of {LENGTH} tokens leaves in memory where all layers are trained. Times are of the same forward pass without
-gradients, by one thread on a machine that did nothing else, one model after the other in turns: medians of
+gradients, by one thread on a machine with other work, one model after the other in turns: medians of
 {REPEATS}, and from the first to the third quartile, of the times and of their ratios in the same turn.
 
 {markdown_table(head, rows)}
@@ -225,9 +225,9 @@ The rate of the masks was chosen by training texts that were held out, with LoRA
 
 {markdown_table(["rate of the masks", "accuracy"], chosen)}
 
-{packages}; one CPU thread. Repeat:
+{packages}; one CPU thread, {run_on()}. Repeat:
 
-    python -m benchmarks.slim MODEL SST2_FOLDER
+    python -m benchmarks.slim MODEL SST2_FOLDER --choose 0.01 0.003 --unfolded
 
 How to [cut heads and neurons](../slim.md).
 """

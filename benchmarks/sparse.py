@@ -26,7 +26,7 @@ from peft import HiraConfig, LoraConfig
 from rich.console import Console
 from torch import nn
 
-from benchmarks import versions
+from benchmarks import run_on, versions
 from benchmarks.study.base import draw_head, first_token_only, load_base
 from benchmarks.study.tasks import Task, Tasks
 from benchmarks.study.training import evaluate, fit
@@ -225,7 +225,7 @@ def main(
         texts[f"examples_{task}"], texts[f"seeds_{task}"] = EXAMPLES[task], SEEDS[task]
         console.print(texts[task])
     if report is not None:
-        packages = versions("ttnet-torch", "torch", "transformers", "peft")
+        packages = f"{versions('ttnet-torch', 'torch', 'transformers', 'peft')}, {run_on()}"
         write_text(report, PAGE.format(calibration=CALIBRATION, rank=RANK, head=HEAD_RATE, versions=packages, **texts))
 
 

@@ -31,7 +31,7 @@ import typer
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks import versions
+from benchmarks import run_on, versions
 from ttnet.nn import TTEmbedding, TTLinear
 from ttnet_llm.files import write_text
 from ttnet_llm.tensorize import TensorizeReport, tensorize, train_trains_only
@@ -290,7 +290,7 @@ def table(cells: list[dict[str, Any]], steps: int, lr: float, calibration: int, 
         f"Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}, which draw the sentences; numbers "
         "without ± are of one seed, or depend on none. The time is that of the decomposition.\n\n"
         f"Made by `python -m benchmarks.tensorize_minilm` with "
-        f"{versions('ttnet-torch', 'torch', 'transformers')}, {torch.get_num_threads()} CPU thread(s).\n"
+        f"{versions('ttnet-torch', 'torch', 'transformers')}, {torch.get_num_threads()} CPU thread(s), {run_on()}.\n"
     )
 
 

@@ -232,7 +232,7 @@ def main() -> None:
         "Columns: the LoRA's time for its forward pass alone; ours over it, medians and quartiles, for the update "
         "alone: forward, forward and backward, and forward in eval mode with held factors; ours over it with the base "
         "layer. The last three pairs are others' times over ours, for the update alone: above 1 is slower than "
-        f"ours.\n\n1 thread, {processor()}, {today()}, {versions}. "
+        f"ours.\n\n1 thread, {processor()}, {today()}, seed 0, {versions}. "
         "Repeat: `python -m benchmarks.tt_maps`\n\n" + "\n".join(tables)
     )
 
