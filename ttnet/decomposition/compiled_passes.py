@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.pass_code import Kind, product_pass, project_pass
+from ttnet.decomposition.pass_code import Kind, product_pass, project_pass, turned_pass
 from ttnet.numerics import machine_code
 from ttnet.numerics.blas import single_threaded, thread_count, torch_threads
 
@@ -208,7 +208,10 @@ def project(
     """
     layout, result = _Layout.of(x, dtype, width), _Layout.of(out, dtype, width)
     looks_ahead = not layout.kind.is_turned or x.shape[1] <= _MOST_STREAMS
-    run = project_pass(layout.kind, result.kind, measured, looks_ahead)
+    if layout.kind == result.kind and layout.kind.is_turned and x.dtype == dtype and measured != "entries":
+        run = turned_pass(layout.kind, measured)
+    else:
+        run = project_pass(layout.kind, result.kind, measured, looks_ahead)
     rows, size, rank = layout.block_rows, layout.columns, result.columns
     right, back = layout.new(size, rank), layout.new(rank, size)
     right[: len(v), : v.shape[1]] = v.numpy()

@@ -12,11 +12,11 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ttnet.decomposition.square_sums import SHORT, Squares
 from ttnet.numerics import machine_code
 from ttnet.numerics.machine_code import Code, Function, Int
 
 _VECTORS = 3  # of a tile
-_SHORT = 32  # vectors whose squares are added up without looking at what rounding leaves out
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,78 @@ def product_pass(kind: Kind, is_gram: bool) -> Callable[..., None]:
     return f.compile()
 
 
+_PROJECTION = ("x", "out", "rows", "n", "step", "columns", "r", "out_step", "rank", "block_rows", "v", "back", "block",
+               "product", "sums")  # fmt: skip
+
+
+def _projection(kind: Kind, result: Kind) -> Function:
+    kinds = {"x": kind.stored, "out": result.stored, "sums": "float64"}
+    kinds |= dict.fromkeys(("v", "back", "block", "product"), kind.computed)
+    return Function({name: kinds.get(name, "int") for name in _PROJECTION}, kind.width)
+
+
+@functools.cache
+def turned_pass(kind: Kind, measured: str | None) -> Callable[..., None]:
+    """Compile the product of an X whose columns lie together with few columns, where it is and into such a matrix.
+
+    Vectors are of rows then, and nothing has to be turned round.
+
+    Args:
+        kind: How X and the product lie in memory and are multiplied.
+        measured: As for `project_pass`, but for "entries".
+
+    Returns:
+        A function of the arguments of that of `project_pass`.
+    """
+    f = _projection(kind, kind)
+    rows, n, step, r, out_step, rank = (f.integer(name) for name in ("rows", "n", "step", "r", "out_step", "rank"))
+    lanes, height = kind.lanes, kind.tile_rows
+    squares = Squares(f, lanes) if measured == "norms" else None
+    second = Squares(f, lanes) if measured else None
+
+    def strip(start: Int, vectors: int, mask: Code | None) -> None:
+        with f.loop(0, r, height) as first:
+            sums = [[f.variable(f.zeros(kind.computed, lanes)) for _ in range(vectors)] for _ in range(height)]
+            with f.loop(0, n, SHORT) as chunk:
+                with f.loop(chunk, f.min(n, chunk + SHORT)) as k:
+                    line = [f.load(f.at("x", k * step + start + q * lanes), lanes, mask) for q in range(vectors)]
+                    if vectors > 1:
+                        with f.when("==", first, 0):
+                            for q in range(vectors):
+                                f.prefetch(f.at("x", k * step + start + (vectors + q) * lanes))
+                    if squares:
+                        with f.when("==", first, 0):
+                            for entries in line:
+                                squares.take(entries)
+                    for row, totals in enumerate(sums):
+                        number = f.splat(f.load(f.at("v", k * rank + first + row)), lanes)
+                        for q, total in enumerate(totals):
+                            f.store(f.multiply_add(number, line[q], f.build.load(total)), total)
+                if squares:
+                    with f.when("==", first, 0):
+                        squares.flush()
+            for row, totals in enumerate(sums):
+                with f.when("<", first + row, r):
+                    for q, total in enumerate(totals):
+                        value = f.build.load(total)
+                        if second:
+                            second.take(value)
+                        f.store(value, f.at("out", (first + row) * out_step + start + q * lanes), mask)
+            if second:
+                second.flush()
+
+    wide = _VECTORS * lanes
+    whole = rows // wide * wide
+    with f.loop(0, whole, wide) as start:
+        strip(start, _VECTORS, None)
+    with f.loop(whole, rows, lanes) as start:
+        strip(start, 1, f.first(rows - start, lanes))
+    for place, each in enumerate((squares, second)):
+        if each:
+            each.write(place)
+    return f.compile()
+
+
 @functools.cache
 def project_pass(kind: Kind, result: Kind, measured: str | None, looks_ahead: bool) -> Callable[..., None]:
     """Compile the product of X with few columns.
@@ -110,16 +182,11 @@ def project_pass(kind: Kind, result: Kind, measured: str | None, looks_ahead: bo
     Returns:
         A function of what `arguments` names below, in order: addresses, and integers.
     """
-    arguments = {
-        "x": kind.stored, "out": result.stored, "rows": "int", "n": "int", "step": "int", "columns": "int", "r": "int",
-        "out_step": "int", "rank": "int", "block_rows": "int", "v": kind.computed, "back": kind.computed,
-        "block": kind.computed, "product": kind.computed, "sums": "float64",
-    }  # fmt: skip
-    f = Function(arguments, kind.width)
+    f = _projection(kind, result)
     n, step, columns, rank, block_rows = (f.integer(name) for name in ("n", "step", "columns", "rank", "block_rows"))
     lanes, zero = kind.lanes, f.integer(0)
-    squares = _Squares(f, lanes) if measured in ("norms", "entries") else None
-    second = _Squares(f, lanes) if measured else None
+    squares = Squares(f, lanes) if measured in ("norms", "entries") else None
+    second = Squares(f, lanes) if measured else None
     for start, count in _blocks(f):
         entries, stride, is_copied = f.at("block", 0), columns, f.integer(1)
         if kind.stored == kind.computed and not kind.is_turned:
@@ -155,13 +222,13 @@ def project_pass(kind: Kind, result: Kind, measured: str | None, looks_ahead: bo
     return f.compile()
 
 
-def _take_rows(f: Function, kind: Kind, squares: _Squares, first: Code) -> None:
+def _take_rows(f: Function, kind: Kind, squares: Squares, first: Code) -> None:
     """Measure rows of a tile where they are."""
     n, step, lanes = f.integer("n"), f.integer("step"), kind.lanes
     whole = n // lanes * lanes
     for row in range(kind.tile_rows):
-        with f.loop(0, whole, lanes * _SHORT) as chunk:
-            with f.loop(chunk, f.min(whole, chunk + lanes * _SHORT), lanes) as column:
+        with f.loop(0, whole, lanes * SHORT) as chunk:
+            with f.loop(chunk, f.min(whole, chunk + lanes * SHORT), lanes) as column:
                 squares.take(f.load(f.at(first, step * row + column), lanes))
             squares.flush()
         with f.when("<", whole, n):
@@ -169,7 +236,7 @@ def _take_rows(f: Function, kind: Kind, squares: _Squares, first: Code) -> None:
             squares.flush()
 
 
-def _take_difference(f: Function, kind: Kind, i: Int, block: Code, stride: Int, squares: _Squares) -> None:
+def _take_difference(f: Function, kind: Kind, i: Int, block: Code, stride: Int, squares: Squares) -> None:
     """Measure what the product with V^T leaves of some rows of a block."""
     columns, rank = f.integer("columns"), f.integer("rank")
     last = (f.integer("n") + (kind.lanes - 1)) // kind.lanes  # behind which a block may have more, but x has other rows
@@ -190,7 +257,7 @@ def _blocks(f: Function) -> Iterator[tuple[Int, Int]]:
         yield start, f.min(f.integer("block_rows"), f.integer("rows") - start)
 
 
-def _pack(f: Function, kind: Kind, start: Int, count: Int, squares: _Squares | None) -> None:
+def _pack(f: Function, kind: Kind, start: Int, count: Int, squares: Squares | None) -> None:
     """Copy rows of x into the block, with zeros below them up to the end of a tile."""
     copy = _copy_turned if kind.is_turned else _copy_rows
     end = copy(f, kind, start, count, squares)
@@ -204,7 +271,7 @@ def _whole_rows(kind: Kind, count: Int) -> Int:
     return (count + (kind.unit - 1)) // kind.unit * kind.unit
 
 
-def _copy_rows(f: Function, kind: Kind, start: Int, count: Int, squares: _Squares | None) -> Int:
+def _copy_rows(f: Function, kind: Kind, start: Int, count: Int, squares: Squares | None) -> Int:
     columns, n, step, lanes = f.integer("columns"), f.integer("n"), f.integer("step"), kind.lanes
     whole = n // lanes * lanes
 
@@ -215,8 +282,8 @@ def _copy_rows(f: Function, kind: Kind, start: Int, count: Int, squares: _Square
         f.store(f.convert(entries, kind.computed), f.at("block", row * columns + column))
 
     with f.loop(0, count) as row:
-        with f.loop(0, whole, lanes * _SHORT) as chunk:
-            with f.loop(chunk, f.min(whole, chunk + lanes * _SHORT), lanes) as column:
+        with f.loop(0, whole, lanes * SHORT) as chunk:
+            with f.loop(chunk, f.min(whole, chunk + lanes * SHORT), lanes) as column:
                 vector(row, column, None)
             if squares:
                 squares.flush()
@@ -227,7 +294,7 @@ def _copy_rows(f: Function, kind: Kind, start: Int, count: Int, squares: _Square
     return count
 
 
-def _copy_turned(f: Function, kind: Kind, start: Int, count: Int, squares: _Squares | None) -> Int:
+def _copy_turned(f: Function, kind: Kind, start: Int, count: Int, squares: Squares | None) -> Int:
     columns, n, step, lanes = f.integer("columns"), f.integer("n"), f.integer("step"), kind.lanes
     whole, whole_rows = n // lanes * lanes, count // lanes * lanes
 
@@ -256,7 +323,7 @@ def _copy_turned(f: Function, kind: Kind, start: Int, count: Int, squares: _Squa
     return (count + (lanes - 1)) // lanes * lanes
 
 
-def _unpack(f: Function, result: Kind, start: Int, count: Int, squares: _Squares | None) -> None:
+def _unpack(f: Function, result: Kind, start: Int, count: Int, squares: Squares | None) -> None:
     """Copy the product to where it belongs."""
     rank, r, step, lanes = f.integer("rank"), f.integer("r"), f.integer("out_step"), result.lanes
     if result.is_turned:
@@ -334,33 +401,3 @@ def _entries(tile: Sequence[Sequence[Code]]) -> Iterator[tuple[int, int, Code]]:
     for row, vectors in enumerate(tile):
         for q, vector in enumerate(vectors):
             yield row, q, vector
-
-
-class _Squares:
-    """A sum of squares in double precision: short sums, and sums of those with what rounding leaves out of them."""
-
-    def __init__(self, f: Function, lanes: int) -> None:
-        self._f = f
-        self._short, self._total, self._left_out = (f.variable(f.zeros("float64", lanes)) for _ in range(3))
-
-    def take(self, vector: Code) -> None:
-        entries = self._f.convert(vector, "float64")
-        self._f.build.store(self._f.multiply_add(entries, entries, self._f.build.load(self._short)), self._short)
-
-    def flush(self) -> None:
-        """Add the short sum to the others (Knuth's sum of two numbers and its error)."""
-        f, load, store = self._f, self._f.build.load, self._f.build.store
-        old, new = load(self._total), load(self._short)
-        total = f.add(old, new)
-        seen = f.subtract(total, old)
-        error = f.add(f.subtract(old, f.subtract(total, seen)), f.subtract(new, seen))
-        store(total, self._total)
-        store(f.add(load(self._left_out), error), self._left_out)
-        store(f.zeros("float64", new.type.count), self._short)
-
-    def write(self, place: int) -> None:
-        """Add the sum to an entry of `sums`."""
-        f = self._f
-        for lanes in (self._left_out, self._total):
-            total = f.at("sums", place)
-            f.store(f.add(f.load(total), f.sum(f.build.load(lanes))), total)
