@@ -102,7 +102,8 @@ def by_sample(
         >>> by_sample(Unfolding(x, 1, torch.float64), 50000**0.5, 1e-6, 5, torch.float64).cut(1e-6, None)[0]
         1
     """
-    sample = draw_sample(-(-u.shape[0] // sample_rows(u)), SAMPLE, _seeded())
+    count = -(-u.shape[0] // sample_rows(u))
+    sample = draw_sample(count, SAMPLE if count >= 2 * SAMPLE else 1, _seeded())  # of a few, all
     wide = double(u.dtype)
     single = torch.complex64 if wide.is_complex else torch.float32
     resolves = gram_bound(u.shape[1], norm or 1.0, torch.float32) <= _MISSES * allowed**2
