@@ -91,17 +91,19 @@ def by_sample(
 
     Returns:
         The spectrum with its product, or None if more columns are needed, the sample leaves the rank open between more
-        than two, or it was a bad one. Where it leaves no doubt, singular vectors and values are the sample's, and only
-        a cut that keeps all of them is known.
+        than two, it was a bad one, or squares of numbers are too coarse for the loss. Where it leaves no doubt, singular
+        vectors and values are the sample's, and only a cut that keeps all of them is known.
 
     Raises:
         OutOfRange: If the norm was not known and the entries have to be scaled first.
 
     Example:
         >>> x = torch.ones(5000, 10, dtype=torch.float64)
-        >>> by_sample(Unfolding(x, 1, torch.float64), 50000**0.5, 1e-6, 5, torch.float64).cut(1e-6, None)[0]
+        >>> by_sample(Unfolding(x, 1, torch.float64), 50000**0.5, 1e-3, 5, torch.float64).cut(1e-3, None)[0]
         1
     """
+    if gram_bound(u.shape[1], norm or 1.0, torch.float64) > allowed**2 / 2:
+        return None  # squares do not show what may be lost
     count = -(-u.shape[0] // sample_rows(u))
     sample = draw_sample(count, SAMPLE if count >= 2 * SAMPLE else 1, _seeded())  # of a few, all
     wide = double(u.dtype)

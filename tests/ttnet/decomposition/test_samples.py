@@ -175,3 +175,10 @@ def test_the_bound_holds_whatever_the_sample_shows(shape, rank, noise, dtype, tr
     assert relative_error(dense(train), x) <= 1e-2
     exact = ttnet.tt_svd(x, eps=1e-2, method="svd")
     assert max(train.ranks) <= max(exact.ranks) + 1
+
+
+def test_losses_that_rounding_hides_in_squares_are_not_looked_for():
+    x = noisy(6000, 24, 5, 0.0)
+    assert by_sample(Unfolding(x, 1, x.dtype), 1.0, 1e-9, 12, x.dtype) is None
+    few = by_sample(Unfolding(x[:50], 1, x.dtype), float(x[:50].norm()), 1e-3, 12, x.dtype)  # all rows are the sample
+    assert few.cut(1e-3, None)[0] == 5
