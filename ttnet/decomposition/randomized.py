@@ -91,8 +91,8 @@ def by_sample(
 
     Returns:
         The spectrum with its product, or None if more columns are needed, the sample leaves the rank open between more
-        than two, it was a bad one, or squares of numbers are too coarse for the loss. Where it leaves no doubt, singular
-        vectors and values are the sample's, and only a cut that keeps all of them is known.
+        than two, it was a bad one, or squares of numbers are too coarse for the loss. Where it leaves no doubt,
+        singular vectors and values are the sample's, and only a cut that keeps all of them is known.
 
     Raises:
         OutOfRange: If the norm was not known and the entries have to be scaled first.
