@@ -114,8 +114,8 @@ def gram(
     dtype: torch.dtype,
     width: int | None = None,
     chosen: Sequence[tuple[int, int]] | None = None,
-) -> Tensor:
-    """Compute `X^T X`: products in one precision, sums over blocks in double precision.
+) -> tuple[Tensor, float]:
+    """Compute `X^T X`: products in one precision, sums over blocks in double precision; and the sum of all squares.
 
     Args:
         x: X, with entries that lie together along one side.
@@ -124,7 +124,7 @@ def gram(
         chosen: The first row and the number of rows of each block that is to be taken; None for all rows.
 
     Returns:
-        A symmetric matrix of shape (n, n), of float64.
+        A symmetric matrix of shape (n, n), of float64, and what its trace would be if no product had been rounded.
     """
     layout = _Layout.of(x, dtype, width)
     run = product_pass(layout.kind, True)
@@ -132,7 +132,7 @@ def gram(
     size = layout.columns
 
     def sum_over(bounds: Sequence[tuple[int, int]]) -> np.ndarray:
-        block, sums = layout.new(rows, size), np.zeros((size, size))
+        block, sums = layout.new(rows, size), np.zeros(size * size + 1)
         for start, count in bounds:
             sizes = (count, x.shape[1], layout.step, size, rows, size)
             run(layout.address(start), *sizes, _address(block), 0, _address(sums))
@@ -143,8 +143,8 @@ def gram(
     else:
         numel = max(count for _, count in chosen) * x.shape[1]
         total = _sum_of_parts(lambda first, count: sum_over(chosen[first : first + count]), len(chosen), numel, 1)
-    upper = torch.from_numpy(total[: x.shape[1], : x.shape[1]])
-    return upper.triu() + upper.triu(1).mT
+    upper = torch.from_numpy(total[:-1].reshape(size, size)[: x.shape[1], : x.shape[1]])
+    return upper.triu() + upper.triu(1).mT, float(total[-1])
 
 
 def sketch(

@@ -61,7 +61,7 @@ def product_pass(kind: Kind, is_gram: bool) -> Callable[..., None]:
 
     Args:
         kind: How X lies in memory and is multiplied.
-        is_gram: Whether the other matrix is X, and so the product symmetric.
+        is_gram: Whether the other matrix is X, and so the product symmetric; then all squares are added up, too.
 
     Returns:
         A function of what `arguments` names below, in order: addresses, and integers.
@@ -72,8 +72,9 @@ def product_pass(kind: Kind, is_gram: bool) -> Callable[..., None]:
     }  # fmt: skip
     f = Function(arguments, kind.width)
     columns, step, block_rows, height = (f.integer(name) for name in ("columns", "step", "block_rows", "height"))
+    squares = Squares(f, kind.lanes) if is_gram else None
     for start, count in _blocks(f):
-        _pack(f, kind, start, count, None)
+        _pack(f, kind, start, count, squares)
         with f.loop(0, height, kind.tile_rows) as i:
 
             def left(row: int, k: Int, i: Int = i, start: Int = start) -> Code:
@@ -94,6 +95,8 @@ def product_pass(kind: Kind, is_gram: bool) -> Callable[..., None]:
                 for row, q, vector in _entries(tile):
                     place = f.at("sums", (i + row) * columns + column + q * kind.lanes)
                     f.store(f.add(f.load(place, kind.lanes), f.convert(vector, "float64")), place)
+    if squares:
+        squares.write(height * columns)  # behind the matrix
     return f.compile()
 
 

@@ -102,8 +102,8 @@ def by_sample(
         >>> by_sample(Unfolding(x, 1, torch.float64), 50000**0.5, 1e-3, 5, torch.float64).cut(1e-3, None)[0]
         1
     """
-    if gram_bound(u.shape[1], norm or 1.0, torch.float64) > allowed**2 / 2:
-        return None  # squares do not show what may be lost
+    if not 2 * gram_bound(u.shape[1], norm or 1.0, torch.float64) <= allowed**2 < (norm or 1.0) ** 2:
+        return None  # squares do not show what may be lost, or all may be
     count = -(-u.shape[0] // sample_rows(u))
     sample = draw_sample(count, SAMPLE if count >= 2 * SAMPLE else 1, _seeded())  # of a few, all
     wide = double(u.dtype)
@@ -124,7 +124,9 @@ def by_sample(
     seen = _measured(u, v, norm, _MISSES * allowed**2 / part, dtype, float(tails[size]) / part)
     if seen is None:
         return None
-    if size > least or seen.missed < seen.foretold - seen.goal:  # fewer might do
+    without_last = seen.missed + float(torch.linalg.vector_norm(seen.product[:, -1])) ** 2
+    might_do = without_last <= seen.goal / _MISSES or seen.missed < seen.foretold - seen.goal
+    if size > least or might_do:  # fewer columns
         return _within(u, v, seen)
     return Spectrum(energies, v, min(u.shape), 0.0, seen.norm**2, seen.missed, size, (v, seen.product))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ttnet.decomposition.unfolding import Unfolding
-from ttnet.decomposition.unfolding_kernels import gram_matrix, triangle
+from ttnet.decomposition.unfolding_kernels import gram_and_lost, triangle
 
 
 class OutOfRange(Exception):
@@ -154,12 +154,12 @@ def by_gram(u: Unfolding, norm: float | None, dtype: torch.dtype) -> Spectrum:
         >>> by_gram(Unfolding(torch.diag(torch.tensor([1.0, 2.0])), 1, torch.float32), 5**0.5, torch.float64).energies
         tensor([4., 1.], dtype=torch.float64)
     """
-    gram = gram_matrix(u, dtype)
+    gram, lost = gram_and_lost(u, dtype)
     if norm is None:
-        squares = float(gram.diagonal().real.sum())
+        squares = float(gram.diagonal().real.sum()) + lost
         check_range(squares, u.numel)
         norm = squares**0.5
-    return of_gram(gram, min(u.shape), norm, dtype)
+    return of_gram(gram, min(u.shape), norm, dtype, lost)
 
 
 def of_gram(
@@ -167,6 +167,7 @@ def of_gram(
     full_rank: int,
     norm: float,
     dtype: torch.dtype,
+    lost: float = 0.0,
 ) -> Spectrum:
     """Read the spectrum off a Gram matrix.
 
@@ -175,6 +176,7 @@ def of_gram(
         full_rank: The largest rank that X may have.
         norm: The Frobenius norm of X.
         dtype: The precision of the products.
+        lost: What its trace has lost by rounding, which any projector may see.
 
     Returns:
         The spectrum, of all columns.
@@ -184,7 +186,7 @@ def of_gram(
         tensor([1., 1.], dtype=torch.float64)
     """
     energies, v = torch.linalg.eigh(gram)
-    return Spectrum(energies.flip(0), v.flip(1), full_rank, gram_bound(len(gram), norm, dtype), norm**2)
+    return Spectrum(energies.flip(0), v.flip(1), full_rank, gram_bound(len(gram), norm, dtype) + lost, norm**2)
 
 
 def by_qr(u: Unfolding, *, measured: bool = True) -> Spectrum:

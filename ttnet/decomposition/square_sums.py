@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ttnet.numerics.machine_code import Code, Function
+from ttnet.numerics.machine_code import Code, Function, Int
 
 SHORT = 32  # vectors whose squares are added up without looking at what rounding leaves out
 
@@ -48,7 +48,7 @@ class Squares:
         store(f.add(load(self._left_out), error), self._left_out)
         store(f.zeros("float64", new.type.count), self._short)
 
-    def write(self, place: int) -> None:
+    def write(self, place: int | Int) -> None:
         """Add the sum to an entry of `sums`."""
         f = self._f
         for lanes in (self._left_out, self._total):

@@ -252,7 +252,7 @@ class Sweep:
         rank = len(cores[0])
         v, seen = spectrum.seen or (None, None)
         if seen is not None and v is spectrum.v and rank == v.shape[1] and len(cores) == 1:  # what is kept was seen
-            product, squares = seen, spectrum.squares - spectrum.missed
+            product, squares = seen, max(0.0, spectrum.squares - spectrum.missed)
         else:
             basis, product = basis_of(cores, shape, left), u.new_product(rank)
             if v is None or seen is None:

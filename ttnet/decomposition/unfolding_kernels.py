@@ -67,12 +67,12 @@ def _sum_of_squares(block: Tensor) -> float:
 
 
 def gram_matrix(u: Unfolding, dtype: torch.dtype, sample: Sequence[int] | None = None) -> Tensor:
-    """Compute `X^H X`: products over blocks in one precision, their sum in double precision.
+    """Give the matrix of `gram_and_lost` alone.
 
     Args:
         u: The unfolding X, of n columns.
         dtype: The precision of the products, of the kind of that of `u`.
-        sample: The blocks of `sample_rows` rows to take, by their places; None for all.
+        sample: As for `gram_and_lost`.
 
     Returns:
         A matrix of shape (n, n) in double precision; of a sample, scaled up to all rows.
@@ -82,20 +82,41 @@ def gram_matrix(u: Unfolding, dtype: torch.dtype, sample: Sequence[int] | None =
         tensor([[1.+0.j, 0.+1.j],
                 [0.-1.j, 1.+0.j]], dtype=torch.complex128)
     """
+    return gram_and_lost(u, dtype, sample)[0]
+
+
+def gram_and_lost(u: Unfolding, dtype: torch.dtype, sample: Sequence[int] | None = None) -> tuple[Tensor, float]:
+    """Compute `X^H X`: products over blocks in one precision, their sum in double precision.
+
+    Args:
+        u: The unfolding X, of n columns.
+        dtype: The precision of the products, of the kind of that of `u`.
+        sample: The blocks of `sample_rows` rows to take, by their places; None for all.
+
+    Returns:
+        A matrix of shape (n, n) in double precision, of a sample scaled up to all rows; and what its trace has lost,
+        since what is far below a sum that it is added to is dropped from it, and nothing is ever dropped the other way.
+
+    Example:
+        >>> gram_and_lost(Unfolding(torch.ones(3, 2), 1, torch.float32), torch.float32)[1]
+        0.0
+    """
     real = dtype.to_real()
     matrix = u.real_matrix()
     chosen = None if sample is None else _bounds(u, sample)
     if compiled_passes.takes_gram(matrix):
-        total = compiled_passes.gram(matrix, real, chosen=chosen)
+        total, squares = compiled_passes.gram(matrix, real, chosen=chosen)
     else:
         rows = u.block_rows(least=2 * u.shape[1]) if sample is None else sample_rows(u)
-        total = _gram_of_blocks(u, dtype, rows, None if sample is None else set(sample).__contains__)
+        total, squares = _gram_of_blocks(u, dtype, rows, None if sample is None else set(sample).__contains__)
+    lost = max(0.0, squares - float(total.diagonal().sum()))
     if chosen:
-        total *= u.shape[0] / sum(count for _, count in chosen)
+        scale = u.shape[0] / sum(count for _, count in chosen)
+        total, lost = total * scale, lost * scale
     if not dtype.is_complex:
-        return total
+        return total, lost
     pairs = total.unflatten(0, (-1, 2)).unflatten(2, (-1, 2))  # (n, part, n, part)
-    return torch.complex(pairs[:, 0, :, 0] + pairs[:, 1, :, 1], pairs[:, 0, :, 1] - pairs[:, 1, :, 0])
+    return torch.complex(pairs[:, 0, :, 0] + pairs[:, 1, :, 1], pairs[:, 0, :, 1] - pairs[:, 1, :, 0]), lost
 
 
 def sample_rows(u: Unfolding) -> int:
@@ -139,16 +160,20 @@ def _bounds(u: Unfolding, sample: Sequence[int]) -> list[tuple[int, int]]:
     return [(rows * place, min(rows, u.shape[0] - rows * place)) for place in sample]
 
 
-def _gram_of_blocks(u: Unfolding, dtype: torch.dtype, rows: int, chosen: Callable[[int], bool] | None) -> Tensor:
+def _gram_of_blocks(
+    u: Unfolding, dtype: torch.dtype, rows: int, chosen: Callable[[int], bool] | None
+) -> tuple[Tensor, float]:
     n = u.shape[1] * (2 if dtype.is_complex else 1)
     total = torch.zeros(n, n, dtype=torch.float64, device=u.device)
     part = torch.empty(n, n, dtype=dtype.to_real(), device=u.device)
+    squares = 0.0
     matmul = matmul_for(u.device, dtype.to_real(), symmetric=n)
     with _threads_for(u):
         for block in u.real_blocks(rows, dtype, chosen):
             matmul(block.mT, block, part)
             total += part
-    return (total + total.mT) / 2  # which not every library's product is by itself
+            squares += _sum_of_squares(block)
+    return (total + total.mT) / 2, squares  # symmetric, which not every library's product is by itself
 
 
 def triangle(u: Unfolding) -> Tensor:

@@ -42,6 +42,7 @@ def takes(a: Tensor, b: Tensor, out: Tensor) -> bool:
     """
     factors = (a, b, out)
     same = a.dtype in _DTYPES and all(x.dtype == a.dtype and x.device.type == "cpu" for x in factors)
+    same = same and a.shape[1] == b.shape[0] and not any(x.is_neg() for x in factors)
     return same and all(1 in x.stride() and x.numel() for x in factors) and machine_code.is_available()
 
 

@@ -182,3 +182,22 @@ def test_losses_that_rounding_hides_in_squares_are_not_looked_for():
     assert by_sample(Unfolding(x, 1, x.dtype), 1.0, 1e-9, 12, x.dtype) is None
     few = by_sample(Unfolding(x[:50], 1, x.dtype), float(x[:50].norm()), 1e-3, 12, x.dtype)  # all rows are the sample
     assert few.cut(1e-3, None)[0] == 5
+
+
+def test_a_direction_that_the_sample_overrates_is_left_out():
+    x = noisy(6000, 24, 5, 3e-3)
+    u = Unfolding(x, 1, x.dtype)
+    taken = draw_sample(-(-u.shape[0] // sample_rows(u)), plan.SAMPLE, torch.Generator().manual_seed(0x7E450))
+    x[taken[0] * sample_rows(u), 7] += 6e-3  # which counts eight times as much there
+    found = by_sample(Unfolding(x, 1, x.dtype), float(x.norm()), 1e-2, 12, x.dtype)
+    assert found is None or found.cut(1e-2, None)[0] == 5
+
+
+@pytest.mark.parametrize("method", ["auto", "randomized"])
+def test_samples_of_what_may_be_lost_whole_or_that_miss_it_all(method):
+    z = draw_tensor((12, 500, 14), torch.float32, 0)
+    z[..., 1] = 1
+    z[:6] = 1e-9
+    for eps in (0.5, 1.0, 5.0):
+        train = ttnet.tt_svd(z, eps=eps, method=method)
+        assert relative_error(dense(train), z) <= min(eps, 1)

@@ -8,13 +8,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ttnet
 from tests.ttnet.decomposition.passes import PASSES, choose_passes
-from tests.ttnet.strategies import DTYPES, draw_tensor, dtypes, seeds, wide
-from ttnet.decomposition import unfolding
+from tests.ttnet.strategies import DTYPES, dense, draw_tensor, dtypes, relative_error, seeds, wide
+from ttnet.decomposition import compiled_passes, unfolding
 from ttnet.decomposition.randomized import by_sketch
 from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, gram_bound
 from ttnet.decomposition.unfolding import Unfolding, double
-from ttnet.decomposition.unfolding_kernels import gram_matrix, project, sketch, sum_of_squares, triangle
+from ttnet.decomposition.unfolding_kernels import (
+    gram_and_lost,
+    gram_matrix,
+    project,
+    sketch,
+    sum_of_squares,
+    triangle,
+)
 from ttnet.numerics import blas
 
 sides = st.sampled_from(["left", "right"])
@@ -286,3 +294,23 @@ def test_numpy_is_left_alone_where_its_threads_cannot_be_set(monkeypatch):
     assert "numpy" in blas.matmul_for(torch.device("cpu"), torch.float64).__name__
     with blas.torch_threads():
         pass
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_that_is_dropped_from_large_sums_counts_as_lost(dtype, monkeypatch):
+    """One row in 2,048 is large, and the squares of the others are below half a unit in the last place of its own."""
+    monkeypatch.setattr(compiled_passes, "BLOCK_NUMEL", 2**15)
+    x = draw_tensor((2**15, 16), torch.float64, 0).sign() * torch.finfo(dtype).eps ** 0.5 / 8
+    x[::2048] = 0.25
+    u, norm = Unfolding(x, 1, torch.float64), float(x.norm())
+    gram, lost = gram_and_lost(u, dtype)
+    exact = math.fsum(x.square().flatten().tolist())  # torch's norm drops it, too
+    assert float(gram.diagonal().sum()) + lost == pytest.approx(exact, rel=1e-6 if dtype == torch.float32 else 1e-14)
+    found = by_gram(u, norm, dtype)
+    v = found.v[:, :1]
+    missed = float((x - x @ v @ v.mT).square().sum())
+    assert missed <= float(found.energies[1:].clamp(min=0).sum()) + found.bound
+    for part in (0.5, 0.7, 0.9):
+        bound = part * missed**0.5 / norm
+        train = ttnet.tt_svd(x.reshape(32, 1024, 16), eps=bound)
+        assert relative_error(dense(train), x.reshape(32, 1024, 16)) <= bound
