@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -119,6 +120,14 @@ def gram_and_lost(u: Unfolding, dtype: torch.dtype, sample: Sequence[int] | None
     return torch.complex(pairs[:, 0, :, 0] + pairs[:, 1, :, 1], pairs[:, 0, :, 1] - pairs[:, 1, :, 0]), lost
 
 
+def _sum_by_rows(block: Tensor) -> float:
+    """Sum up squares row by row, so that small rows are not dropped beside large ones."""
+    if block.device.type != "cpu":
+        return float(block.square().sum(1, dtype=torch.float64).sum())
+    rows = block.numpy()
+    return math.fsum(np.einsum("ij,ij->i", rows, rows).tolist())
+
+
 def sample_rows(u: Unfolding) -> int:
     """Give the number of rows of a block of a sample.
 
@@ -166,14 +175,14 @@ def _gram_of_blocks(
     n = u.shape[1] * (2 if dtype.is_complex else 1)
     total = torch.zeros(n, n, dtype=torch.float64, device=u.device)
     part = torch.empty(n, n, dtype=dtype.to_real(), device=u.device)
-    squares = 0.0
+    squares: list[float] = []
     matmul = matmul_for(u.device, dtype.to_real(), symmetric=n)
     with _threads_for(u):
         for block in u.real_blocks(rows, dtype, chosen):
             matmul(block.mT, block, part)
             total += part
-            squares += _sum_of_squares(block)
-    return (total + total.mT) / 2, squares  # symmetric, which not every library's product is by itself
+            squares.append(_sum_by_rows(block))
+    return (total + total.mT) / 2, math.fsum(squares)  # symmetric, which not every library's product is by itself
 
 
 def triangle(u: Unfolding) -> Tensor:
