@@ -125,7 +125,7 @@ def _sum_by_rows(block: Tensor) -> float:
     if block.device.type != "cpu":
         return float(block.square().sum(1, dtype=torch.float64).sum())
     rows = block.numpy()
-    return math.fsum(np.einsum("ij,ij->i", rows, rows).tolist())
+    return float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.longdouble))  # with digits to spare where there are any
 
 
 def sample_rows(u: Unfolding) -> int:
