@@ -46,17 +46,29 @@ def takes(a: Tensor, b: Tensor, out: Tensor) -> bool:
     return same and all(1 in x.stride() and x.numel() for x in factors) and machine_code.is_available()
 
 
-def multiply(a: Tensor, b: Tensor, out: Tensor, width: int | None = None) -> Tensor:
-    """Multiply two matrices into a third one.
+def multiply(
+    a: Tensor,  # (m, k)
+    b: Tensor,  # (k, n)
+    out: Tensor,  # (m, n)
+    width: int | None = None,
+) -> Tensor:
+    """Multiply two matrices into a third one; `takes` tells which, and nothing is checked here.
 
     Args:
-        a: The first factor, of shape (m, k).
-        b: The second one, of shape (k, n).
-        out: The product, of shape (m, n), of which nothing is read.
+        a: The first factor.
+        b: The second one.
+        out: The product, of which nothing is read.
         width: Bytes of a vector; None for as many as the machine has.
 
     Returns:
         `out`.
+
+    Example:
+        >>> import pytest
+        >>> _ = pytest.importorskip("llvmlite")
+        >>> multiply(torch.ones(2, 3), torch.ones(3, 1), torch.empty(2, 1))
+        tensor([[3.],
+                [3.]])
     """
     if out.stride(1) != 1:
         multiply(b.mT, a.mT, out.mT, width)
