@@ -49,7 +49,8 @@ def tt_svd(
         method: How the singular values of the unfoldings are found. Every method keeps the promises above.
             "svd" factorises each unfolding from the left; "qr" takes passes that read it in blocks, by orthogonal
             transformations only; "gram" takes Gram matrices, accumulated in double precision; "randomized" takes
-            verified random combinations of rows, or a sample of them. What a method cannot certify is done by the next more exact one.
+            verified random combinations of rows, or a sample of them. What a method cannot certify is done by the next
+            more exact one.
             "auto" chooses by size, bound and expected ranks; the page on TT-SVD in the documentation tells its rule.
             If `x` requires gradients, all methods are "svd".
         memory: Bytes to use at most for an array that is read in slabs, at least 2**20; None for 2**30. If given, a
