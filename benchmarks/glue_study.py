@@ -24,8 +24,10 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks import run_on
 from ttnet.errors import TTFileError, TTValueError
-from ttnet_llm.command_line.cli import one_sentence_errors, parse_options
+from ttnet_llm.command_line.console import one_sentence_errors
+from ttnet_llm.command_line.options import parse_options
 from ttnet_llm.files import write_text
 from ttnet_llm.training import METHODS, FinetuneSettings, finetune
 from ttnet_llm.training.data import GLUE_MEASURES, GLUE_TASKS
@@ -125,7 +127,6 @@ def run_cell(settings: FinetuneSettings, task: str, file: Path, threads: int) ->
         "adapter_bytes": result.adapter_bytes,
         "before": result.before,
         "after": result.after,
-        "seconds_per_step": result.seconds_per_step,
         "scores": result.scores,
         "examples": result.examples,
         "versions": result.versions,
@@ -150,11 +151,10 @@ def report(cells: list[Cell]) -> str:
                 f"{group[0]['head']:,}",
                 f"{statistics.mean(scores):.3f}{spread}",
                 ", ".join(f"{score:.3f}" for score in scores),
-                f"{statistics.median(cell['seconds_per_step'] for cell in group):.3f} s",
                 f"{group[0]['asked']['learning_rate']:g}",
             ]
         )
-    header = ["task, method", "adapter", "head", "score", "by seed", "per step", "learning rate"]
+    header = ["task, method", "adapter", "head", "score", "by seed", "learning rate"]
     asked = cells[0]["asked"]
     options = [
         *(f"--tasks {task}" for task in dict.fromkeys(cell["asked"]["task"] for cell in cells)),
@@ -170,8 +170,7 @@ def report(cells: list[Cell]) -> str:
 all-MiniLM-L6-v2 (6 layers, hidden size 384), {asked["limit"]:,} training examples drawn by the seed,
 {asked["epochs"]:g} epochs, batches of {asked["batch_size"]}, at most {asked["max_length"]} tokens, scored on the
 whole validation split. The score is the accuracy (Pearson's correlation for stsb), as mean ± standard deviation over
-the seeds; parameters are counted without the head, which every method trains; the time is the median of an
-optimiser step on {asked["threads"]} CPU thread(s).
+the seeds; parameters are counted without the head, which every method trains.
 
 {markdown_table(header, rows)}
 
@@ -179,7 +178,7 @@ Made by
 
     python -m benchmarks.glue_study --data DIR {" ".join(options)}
 
-with {versions}.
+with {versions}, {asked["threads"]} CPU thread(s), {run_on()}.
 """
 
 

@@ -109,7 +109,7 @@ def run(
     model = copy.deepcopy(dense)
     sentences = training(data, seed)
     batches = [tokens(sentences[k : k + 32]) for k in range(0, calibration, 32)]
-    start = time.perf_counter()
+    start = time.process_time()
     if method.startswith("svd"):
         decompose_evenly(model, ratio, batches if "calibrated" in method else None)
     else:
@@ -118,7 +118,7 @@ def run(
         made = tensorize(model, targets=targets_of(model), ratio=ratio, calibration=fitted, layout=kind, progress=False)
         if (method, ratio, seed) == ("trains-calibrated", 0.5, 0):
             show(made, picture)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     cell = {"method": method, "ratio": ratio, "seed": seed, "seconds": seconds}
     cell["parameters"] = DENSE - (dense.num_parameters() - model.num_parameters())  # with what has stayed dense
     cell["trained"] = sum(m.tt.layout.num_parameters for m in model.modules() if isinstance(m, TTLinear | TTEmbedding))
@@ -288,7 +288,7 @@ def table(cells: list[dict[str, Any]], steps: int, lr: float, calibration: int, 
         f"{pairs} pairs of MRPC's and RTE's validation splits, at most {MAX_LENGTH} tokens; {calibration} training "
         f"sentences for calibration, {steps} steps of {BATCH} others for healing (AdamW, peak learning rate {lr:g}).\n"
         f"Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}, which draw the sentences; numbers "
-        "without ± are of one seed, or depend on none. The time is that of the decomposition.\n\n"
+        "without ± are of one seed, or depend on none. The time is the processor's for the decomposition.\n\n"
         f"Made by `python -m benchmarks.tensorize_minilm` with "
         f"{versions('ttnet-torch', 'torch', 'transformers')}, {torch.get_num_threads()} CPU thread(s), {run_on()}.\n"
     )

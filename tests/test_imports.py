@@ -2,6 +2,7 @@
 
 import ast
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -166,3 +167,17 @@ def test_another_package_of_the_same_name_is_told(overwritten, tmp_path):
     said = done.stderr.splitlines()[-1]
     assert "ttnet' is that of another project, the distribution `ttnet`" in said
     assert "pip uninstall -y ttnet ttnet-torch, and install ttnet-torch again" in said
+
+
+SCRIPTS = modules_of(*(ROOT / folder for folder in ("benchmarks", "demo", "examples")))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_scripts_import_of_ours_is_there(name: str) -> None:
+    """Scripts are run by hand, so that nothing else tells when a name has moved."""
+    for target in imports_of(name, SCRIPTS[name], within_functions=True):
+        if target.startswith(("ttnet.", "ttnet_llm.")):
+            try:
+                pkgutil.resolve_name(target)
+            except (ImportError, AttributeError) as error:
+                pytest.fail(f"{name} imports {target}: {error}")
