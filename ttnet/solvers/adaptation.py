@@ -52,6 +52,7 @@ class Adaptation:
         callback: As for the solvers.
         level: Fits cores of fixed ranks.
         again: The same for further starts, or None for `level`.
+        wider: Cores of larger ranks to go on from where `cores` need no more sweeps, or None.
         error: The least held-out error so far, that of `cores`.
         history: One record a sweep.
     """
@@ -68,6 +69,7 @@ class Adaptation:
     callback: Callable[[SolverProgress], object] | None
     level: Level = least_squares
     again: Level | None = None
+    wider: list[Tensor] | None = None
     error: float = math.inf
     history: list[SolverProgress] = field(default_factory=list)
 
@@ -95,7 +97,11 @@ class Adaptation:
     def _search(self) -> SolverStatus | None:
         """Search from the cores; None where nothing brings the error down any further."""
         bonds = range(len(self.cores) - 1)
-        status = self._level(self.cores)
+        if self.wider is None:
+            status = self._level(self.cores)
+        else:
+            self.error, wider, self.wider = self.held_error(self.cores), self.wider, None
+            status = self._level(wider)
         failures, current = 0, self.cores
         while status is None and failures < PATIENCE:  # all ranks by one, also where the first steps do not help
             larger = self._enlarged(current, bonds)
@@ -149,7 +155,7 @@ class Adaptation:
         last, slow, best = math.inf, 0, self.error
         size = float(torch.linalg.vector_norm(self.values))
         for found, missed in islice(self.level(self.samples, self.values, cores), LEVEL_SWEEPS):
-            error = self._held_error(found)
+            error = self.held_error(found)
             if error < self.error:
                 self.error, self.cores = error, list(found)
             ranks = (1, *(core.shape[2] for core in found))
@@ -169,7 +175,8 @@ class Adaptation:
             last = missed
         return None
 
-    def _held_error(self, cores: Sequence[Tensor]) -> float:
+    def held_error(self, cores: Sequence[Tensor]) -> float:
+        """Give the relative error of cores on the samples that are held out."""
         size = float(torch.linalg.vector_norm(self.held_values))
         error = float(torch.linalg.vector_norm(self.held.values(cores) - self.held_values))
         return error / size if size else error

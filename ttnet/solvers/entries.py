@@ -37,7 +37,7 @@ class IndexSamples(Measurements):
 
     def _ways(self) -> list[Tensor]:
         """For each mode, where the samples of the next one are, or of all."""
-        ways = [there.places[following.numbers] for there, following in pairwise(self._sorted)]
+        ways = [there.places.index_select(0, following.numbers) for there, following in pairwise(self._sorted)]
         return [*ways, self._sorted[-1].places]
 
     def arrange(self, mode: int, numbers: Tensor) -> Tensor:
@@ -142,13 +142,12 @@ class _Sorted:
             self.blocks.append(_Block(slices, filled, filled + most * count, most))
             filled += most * count
         order = _order(column, size)
-        along = torch.arange(len(column), device=column.device) + (first - counts.cumsum(0) + counts)[column[order]]
-        self.places = torch.empty_like(column)  # of the samples
-        self.places[order] = along
-        self.numbers = column.new_zeros(filled)  # of the samples at each place, anything where it is filled up
-        self.numbers[along] = order
-        self.mask = torch.zeros(filled, dtype=torch.float64, device=column.device)  # one where there is a sample
-        self.mask[along] = 1
+        shifts = (first - counts.cumsum(0) + counts).index_select(0, column.index_select(0, order))
+        along = torch.arange(len(column), device=column.device) + shifts
+        self.places = torch.empty_like(column).scatter_(0, order, along)  # of the samples
+        # The numbers of the samples at each place, anything where it is filled up, and ones where there is a sample.
+        self.numbers = column.new_zeros(filled).scatter_(0, along, order)
+        self.mask = torch.zeros(filled, dtype=torch.float64, device=column.device).scatter_(0, along, 1.0)
 
     @staticmethod
     def join(
