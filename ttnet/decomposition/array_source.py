@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,12 +22,61 @@ from torch import Tensor
 
 from ttnet.decomposition.storage import ArrayLike, Ranges, Storage, is_dask, read, read_raw, release
 from ttnet.decomposition.unfolding import Unfolding
-from ttnet.decomposition.unfolding_kernels import gram_matrix, project, triangle
-from ttnet.errors import TTTypeError
+from ttnet.decomposition.unfolding_kernels import gram_and_lost, project, triangle
+from ttnet.errors import TTTypeError, TTValueError
 from ttnet.numerics.dense import as_dense
 from ttnet.numerics.scales import compute_dtype, count_nonfinite, max_exponent
 
+DEFAULT_MEMORY = 2**30
+_LEAST_MEMORY = 2**20
 _DASK_BATCH = 8  # slabs that are asked of a cluster at a time
+
+
+@dataclass(frozen=True)
+class PassProgress:
+    """How far a pass over an array larger than memory has come.
+
+    Args:
+        name: What the pass computes: "gram", "triangle", "projection" or "scale".
+        step: The number of the step that it belongs to, from 1.
+        done: The entries read.
+        total: The entries to read.
+
+    Example:
+        >>> PassProgress("gram", step=1, done=250, total=1000)
+        PassProgress(name='gram', step=1, done=250, total=1000)
+    """
+
+    name: str
+    step: int
+    done: int
+    total: int
+
+
+def check_memory_limit(memory: int | None) -> int:
+    """Give the bytes that a decomposition may use.
+
+    Args:
+        memory: A number of bytes, at least 2**20, or None for 2**30.
+
+    Returns:
+        The number.
+
+    Raises:
+        TTTypeError: If it is not an int.
+        TTValueError: If it is too small.
+
+    Example:
+        >>> check_memory_limit(None)
+        1073741824
+    """
+    if memory is None:
+        return DEFAULT_MEMORY
+    if isinstance(memory, bool) or not isinstance(memory, numbers.Integral):
+        raise TTTypeError(f"memory is {memory!r}; expected a number of bytes, an int.")
+    if memory < _LEAST_MEMORY:
+        raise TTValueError(f"memory is {memory} bytes; expected at least {_LEAST_MEMORY}.")
+    return int(memory)
 
 
 class Source:
@@ -226,16 +277,20 @@ def _slabs(ranges: list[slice], cut: Sequence[int], edges: Sequence[Sequence[int
 # --- what is computed of a slab; numpy in and out, so that it may travel -----------------------------------------
 
 
-def slab_gram(slab: Any, axes: int, left: bool, dtype: torch.dtype, exponent: int) -> Any:
-    """Compute the Gram matrix of a slab's unfolding, in double precision; the columns as for `Unfolding`."""
+def slab_gram(slab: Any, axes: int, left: bool, dtype: torch.dtype, exponent: int) -> tuple[Any, float]:
+    """Compute the Gram matrix of a slab's unfolding, in double precision; the columns as for `Unfolding`.
+
+    Give the sum of all squares, too, of which the trace may have lost some.
+    """
     with np.errstate(over="ignore", invalid="ignore"):  # which the sum shows, and a scale or an error answers
-        gram = gram_matrix(_unfolded(slab, axes, left, dtype, exponent), double_products(dtype))
-    return gram.resolve_conj().numpy()
+        gram, lost = gram_and_lost(_unfolded(slab, axes, left, dtype, exponent), double_products(dtype))
+    return gram.resolve_conj().numpy(), float(gram.diagonal().real.sum()) + lost
 
 
-def slab_triangle(slab: Any, axes: int, left: bool, dtype: torch.dtype, exponent: int) -> Any:
-    """Compute the triangle of a slab's unfolding."""
-    return triangle(_unfolded(slab, axes, left, dtype, exponent)).resolve_conj().numpy()
+def slab_triangle(slab: Any, axes: int, left: bool, dtype: torch.dtype, exponent: int) -> tuple[Any, float]:
+    """Compute the triangle of a slab's unfolding; give the sum of all squares, too."""
+    r = triangle(_unfolded(slab, axes, left, dtype, exponent))
+    return r.resolve_conj().numpy(), float(r.abs().square().sum())
 
 
 def slab_projection(slab: Any, axes: int, left: bool, dtype: torch.dtype, exponent: int, basis: Any) -> Any:

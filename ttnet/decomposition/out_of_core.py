@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import numbers
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,15 @@ import torch
 from torch import Tensor
 
 from ttnet.decomposition import plan
-from ttnet.decomposition.array_source import Source, plan_slabs, slab_gram, slab_projection, slab_size, slab_triangle
+from ttnet.decomposition.array_source import (
+    PassProgress,
+    Source,
+    plan_slabs,
+    slab_gram,
+    slab_projection,
+    slab_size,
+    slab_triangle,
+)
 from ttnet.decomposition.compiled_passes import threads_of_passes
 from ttnet.decomposition.in_memory import dense_cores
 from ttnet.decomposition.passes_file import PassesFile
@@ -34,63 +40,14 @@ from ttnet.decomposition.spectrum import Spectrum, of_gram, of_triangle
 from ttnet.decomposition.storage import ArrayLike, read, read_raw, release
 from ttnet.decomposition.sweep import Sweep, basis_of, cut_bonds, identities, mirrored
 from ttnet.decomposition.unfolding import double
-from ttnet.errors import TTTypeError, TTValueError
+from ttnet.errors import TTValueError
 from ttnet.numerics.linalg import triangular_factor
 from ttnet.numerics.scales import compute_dtype
 from ttnet.numerics.truncation import ErrorBudget
 
-DEFAULT_MEMORY = 2**30
-_LEAST_MEMORY = 2**20
 _EXPECTED_RANK = 8
 # The tightest bound for which Gram matrices are tried: they resolve no smaller loss of 64 columns.
 _GRAM_EPS = 3e-7
-
-
-@dataclass(frozen=True)
-class PassProgress:
-    """How far a pass over an array larger than memory has come.
-
-    Args:
-        name: What the pass computes: "gram", "triangle", "projection" or "scale".
-        step: The number of the step that it belongs to, from 1.
-        done: The entries read.
-        total: The entries to read.
-
-    Example:
-        >>> PassProgress("gram", step=1, done=250, total=1000)
-        PassProgress(name='gram', step=1, done=250, total=1000)
-    """
-
-    name: str
-    step: int
-    done: int
-    total: int
-
-
-def check_memory_limit(memory: int | None) -> int:
-    """Give the bytes that a decomposition may use.
-
-    Args:
-        memory: A number of bytes, at least 2**20, or None for 2**30.
-
-    Returns:
-        The number.
-
-    Raises:
-        TTTypeError: If it is not an int.
-        TTValueError: If it is too small.
-
-    Example:
-        >>> check_memory_limit(None)
-        1073741824
-    """
-    if memory is None:
-        return DEFAULT_MEMORY
-    if isinstance(memory, bool) or not isinstance(memory, numbers.Integral):
-        raise TTTypeError(f"memory is {memory!r}; expected a number of bytes, an int.")
-    if memory < _LEAST_MEMORY:
-        raise TTValueError(f"memory is {memory} bytes; expected at least {_LEAST_MEMORY}.")
-    return int(memory)
 
 
 class ArraySweep:
@@ -290,31 +247,35 @@ class ArraySweep:
     def _look(self, kernel: str, step: Step, left: bool) -> Spectrum | None:
         """Make the pass that tells the spectrum, unless it was made before."""
         key = f"{kernel}.{step.side}.{step.modes}"
-        found = None if self._file is None else self._file.look(key)
-        if found is None:
-            found = self._summed(kernel, step.modes, left)
+        found, squares = (None, None) if self._file is None else self._file.look(key)
+        if found is None or squares is None:
+            found, squares = self._summed(kernel, step.modes, left)
         if self._norm < 0:
-            found = self._measured(found, kernel, step.modes, left)
+            found, squares = self._measured(found, squares, kernel, step.modes, left)
         if self._file is not None:
-            self._save(looks={key: found})
+            self._save(looks={key: (found, squares)})
         if self._norm == 0:
             return None
         rank = min(step.rows, step.columns)
         if kernel == "gram":
-            return of_gram(found, rank, self._norm, double(self._dtype))
+            lost = max(0.0, squares - float(found.diagonal().real.sum()))
+            return of_gram(found, rank, self._norm, double(self._dtype), lost)
         return of_triangle(found, rank)
 
-    def _summed(self, kernel: str, modes: int, left: bool) -> Tensor:
+    def _summed(self, kernel: str, modes: int, left: bool) -> tuple[Tensor, float]:
+        """Add up what slabs tell; give the sum of all squares, too."""
         axes = self._source.columns(modes, left=left)
         function = slab_gram if kernel == "gram" else slab_triangle
         total: Tensor | None = None
-        for part in self._pass(
+        squares: list[float] = []
+        for part, sum_of_squares in self._pass(
             "gram" if kernel == "gram" else "triangle",
             partial(function, axes=axes, left=left, dtype=self._dtype, exponent=self._pending),
             axes,
             left,
         ):
             matrix = torch.from_numpy(part)
+            squares.append(sum_of_squares)
             if total is None:
                 total = matrix
             elif kernel == "gram":
@@ -322,11 +283,12 @@ class ArraySweep:
             else:
                 total = triangular_factor(torch.cat([total, matrix]))
         assert total is not None
-        return total
+        with contextlib.suppress(OverflowError):
+            return total, math.fsum(squares)
+        return total, math.inf
 
-    def _measured(self, found: Tensor, kernel: str, modes: int, left: bool) -> Tensor:
+    def _measured(self, found: Tensor, squares: float, kernel: str, modes: int, left: bool) -> tuple[Tensor, float]:
         """Read the norm off the first pass; if numbers leave the range there, scale them and make it again."""
-        squares = _squares(found, kernel)
         if not (squares / self._source.numel > 1e-24 and squares < 1e24):
             axes = self._source.columns(modes, left=left)
             sizes = list(self._pass("scale", slab_size, axes, left))
@@ -335,11 +297,10 @@ class ArraySweep:
                     f"x holds NaN or infinite entries, {count} of {self._source.numel}; expected finite numbers."
                 )
             self._exponent = max(exponent for _, exponent in sizes)
-            found = self._summed(kernel, modes, left)
-            squares = _squares(found, kernel)
+            found, squares = self._summed(kernel, modes, left)
         self._norm = math.sqrt(squares)
         self._budget = ErrorBudget(norm=self._norm, eps=self._eps, max_ranks=self._max_ranks, dtype=self._kept)
-        return found
+        return found, squares
 
     def _project(
         self,
@@ -401,7 +362,7 @@ class ArraySweep:
 
     # --- resuming -----------------------------------------------------------------------------
 
-    def _save(self, looks: dict[str, Tensor] | None = None) -> None:
+    def _save(self, looks: dict[str, tuple[Tensor, float]] | None = None) -> None:
         if self._file is None or self._budget is None:
             return
         self._file.write(
@@ -440,14 +401,6 @@ _NUMPY = {
     torch.complex64: np.complex64,
     torch.complex128: np.complex128,
 }
-
-
-def _squares(found: Tensor, kernel: str) -> float:
-    """Give the squared norm of an unfolding from its Gram matrix or its triangle."""
-    with contextlib.suppress(OverflowError):
-        total = found.diagonal().real.sum() if kernel == "gram" else found.abs().square().sum()
-        return float(total)
-    return math.inf
 
 
 def _some_entries(array: ArrayLike) -> list[str]:

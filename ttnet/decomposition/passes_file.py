@@ -18,6 +18,8 @@ from ttnet.errors import TTFileError
 from ttnet.io import write_atomically
 
 _STATE = "passes.safetensors"
+Look = tuple[Tensor, float]
+"""What a first pass finds: a Gram matrix or a triangle, and the sum of all squares."""
 
 
 class PassesFile:
@@ -44,7 +46,7 @@ class PassesFile:
         self.left: list[Tensor] = []
         self.right: list[Tensor] = []
         self.rest: Any = None
-        self._looks: dict[str, Tensor] = {}
+        self._looks: dict[str, Look] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -52,23 +54,23 @@ class PassesFile:
         if (folder / _STATE).exists():
             self._read()
 
-    def look(self, key: str) -> Tensor | None:
-        """Give what a finished first pass of a step has found, or None.
+    def look(self, key: str) -> Look | tuple[None, None]:
+        """Give what a finished first pass of a step has found, if there was one.
 
         Args:
             key: The kernel, side and modes of the pass.
 
         Returns:
-            The matrix.
+            The matrix, and the sum of all squares.
         """
-        return self._looks.get(key)
+        return self._looks.get(key, (None, None))
 
     def write(
         self,
         *,
         left: Sequence[Tensor],
         right: Sequence[Tensor],
-        looks: Mapping[str, Tensor],
+        looks: Mapping[str, Look],
         rest: Any,
         numbers: Mapping[str, Any],
     ) -> None:
@@ -77,7 +79,7 @@ class PassesFile:
         Args:
             left: The cores that are done on the left.
             right: Those on the right.
-            looks: Matrices of this step's first passes; those already there stay until the next step.
+            looks: What this step's first passes have found; what is already there stays until the next step.
             rest: What is left to decompose, an array in memory or a memory map in the folder; None for the input.
             numbers: What else is to be kept, as JSON knows it.
         """
@@ -86,7 +88,7 @@ class PassesFile:
         rest_name = self._store(rest, numbers["step"])
         tensors = {f"left.{k}": core for k, core in enumerate(left)}
         tensors |= {f"right.{k}": core for k, core in enumerate(right)}
-        tensors |= {f"look.{key}": matrix for key, matrix in self._looks.items()}
+        tensors |= {f"look.{key}": matrix for key, (matrix, _) in self._looks.items()}
         stored = {
             name: torch.view_as_real(t.resolve_conj()).clone() if t.is_complex() else t.clone()
             for name, t in ((name, t.contiguous()) for name, t in tensors.items())
@@ -95,6 +97,7 @@ class PassesFile:
             "fingerprint": self._fingerprint,
             "numbers": dict(numbers),
             "rest": rest_name,
+            "squares": {key: squares for key, (_, squares) in self._looks.items()},
             "complex": [name for name, tensor in tensors.items() if tensor.is_complex()],
         }
         data = safetensors.torch.save(stored, {"state": json.dumps(state)})
@@ -139,7 +142,7 @@ class PassesFile:
         self.numbers, self.rest = state["numbers"], rest
         self.left = [tensors[f"left.{k}"] for k in range(sum(name.startswith("left.") for name in tensors))]
         self.right = [tensors[f"right.{k}"] for k in range(sum(name.startswith("right.") for name in tensors))]
-        self._looks = {name.removeprefix("look."): t for name, t in tensors.items() if name.startswith("look.")}
+        self._looks = {key: (tensors[f"look.{key}"], squares) for key, squares in state.get("squares", {}).items()}
 
     def discard(self) -> None:
         """Remove what is in the folder, and the folder if nothing else is in it."""

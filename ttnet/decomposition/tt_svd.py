@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ttnet.decomposition.array_source import PassProgress, check_memory_limit
 from ttnet.decomposition.in_memory import METHODS, along_storage, dense_cores, finish, zero_cores
-from ttnet.decomposition.out_of_core import ArraySweep, PassProgress, check_memory_limit
+from ttnet.decomposition.out_of_core import ArraySweep
 from ttnet.decomposition.storage import ArrayLike, opened, read
 from ttnet.numerics.dense import as_dense
 from ttnet.numerics.truncation import check_eps, check_max_rank, check_method, dtype_for_bound

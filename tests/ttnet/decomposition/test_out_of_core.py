@@ -1,6 +1,7 @@
 """Arrays read in slabs: the same trains as from memory, in bounded memory, and resumable."""
 
 import itertools
+import math
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ import ttnet
 from tests.examples import examples
 from tests.ttnet.strategies import dense, dtypes, relative_error, seeds
 from ttnet import TTFileError, TTShapeError, TTTypeError, TTValueError
+from ttnet.decomposition import out_of_core, spectrum
 from ttnet.decomposition.array_source import plan_slabs
 from ttnet.decomposition.storage import Storage
 
@@ -277,3 +279,24 @@ def test_scaled_arrays_of_which_no_bond_is_cut(method, scale, shape, memory):
     x = np.random.default_rng(0).standard_normal(shape)
     train = ttnet.tt_svd(x * scale, eps=1e-3, memory=memory, method=method)
     assert np.linalg.norm(train.full().numpy() / scale - x) <= 1e-3 * np.linalg.norm(x)
+
+
+def test_what_sums_over_slabs_drop_counts_as_lost(monkeypatch):
+    """One row of each slab is large; the squares of the others are below half a unit in the last place of its own."""
+    rows, columns = 2**15, 8
+    x = torch.full((rows, columns), torch.finfo(torch.float64).eps ** 0.5 / 8, dtype=torch.float64)
+    x[:: LEAST // 64 // columns] = 0.25
+    seen = []
+
+    def counted(gram, full_rank, norm, dtype, lost):
+        seen.append((float(gram.diagonal().sum()), norm, lost))
+        return spectrum.of_gram(gram, full_rank, norm, dtype, lost)
+
+    monkeypatch.setattr(out_of_core, "of_gram", counted)
+    x = x.reshape(2**12, 8, 8)
+    ttnet.tt_svd(x.numpy(), eps=1e-3, memory=LEAST)
+    exact = math.fsum(x.square().flatten().tolist())
+    trace, norm, lost = seen[0]
+    assert trace < exact * (1 - 1e-14)
+    assert trace + lost == pytest.approx(exact, rel=2e-16)
+    assert norm == pytest.approx(exact**0.5, rel=2e-16)
