@@ -224,8 +224,6 @@ def _measured(
         missed = max(0.0, missed) + resolution * norm**2
     else:
         missed += (4 * eps * norm) ** 2
-    if dtype != u.dtype:
-        missed += (torch.finfo(u.dtype).eps / 2 * norm) ** 2  # the product is kept in the coarser one
     return _Seen(product, norm, missed, goal, foretold) if missed <= foretold + goal else None
 
 

@@ -184,6 +184,17 @@ def test_losses_that_rounding_hides_in_squares_are_not_looked_for():
     assert few.cut(1e-3, None)[0] == 5
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_rounding_of_single_precision_is_most_of_no_allowance(seed, dtype):
+    """Without `eps`, a bond may lose twice the precision of the numbers; what they were rounded by is far less."""
+    x = noisy(6000, 24, 5, 0.0, dtype, seed)
+    found = by_sample(Unfolding(x, 1, dtype), None, 2 * torch.finfo(dtype).eps, 12, double(dtype))
+    assert found is not None
+    assert found.cut(2 * torch.finfo(dtype).eps * float(x.norm()), None)[0] == 5
+    assert found.missed < (torch.finfo(dtype).eps * float(x.norm())) ** 2 / 4
+
+
 def test_a_direction_that_the_sample_overrates_is_left_out():
     x = noisy(6000, 24, 5, 3e-3)
     u = Unfolding(x, 1, x.dtype)
