@@ -182,10 +182,11 @@ def _extended(
     rows: Tensor,  # (m, n)
 ) -> Tensor:  # (n, at most k + m)
     """Extend an orthonormal basis by the directions of some rows that are not rounding."""
-    noise = 100 * torch.finfo(rows.dtype).eps * float(rows.norm())
+    noise = torch.finfo(rows.dtype).eps * float(rows.norm())
     q, r = torch.linalg.qr(rows.mH - basis @ (rows @ basis).mH)
     q = q[:, r.diagonal().abs() > noise]
-    q, _ = torch.linalg.qr(q - basis @ (basis.mH @ q))  # once leaves rounding of what was projected out
+    for _ in range(2):  # once leaves rounding of what was projected out, and that may be most of a faint direction
+        q, _ = torch.linalg.qr(q - basis @ (basis.mH @ q))
     return torch.cat([basis, q], 1)
 
 

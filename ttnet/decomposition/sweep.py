@@ -383,11 +383,13 @@ def cut_bonds(
     rest = spectrum.energies[:rank].clamp(min=0).sqrt()[:, None] * v[:, :rank].mH
     cores: list[Tensor] = []
     whole = rank == len(v)
-    outside = spectrum.missed**0.5
+    # Where only rounding noise is cut, what is missed is no more than that, and nobody's bound has to hold it.
+    missed = spectrum.missed if budget.left else 0.0
+    outside = missed**0.5
     for size, bond in zip(sizes[:0:-1], bonds[:0:-1], strict=True):
         matrix = rest.reshape(-1, size * last)
         inner = by_qr(Unfolding(matrix, 1, matrix.dtype))
-        inner = replace(inner, bound=spectrum.bound + spectrum.missed)
+        inner = replace(inner, bound=spectrum.bound + missed)
         allowed, max_rank = budget.allowance(inner.full_rank, bond)
         # What is missed need not be orthogonal to what is cut here: their norms may add up as they are.
         choice = inner.cut(math.hypot(allowed, outside) - outside, max_rank)

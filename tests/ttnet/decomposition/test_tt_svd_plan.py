@@ -9,7 +9,7 @@ import torch
 
 import ttnet
 from tests.ttnet.strategies import dense, draw_tensor, relative_error
-from ttnet.decomposition import plan, sweep
+from ttnet.decomposition import plan, randomized, sweep
 from ttnet.decomposition.plan import SMALL_NUMEL, kernel_flops, next_step, plan_sweep
 from ttnet.decomposition.spectrum import gram_bound
 
@@ -123,6 +123,29 @@ def test_low_rank_is_found_by_a_sketch(looks, eps, dtype):
     assert looks[0].startswith("sketch")
     assert not any(look.startswith(("gram", "qr")) for look in looks[:1])
     assert relative_error(dense(y), x) <= max(eps, 1e-6 if dtype == torch.float32 else 0)
+
+
+@pytest.mark.parametrize("shape", [(48,) * 4, (40, 30, 50, 20)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
+def test_without_a_bound_sketches_tell_a_rank_from_rounding(looks, shape, dtype):
+    """Of several modes, too, whose inner bonds may lose less than the outer one."""
+    x = dense(ttnet.random(shape, 4, dtype=dtype, seed=1))
+    train = ttnet.tt_svd(x)
+    assert set(train.ranks) == {1, 4}
+    assert not [look for look in looks if look == "qr"]
+    assert relative_error(dense(train), x) < 100 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-17, 1e-16, 1e-15, 1e-12])
+def test_extended_bases_are_orthonormal(noise):
+    """Also where rows lie in the space of the basis but for rounding."""
+    basis = torch.linalg.qr(draw_tensor((60, 5), torch.complex128, 0))[0]
+    for seed in range(1, 6):
+        weights, rest = draw_tensor((7, 5), torch.complex128, seed), draw_tensor((7, 60), torch.complex128, -seed)
+        weights[:, 0] *= 1e3
+        basis = randomized._extended(basis, weights @ basis[:, :5].mH + noise * 1e3 * rest)
+        gram = basis.mH @ basis
+        torch.testing.assert_close(gram, torch.eye(len(gram), dtype=gram.dtype), atol=1e-14, rtol=0)
 
 
 def test_sketches_are_given_up_where_they_fail(looks):
