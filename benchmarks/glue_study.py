@@ -129,6 +129,8 @@ def run_cell(settings: FinetuneSettings, task: str, file: Path, threads: int) ->
         "after": result.after,
         "scores": result.scores,
         "examples": result.examples,
+        "batch_size": result.batch_size,
+        "max_length": result.max_length,
         "versions": result.versions,
     }
     write_text(file, json.dumps(cell, indent=1) + "\n")
@@ -155,7 +157,7 @@ def report(cells: list[Cell]) -> str:
             ]
         )
     header = ["task, method", "adapter", "head", "score", "by seed", "learning rate"]
-    asked = cells[0]["asked"]
+    asked, first = cells[0]["asked"], cells[0]
     options = [
         *(f"--tasks {task}" for task in dict.fromkeys(cell["asked"]["task"] for cell in cells)),
         *(f"--methods {method}" for method in dict.fromkeys(cell["asked"]["method"] for cell in cells)),
@@ -164,11 +166,11 @@ def report(cells: list[Cell]) -> str:
         f"--examples {asked['limit']} --epochs {asked['epochs']:g} --threads {asked['threads']}",
         *([f"--head-lr {asked['head_learning_rate']:g}"] if asked["head_learning_rate"] else []),
     ]
-    versions = ", ".join(f"{name} {number}" for name, number in cells[0]["versions"].items())
+    versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
     return f"""# LoRETTA and LoRA on GLUE with MiniLM
 
 all-MiniLM-L6-v2 (6 layers, hidden size 384), {asked["limit"]:,} training examples drawn by the seed,
-{asked["epochs"]:g} epochs, batches of {asked["batch_size"]}, at most {asked["max_length"]} tokens, scored on the
+{asked["epochs"]:g} epochs, batches of {first["batch_size"]}, at most {first["max_length"]} tokens, scored on the
 whole validation split. The score is the accuracy (Pearson's correlation for stsb), as mean ± standard deviation over
 the seeds; parameters are counted without the head, which every method trains.
 

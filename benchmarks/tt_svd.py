@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 PEERS = {"tensorly": "tensorly", "torchtt": "torchTT", "tntorch": "tntorch"}
 EXACT = ("tensorly", "torchTT", "tntorch, svd")  # whose decompositions hold at any accuracy
 METHODS = ("auto", "gram", "qr", "randomized")
-NO_EPS = 1e-14  # torchTT's, where max_rank alone is to count: it knows no None
+NO_EPS = 1e-14  # of those that know no None
 SLOW_SECONDS = 1.5  # a contender that takes longer runs once only
 SHORT_LEAST = 0.8  # of a recorded ratio
 MOST_SECONDS = 60.0  # and is given up after so long, as soon as its library returns
@@ -100,11 +100,15 @@ TIGHT_CASES = [
     Case("(64,) * 4, rank 10, eps 1e-12", lambda short: low_rank(short, 0.0), eps=1e-12),
     Case("256 x 256 x 3 x 64 video without noise, eps 1e-12", lambda short: video(short, 0.0), eps=1e-12),
 ]
+UNBOUNDED_CASES = [
+    Case("(64,) * 4, rank 10, no eps", lambda short: low_rank(short, 0.0)),
+    Case("256 x 256 x 3 x 64 video without noise, no eps", lambda short: video(short, 0.0)),
+]
 
 
 def every_case() -> Iterator[tuple[str, Case, torch.dtype]]:
-    for case in [*CASES, *TIGHT_CASES]:
-        for dtype in (torch.float64, torch.float32) if case in CASES else (torch.float64,):
+    for case in [*CASES, *TIGHT_CASES, *UNBOUNDED_CASES]:
+        for dtype in (torch.float64,) if case in TIGHT_CASES else (torch.float64, torch.float32):
             yield f"{case.title}, {str(dtype)[6:]}", case, dtype
 
 
@@ -135,7 +139,7 @@ def contenders(
             if max_rank is not None:
                 return tntorch.Tensor(x, algorithm=algorithm, ranks_tt=max_rank).cores
             train = tntorch.Tensor(x)  # its constructor would give a bound to a Tucker decomposition, too
-            train.round_tt(eps=eps, algorithm=algorithm)
+            train.round_tt(eps=eps or NO_EPS, algorithm=algorithm)
             return train.cores
 
         for algorithm in ("svd", "eig"):

@@ -127,7 +127,8 @@ class Sweep:
         def rank_of(k: int, method: str) -> int:
             forced = self._forced_rank(k)
             rank = self._rank if forced is None else forced
-            return rank if method == base_method else max(rank, beyond[k - 1])
+            # Only at a last bond is it certain that what a sketch failed at is left to the other kernel.
+            return rank if method == base_method and len(shape) > 2 else max(rank, beyond[k - 1])
 
         base_method = self._base_method()
         methods = [base_method]
