@@ -142,7 +142,11 @@ class PassesFile:
         self.numbers, self.rest = state["numbers"], rest
         self.left = [tensors[f"left.{k}"] for k in range(sum(name.startswith("left.") for name in tensors))]
         self.right = [tensors[f"right.{k}"] for k in range(sum(name.startswith("right.") for name in tensors))]
-        self._looks = {key: (tensors[f"look.{key}"], squares) for key, squares in state.get("squares", {}).items()}
+        looks = {name.removeprefix("look."): t for name, t in tensors.items() if name.startswith("look.")}
+        told = state.get("squares", {})  # not in files of earlier versions
+        self._looks = {
+            key: (matrix, told[key] if key in told else _squares(key, matrix)) for key, matrix in looks.items()
+        }
 
     def discard(self) -> None:
         """Remove what is in the folder, and the folder if nothing else is in it."""
@@ -150,3 +154,8 @@ class PassesFile:
             path.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def _squares(key: str, matrix: Tensor) -> float:
+    """Give the sum of all squares as far as a Gram matrix or a triangle tells."""
+    return float(matrix.diagonal().real.sum() if key.startswith("gram") else matrix.abs().square().sum())
