@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 PEERS = {"tensorly": "tensorly", "torchtt": "torchTT", "tntorch": "tntorch"}
 EXACT = ("tensorly", "torchTT", "tntorch, svd")  # whose decompositions hold at any accuracy
 METHODS = ("auto", "gram", "qr", "randomized")
-NO_EPS = 1e-14  # of those that know no None
+NO_EPS = 1e-14  # torchTT's: it knows no None
 SLOW_SECONDS = 1.5  # a contender that takes longer runs once only
 SHORT_LEAST = 0.8  # of a recorded ratio
 MOST_SECONDS = 60.0  # and is given up after so long, as soon as its library returns
@@ -132,14 +132,14 @@ def contenders(
 
         limit = {} if max_rank is None else {"rmax": max_rank}
         runs["torchTT"] = lambda: torchtt.TT(x, eps=eps or NO_EPS, **limit).cores
-    if has("tntorch"):
+    if has("tntorch") and not (eps is None and max_rank is None):  # without either it keeps all there is
         import tntorch
 
         def rounded(algorithm: str) -> Sequence[Tensor]:
             if max_rank is not None:
                 return tntorch.Tensor(x, algorithm=algorithm, ranks_tt=max_rank).cores
             train = tntorch.Tensor(x)  # its constructor would give a bound to a Tucker decomposition, too
-            train.round_tt(eps=eps or NO_EPS, algorithm=algorithm)
+            train.round_tt(eps=eps, algorithm=algorithm)
             return train.cores
 
         for algorithm in ("svd", "eig"):
