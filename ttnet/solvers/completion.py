@@ -72,7 +72,7 @@ def complete(
         held_out: The share of samples that are held out, above 0 and below 1.
         max_sweeps: The largest number of half sweeps, or of steps by up to five of conjugate gradients, at least 1.
         max_rank: Bound on the ranks, an int or one int per inner bond.
-        x0: Where to begin; None for a train of rank 1, as told above.
+        x0: Where to begin; None for what is told above.
         seed: The seed of the choice of held-out samples and of new directions.
         callback: Called with a `SolverProgress` after each sweep; if it returns True, the search stops.
 

@@ -6,6 +6,7 @@ sum, a train of rank 2, is most of what many smooth functions are, and takes one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,7 +41,7 @@ def begin_with_means(
 
     Returns:
         Cores of rank 1, and of rank 2 or None where the product is much closer. None in place of both if there are
-        not two modes, or too few samples, or the sum tells too little.
+        not two modes, or too few samples, or the sum tells too little, or the product leaves the range of floats.
 
     Example:
         >>> at = torch.cartesian_prod(torch.arange(9), torch.arange(9)).repeat(3, 1)
@@ -64,6 +65,8 @@ def begin_with_means(
     for vector, column in zip(factors, there, strict=True):
         found *= vector.index_select(0, column)
     left = float(torch.linalg.vector_norm(found - held_values))
+    if not math.isfinite(left):  # numbers of so many sizes that a product leaves the range of floats
+        return None
     is_enough = left <= tol * size or CLOSER * left < lacking
     return [vector.view(1, -1, 1) for vector in factors], None if is_enough else _cores(summands)
 

@@ -9,7 +9,7 @@ import ttnet
 from tests.ttnet.decomposition.functions import reciprocal
 from tests.ttnet.strategies import draw_indices, seeds
 from ttnet import TensorTrain
-from ttnet.solvers import complete, completion
+from ttnet.solvers import complete, completion, means
 from ttnet.solvers.means import begin_with_means
 
 doubles = st.sampled_from([torch.float64, torch.complex128])
@@ -108,3 +108,11 @@ def test_sums_keep_to_bounds_on_ranks(most):
     indices = draw_indices(shape, 12**5 // 20)
     ranks = complete(indices, reciprocal(indices), shape, tol=1e-8, max_rank=most).value.ranks[1:-1]
     assert all(rank <= bound for rank, bound in zip(ranks, [most] * 4 if most == 1 else most, strict=True))
+
+
+def test_products_beyond_the_range_of_floats_are_left(monkeypatch):
+    monkeypatch.setattr(means, "_product", lambda columns, values, sizes: [values.new_full((n,), 1e200) for n in sizes])
+    indices = at_all((6, 6, 6), 4)
+    values = indices.double().sum(1)
+    assert begin_with_means(indices, values, indices, values, (6, 6, 6), 1e-6) is None
+    assert complete(indices, values, (6, 6, 6), tol=1e-8).converged
