@@ -23,6 +23,8 @@ from ttnet.numerics import machine_code
 from ttnet.numerics.blas import single_threaded, thread_count, torch_threads
 
 LEAST_NUMEL = 2**20  # below which a pass takes a millisecond, and compiling it a hundred
+_REPEATED_NUMEL = 2**16  # with which a pass gains by being compiled, once a process has made so many of them
+WORTH_COMPILING = 2**28  # that there were so many entries, which took libraries as long as compiling does
 THREAD_NUMEL = 2**20  # with which a thread of its own pays
 _MOST_GRAM_COLUMNS = 512  # above which the sums of a Gram matrix leave the cache
 LEAST_COLUMNS = 16
@@ -33,6 +35,7 @@ LEAST_ROWS = 256  # of a block of a Gram matrix, so that sums are seldom taken t
 SKETCH_ROWS = 32  # of one of a sketch, of which there are fewer sums
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 _NUMPY = {"float32": np.float32, "float64": np.float64}
+_passed = 0  # entries, by passes that are not worth compiling on their own
 
 
 def threads_of_passes() -> AbstractContextManager[None]:
@@ -103,10 +106,19 @@ def _takes(x: Tensor | None) -> TypeGuard[Tensor]:
         and x.dtype in _DTYPES
         and 1 in x.stride()
         and x.shape[1] >= LEAST_COLUMNS
-        and x.numel() >= LEAST_NUMEL
         and os.environ.get("TTNET_BLAS") is None
         and machine_code.is_available()
+        and _is_worth(x.numel())
     )
+
+
+def _is_worth(numel: int) -> bool:
+    """Say whether a pass over so many entries is to be compiled, and count them if they alone are too few."""
+    global _passed
+    if LEAST_NUMEL > numel >= _REPEATED_NUMEL:
+        _passed += numel
+        return _passed > WORTH_COMPILING
+    return numel >= LEAST_NUMEL
 
 
 def gram(

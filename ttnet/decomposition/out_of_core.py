@@ -32,13 +32,14 @@ from ttnet.decomposition.array_source import (
     slab_size,
     slab_triangle,
 )
+from ttnet.decomposition.bonds import basis_of, cut_bonds, identities, mirrored
 from ttnet.decomposition.compiled_passes import threads_of_passes
 from ttnet.decomposition.in_memory import dense_cores
 from ttnet.decomposition.passes_file import PassesFile
 from ttnet.decomposition.plan import Step
 from ttnet.decomposition.spectrum import Spectrum, of_gram, of_triangle
 from ttnet.decomposition.storage import ArrayLike, read, read_raw, release
-from ttnet.decomposition.sweep import Sweep, basis_of, cut_bonds, identities, mirrored
+from ttnet.decomposition.sweep import Sweep
 from ttnet.decomposition.unfolding import double
 from ttnet.errors import TTValueError
 from ttnet.numerics.linalg import triangular_factor
@@ -375,6 +376,7 @@ class ArraySweep:
                 "whole_norm": self._norm if self._step == 1 else self._file.numbers["whole_norm"],
                 "exponent": self._exponent,
                 "spent": list(self._budget.spent),
+                "least_kept": self._budget.least_kept,
                 "rank": self._rank,
                 "step": self._step,
                 "ends": [self._source.left, self._source.right],
@@ -390,7 +392,7 @@ class ArraySweep:
         self._left, self._right = list(file.left), list(file.right)
         self._budget = ErrorBudget(norm=found["whole_norm"], eps=self._eps, max_ranks=self._max_ranks, dtype=self._kept)
         for tail in found["spent"]:
-            self._budget.spend(tail)
+            self._budget.spend(tail, found.get("least_kept", 0.0))
         array, dtype = (self._array, self._source.dtype) if file.rest is None else (file.rest, self._dtype)
         self._source = Source(array, dtype, self._memory, *found["ends"])
 

@@ -17,6 +17,8 @@ from ttnet.decomposition.unfolding import BLOCK_NUMEL
 
 # Below so many entries a tensor stays in cache and calls cost more than arithmetic: nothing to plan.
 SMALL_NUMEL = 2**14
+QUICK = 8  # times as many entries, up to which an SVD of few rows costs less than the calls of a step
+_STEP_CALLS = 4e7  # of which each costs so much, in floating-point operations
 # What moving a byte through the caches costs, in floating-point operations.
 _FLOPS_PER_BYTE = 5.0
 _SINGLE = 4  # bytes
@@ -137,6 +139,29 @@ def kernel_bytes(method: str, rows: int, columns: int, rank: int, itemsize: int)
     if method == "randomized":
         return itemsize * rows * (1.125 * columns + 3 * (rank + OVERSAMPLING))
     return itemsize * rows * (2 * columns + rank)
+
+
+def is_quickly_cut(outer_ranks: tuple[int, int], shape: Sequence[int], method: str) -> bool:
+    """Say whether the first bond is cut by an SVD before a step would be planned, looked at and projected.
+
+    Args:
+        outer_ranks: The ranks of the bonds before and behind the modes that are left.
+        shape: Those modes, two or more.
+        method: What the user asked for; any but "auto" means that no tensor is factorised as it is that is not small.
+
+    Returns:
+        Whether it is: always for a small tensor, and for a larger one if the first unfolding has few rows.
+
+    Example:
+        >>> is_quickly_cut((1, 1), (2,) * 16, "auto"), is_quickly_cut((1, 1), (256, 256), "auto")
+        (True, False)
+    """
+    numel = outer_ranks[0] * math.prod(shape) * outer_ranks[1]
+    if numel <= SMALL_NUMEL or method != "auto" or numel > QUICK * SMALL_NUMEL:
+        return numel <= SMALL_NUMEL
+    rows = outer_ranks[0] * shape[0]
+    size = min(rows, numel // rows)
+    return numel * (40 + 8 * size) + 50 * size**3 <= _STEP_CALLS
 
 
 def next_step(

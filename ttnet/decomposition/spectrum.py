@@ -113,6 +113,21 @@ class Spectrum:
             clear = tails[forced - 1] >= 100 * unknown
         return (forced, (tails[forced] + self.missed) ** 0.5) if clear else None
 
+    def least_kept(self, rank: int) -> float:
+        """Say what the smallest singular value that a cut keeps is at least.
+
+        Args:
+            rank: The rank of the cut, at least 1.
+
+        Returns:
+            That of the energies, less what rounding may have added to it.
+
+        Example:
+            >>> Spectrum(torch.tensor([4.0, 1.0]), torch.eye(2), full_rank=2, bound=0.0, squares=5.0).least_kept(2)
+            1.0
+        """
+        return max(0.0, float(self.energies[rank - 1]) - self.bound) ** 0.5
+
 
 def gram_bound(n: int, norm: float, dtype: torch.dtype) -> float:
     """Bound the rounding in the Gram matrix of an unfolding and in its eigenvalues, as any projector sees it.

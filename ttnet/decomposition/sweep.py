@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ttnet.decomposition import plan
+from ttnet.decomposition.bonds import basis_of, cut_bonds, identities, mirrored
 from ttnet.decomposition.compiled_passes import threads_of_passes
 from ttnet.decomposition.plan import OVERSAMPLING, Step
 from ttnet.decomposition.randomized import by_sample, by_sketch
-from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, gram_bound
+from ttnet.decomposition.spectrum import Spectrum, by_gram, by_qr, check_range, gram_bound
 from ttnet.decomposition.unfolding import Unfolding, double
 from ttnet.decomposition.unfolding_kernels import project, sum_of_squares
 from ttnet.numerics.linalg import qr, truncated_svd
@@ -99,8 +100,10 @@ class Sweep:
         """
         with threads_of_passes(), np.errstate(over="ignore", invalid="ignore"):
             while self._rest.ndim > 3:
-                if self._rest.numel() <= plan.SMALL_NUMEL:
-                    self._to_double()
+                outer, *shape, inner = self._rest.shape
+                if plan.is_quickly_cut((outer, inner), shape, self._method):
+                    self._cut_first()
+                    continue
                 step = self._plan()
                 if self._take(step):
                     self.steps.append(step)
@@ -108,13 +111,29 @@ class Sweep:
                     taken = step.modes if step.side == "left" else self._rest.ndim - 2 - step.modes
                     more = step.columns if step.method == "sampled" else 2 * step.max_sketch
                     self._beyond[len(self._left) + taken - 1] = more
-            self._to_double()
+            self._to_double(copy=True)
         return self._finish()
 
-    def _to_double(self) -> None:
-        rest = self._rest.to(double(self._dtype), copy=True)
-        self._rest = times_power_of_two(rest, -self._exponent)
-        self._dtype, self._exponent = rest.dtype, 0
+    def _to_double(self, *, copy: bool = False) -> None:
+        self._rest = times_power_of_two(self._rest.to(double(self._dtype), copy=copy), -self._exponent)
+        self._dtype, self._exponent = self._rest.dtype, 0
+
+    def _cut_first(self) -> None:
+        """Cut the first bond by an SVD in double precision."""
+        self._to_double()
+        if not self._measured:
+            squares = float(torch.linalg.vector_norm(self._rest)) ** 2
+            check_range(squares, self._rest.numel())
+            self._adopt(squares**0.5)
+        (rank, size, *_), bond = self._rest.shape, len(self._left)
+        matrix = self._rest.reshape(rank * size, -1)
+        u, w, tail = truncated_svd(matrix, *self._budget.allowance(min(matrix.shape), bond))
+        self._budget.spend(tail, float(torch.linalg.vector_norm(w[-1])))
+        self._lost[bond] = tail
+        self._norm = max(0.0, self._norm**2 - tail**2) ** 0.5
+        self._left.append(u.reshape(rank, size, -1))
+        self._rest = w.reshape(-1, *self._rest.shape[2:])
+        self._rank = max(_FIRST_RANK, len(self._rest))
 
     def _plan(self) -> Step:
         outer, *shape, inner = self._rest.shape
@@ -277,7 +296,8 @@ class Sweep:
         flops = sum(12 * core.numel() * max(core.shape[0], core.shape[2]) for core in cores)
         lost = [self._lost.get(bond, 0.0) for bond in range(len(cores) - 1)]
         by_left, by_right = lost[:centre], lost[centre:]  # what the sweep cut from either end
-        spends = unspent > 0 and flops <= max(_FREE_FLOPS, sum(step.cost for step in self.steps) / 4)
+        is_cheap = flops <= max(_FREE_FLOPS, sum(step.cost for step in self.steps) / 4)
+        spends = unspent > 0 and self._budget.allows_more and is_cheap
         first = 0 if spends else centre
         if spends:
             for k in range(centre, 0, -1):
@@ -290,121 +310,10 @@ class Sweep:
                 apart = math.hypot(self._lost_before, *by_left[k + 1 :], *by_right[: max(0, k - centre)])
                 u, w, tail = truncated_svd(matrix, math.hypot(unspent, apart) - apart, None)
                 unspent = max(0.0, unspent**2 - tail * (tail + 2 * apart)) ** 0.5
+            elif len(matrix) <= matrix.shape[1]:  # the bond is as large as it can be
+                u, w = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device), matrix
             else:
                 u, w = qr(matrix)
             cores[k] = u.reshape(*cores[k].shape[:2], -1)
             cores[k + 1] = torch.tensordot(w, cores[k + 1], 1)
         return cores
-
-
-def identities(shape: Sequence[int], left: bool, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Give the cores of modes that no bond is cut between.
-
-    Args:
-        shape: The modes, the outermost one last, and the rank of the bond behind it.
-        left: Whether they are seen in a mirror.
-        dtype: The dtype of the cores.
-        device: Their device.
-
-    Returns:
-        Identities, as cores.
-
-    Example:
-        >>> [tuple(core.shape) for core in identities((3, 2, 1), False, torch.float64, torch.device("cpu"))]
-        [(6, 3, 2), (2, 2, 1)]
-    """
-    cores: list[Tensor] = []
-    *sizes, inner = shape
-    for size in reversed(sizes):
-        eye = torch.eye(size * inner, dtype=dtype, device=device)
-        core = eye.reshape(-1, inner, size).mT if left else eye.reshape(-1, size, inner)
-        cores.insert(0, core)
-        inner *= size
-    return cores
-
-
-def basis_of(cores: Sequence[Tensor], shape: Sequence[int], left: bool) -> Tensor:
-    """Multiply new cores up to the basis of the space they span.
-
-    Args:
-        cores: The cores, with orthonormal rows.
-        shape: Their modes and the rank of the bond behind the last one.
-        left: Whether they are seen in a mirror.
-
-    Returns:
-        A matrix of shape (rank, columns), its columns in the order of those of the unfolding.
-
-    Example:
-        >>> basis_of([torch.eye(4).reshape(4, 2, 2), torch.eye(2).reshape(2, 2, 1)], (2, 2, 1), False).shape
-        torch.Size([4, 4])
-    """
-    basis = cores[0]
-    for core in cores[1:]:
-        basis = torch.tensordot(basis, core, 1)
-    basis = basis.reshape(len(cores[0]), -1)
-    return mirrored(basis, shape) if left else basis
-
-
-def mirrored(
-    matrix: Tensor,  # (k, n_1 ... n_m)
-    shape: Sequence[int],  # (n_1, ..., n_m)
-) -> Tensor:
-    """Reverse the order of the modes that are merged in the columns."""
-    tensor = matrix.reshape(-1, *shape)
-    return tensor.permute(0, *range(len(shape), 0, -1)).reshape(matrix.shape)
-
-
-def cut_bonds(
-    spectrum: Spectrum,
-    v: Tensor,  # (n_1 ... n_m r, k): its singular vectors, the modes in the order of `shape`
-    shape: Sequence[int],  # (n_1, ..., n_m, r)
-    bonds: Sequence[int],
-    budget: ErrorBudget,
-) -> list[Tensor] | None:
-    """Cut the bonds of one step, the outermost one first and the others from the end, and note it in the budget.
-
-    Args:
-        spectrum: What is known of the unfolding.
-        v: Its right singular vectors.
-        shape: The modes merged in the columns, and the rank of the bond behind the last one.
-        bonds: The bonds before each mode.
-        budget: The budget.
-
-    Returns:
-        The cores, with orthonormal rows, none if no rank is smaller than it could be; or None if a cut is not certain.
-    """
-    *sizes, last = shape
-    allowed, max_rank = budget.allowance(spectrum.full_rank, bonds[0])
-    choice = spectrum.cut(allowed, max_rank)
-    if choice is None:
-        return None
-    rank, tail = choice
-    budget.spend((tail**2 + spectrum.bound) ** 0.5)
-    # X is Q times this, where Q has orthonormal columns: its further cuts lose here what they lose there.
-    rest = spectrum.energies[:rank].clamp(min=0).sqrt()[:, None] * v[:, :rank].mH
-    cores: list[Tensor] = []
-    whole = rank == len(v)
-    # Where only rounding noise is cut, what is missed is no more than that, and nobody's bound has to hold it.
-    missed = spectrum.missed if budget.left else 0.0
-    outside = missed**0.5
-    for size, bond in zip(sizes[:0:-1], bonds[:0:-1], strict=True):
-        matrix = rest.reshape(-1, size * last)
-        inner = by_qr(Unfolding(matrix, 1, matrix.dtype))
-        inner = replace(inner, bound=spectrum.bound + missed)
-        allowed, max_rank = budget.allowance(inner.full_rank, bond)
-        # What is missed need not be orthogonal to what is cut here: their norms may add up as they are.
-        choice = inner.cut(math.hypot(allowed, outside) - outside, max_rank)
-        if choice is None:
-            return None
-        rank, tail = choice
-        budget.spend((tail * (tail + 2 * outside)) ** 0.5)
-        whole = whole and rank == size * last
-        core = inner.v[:, :rank].mH
-        rest = matrix @ core.mH
-        cores.insert(0, core.reshape(rank, size, last))
-        last = rank
-    if whole:
-        return []
-    rest = rest.reshape(-1, sizes[0] * last)
-    core = qr(rest.mT)[0].mT if cores else v[:, : len(rest)].mH
-    return [core.reshape(-1, sizes[0], last), *cores]

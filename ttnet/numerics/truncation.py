@@ -231,11 +231,20 @@ class ErrorBudget:
         rounding += order * half_noise
         self._left = (max(0.0, eps - rounding) * norm) ** 2
         self.spent: tuple[float, ...] = ()  # what each bond so far was cut by
+        self.least_kept = math.inf  # of the singular values that they have kept
 
     @property
     def left(self) -> float:
         """The norm of the error that is left to the bonds still to come."""
         return math.sqrt(self._left)
+
+    @property
+    def allows_more(self) -> bool:
+        """Whether a bond that was cut already may lose another singular value to what is left.
+
+        Cuts at other bonds have made it smaller since, but by no more than all of them together have lost.
+        """
+        return self.least_kept <= self.left + math.hypot(*self.spent)
 
     def noise(self, size: int) -> float:
         """Give the relative Frobenius norm of rounding noise in a matrix.
@@ -268,6 +277,7 @@ class ErrorBudget:
         budget = copy.copy(self)
         budget._norm *= norm
         budget._left *= norm**2
+        budget.least_kept *= norm
         budget.spent = tuple(tail * norm for tail in self.spent)
         return budget
 
@@ -311,11 +321,12 @@ class ErrorBudget:
         max_rank = self._max_ranks[len(self.spent) if bond is None else bond]
         return max(share, self.noise(size) * self._norm), max_rank
 
-    def spend(self, tail: float) -> None:
+    def spend(self, tail: float, least_kept: float = 0.0) -> None:
         """Note what the next bond was cut by, and go on to the one after it.
 
         Args:
             tail: The Frobenius norm of what was cut off.
+            least_kept: The smallest singular value that was kept, or what it is at least.
 
         Example:
             >>> budget = ErrorBudget(norm=2.0, eps=0.5, max_ranks=[3, 3], dtype=torch.float64)
@@ -324,4 +335,5 @@ class ErrorBudget:
             (0.99..., 3)
         """
         self._left = max(0.0, self._left - tail**2)
+        self.least_kept = min(self.least_kept, least_kept)
         self.spent = (*self.spent, tail)

@@ -17,7 +17,8 @@ def choose_passes(patch, name):
     """Take one way for tensors of any size, and for compiled passes many blocks and three threads."""
     patch.delenv("TTNET_BLAS", raising=False)
     if name == "libraries":
-        patch.setattr(compiled_passes, "LEAST_NUMEL", 2**62)
+        for limit in ("LEAST_NUMEL", "WORTH_COMPILING"):
+            patch.setattr(compiled_passes, limit, 2**62)
         return
     for limit, value in (("LEAST_NUMEL", 0), ("LEAST_COLUMNS", 1), ("BLOCK_NUMEL", 128), ("LEAST_ROWS", 16)):
         patch.setattr(compiled_passes, limit, value)

@@ -148,6 +148,18 @@ def test_what_is_compiled(monkeypatch):
     assert not compiled_passes.takes_gram(x)
 
 
+def test_small_passes_are_compiled_once_there_were_many(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.delenv("TTNET_BLAS", raising=False)
+    monkeypatch.setattr(compiled_passes, "_passed", 0)
+    monkeypatch.setattr(compiled_passes, "WORTH_COMPILING", 2**18)
+    tiny, small, large = (torch.ones(rows, 64) for rows in (1000, 1024, 2**14))
+    taken = [compiled_passes.takes_gram(x) for x in (small, large, small, tiny, small, small)]
+    assert taken == [False, True, False, False, False, False]
+    assert compiled_passes.takes_gram(small)
+    assert not compiled_passes.takes_gram(tiny)
+
+
 @pytest.mark.parametrize(
     ("version", "expected"), [("0.44.0", False), ("0.45.0", True), ("0.45rc1", True), ("1.0", True), ("odd", False)]
 )

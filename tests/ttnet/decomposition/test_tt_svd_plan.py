@@ -6,17 +6,21 @@ import sys
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import ttnet
-from tests.ttnet.strategies import dense, draw_tensor, relative_error
+from tests.ttnet.strategies import dense, draw_tensor, dtypes, precision, relative_error, seeds, shapes, wide
 from ttnet.decomposition import plan, randomized, sweep
 from ttnet.decomposition.plan import SMALL_NUMEL, kernel_flops, next_step, plan_sweep
 from ttnet.decomposition.spectrum import gram_bound
+from ttnet.numerics.truncation import ErrorBudget
 
 
 @pytest.fixture
 def looks(monkeypatch):
     """What has been looked at with which kernel: names, with the precision of the products."""
+    monkeypatch.setattr(plan, "QUICK", 1)  # where there would be nothing to see
     seen = []
 
     def spy(name, kernel):
@@ -31,8 +35,7 @@ def looks(monkeypatch):
     inner = sweep.by_qr
 
     def qr(u, **options):
-        if u.shape[0] * u.shape[1] > SMALL_NUMEL:  # not the small ones within a step
-            seen.append("qr")
+        seen.append("qr")
         return inner(u, **options)
 
     monkeypatch.setattr(sweep, "by_qr", qr)
@@ -49,6 +52,54 @@ def test_small_tensors_are_factorised_exactly(looks, monkeypatch):
     assert looks == []
     ttnet.tt_svd(flat((7, 11, 13)), eps=0.1)
     assert looks != []
+
+
+def test_a_first_bond_of_few_rows_is_cut_without_a_look(looks, monkeypatch):
+    """If the unfolding is not too large, and only until there are many rows."""
+    monkeypatch.setattr(plan, "QUICK", 8)
+    ttnet.tt_svd(flat((4, 8, 45, 45)), max_rank=4)
+    assert looks == []
+    for shape, method in [((4, 8, 45, 45), "gram"), ((64, 32, 32), "auto"), ((4, 33, 32, 32), "auto")]:
+        looks.clear()
+        ttnet.tt_svd(flat(shape), max_rank=4, method=method)
+        assert looks != []
+
+
+@pytest.mark.parametrize("shape", [(2,) * 16, (16,) * 4, (4, 200, 100), (300, 4, 4, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
+@pytest.mark.parametrize("scale", [1.0, 1e-30])
+def test_quick_cuts_keep_the_bound_and_the_ranks_of_svds(shape, dtype, scale):
+    exact = ttnet.random(shape, 6, dtype=dtype, seed=0).full()
+    x = (exact / exact.norm() + 1e-5 * draw_tensor(shape, dtype, 1) / math.prod(shape) ** 0.5) * scale
+    for eps in (None, 1e-3, 0.3):
+        y = ttnet.tt_svd(x, eps=eps)
+        assert relative_error(dense(y), x) <= max(eps or 0, 100 * torch.finfo(dtype).eps)
+        if eps == 1e-3:
+            assert y.ranks == ttnet.tt_svd(x, eps=eps, method="svd").ranks
+
+
+@given(shapes, dtypes, seeds, st.sampled_from([1e-5, 1e-2, 0.3, 0.9]), st.sampled_from([4, 16, 64]))
+def test_rests_of_few_entries_are_cut_within_the_bound(shape, dtype, seed, eps, small):
+    x = draw_tensor(shape, dtype, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "SMALL_NUMEL", small)
+        y = ttnet.tt_svd(x, eps=eps)
+        patch.setattr(ErrorBudget, "allows_more", True)
+        assert ttnet.tt_svd(x, eps=eps).ranks == y.ranks  # where nothing more can be cut, nothing is tried
+    assert relative_error(dense(y), x) <= eps + precision(dtype)
+    for core in y.cores[:-1]:
+        u = wide(core).flatten(0, 1)
+        assert float((u.mH @ u - torch.eye(u.shape[1])).abs().max()) <= precision(dtype)
+
+
+def test_a_budget_knows_when_no_cut_bond_allows_more():
+    budget = ErrorBudget(norm=1.0, eps=0.1, max_ranks=[None, None], dtype=torch.float64)
+    budget.spend(0.03, 0.2)
+    assert not budget.allows_more
+    assert not budget.for_norm(3.0).allows_more
+    budget.spend(0.04, 0.12)
+    assert budget.allows_more  # the other cut may have made .12 as small as what is left
+    assert ErrorBudget(norm=1.0, eps=0.1, max_ranks=[], dtype=torch.float64).for_norm(2.0).allows_more is False
 
 
 @pytest.mark.parametrize("method", ["auto", "gram", "qr", "randomized"])
