@@ -7,6 +7,7 @@ summand, and every method of rounding is written for sums.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,13 +18,28 @@ from ttnet.numerics.scales import Exponent, split_scale, times_power_of_two
 from ttnet.numerics.train_scales import level, share_out, split_each
 
 
+class NotFiniteError(Exception):
+    """A core that holds NaN or infinite entries.
+
+    Example:
+        >>> try:
+        ...     TrainSum([[torch.full((1, 2, 1), torch.inf)]], None, torch.float64)
+        ... except NotFiniteError:
+        ...     print("refused")
+        refused
+    """
+
+
 class TrainSum:
     """The sum of `coefficients[i] * trains[i]`, with the scales taken out: the train is this one times 2**exponent.
 
     Args:
-        trains: The cores of each summand, all of one shape and of order 1 or more, and finite.
+        trains: The cores of each summand, all of one shape and of order 1 or more.
         coefficients: A finite tensor of shape (number of summands,), or None for ones.
         dtype: The dtype to compute in.
+
+    Raises:
+        NotFiniteError: If an entry is NaN or infinite.
 
     Example:
         >>> one = [torch.ones(1, 2, 1), torch.ones(1, 3, 1)]
@@ -131,7 +147,10 @@ def _cat(parts: list[Tensor], dim: int) -> Tensor:
 
 def _tame(core: Tensor) -> tuple[Tensor, Exponent]:
     """Take the scale out of a core, except where it is small enough to stay, which saves a copy."""
-    return (core, 0) if 2.0**-16 <= largest_part(core) <= 2.0**16 else split_scale(core)
+    size = largest_part(core)
+    if not math.isfinite(size):
+        raise NotFiniteError
+    return (core, 0) if 2.0**-16 <= size <= 2.0**16 else split_scale(core)
 
 
 def largest_part(

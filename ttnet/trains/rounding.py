@@ -14,7 +14,7 @@ from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.numerics.scales import count_nonfinite
 from ttnet.numerics.truncation import check_eps, check_max_rank, check_method
 from ttnet.rounding.methods import METHODS, round_cores
-from ttnet.rounding.sums import largest_part
+from ttnet.rounding.sums import NotFiniteError, largest_part
 from ttnet.trains.arithmetic import scaled_dtype
 from ttnet.trains.chain import check_scalar, shorten
 from ttnet.trains.checks import expect_train
@@ -87,10 +87,15 @@ def round(
             "rounded to digits."
         )
     max_ranks = check_max_rank(max_rank, max(0, tt.ndim - 1))
-    _check_numbers(tt, "cores")
+    _check_readable(tt, "cores")
     if tt.ndim < 2:
+        _check_finite(tt, "cores")
         return tt.clone()
-    cores = round_cores([tt.cores], None, dtype=tt.dtype, eps=bound, max_ranks=max_ranks, method=method)
+    try:
+        cores = round_cores([tt.cores], None, dtype=tt.dtype, eps=bound, max_ranks=max_ranks, method=method)
+    except NotFiniteError:  # which is seen on the way, so that nothing is read twice
+        _check_finite(tt, "cores")
+        raise
     return TensorTrain(cores)
 
 
@@ -144,7 +149,8 @@ def round_sum(
     if coefficients is not None:
         weights, dtype = _check_coefficients(coefficients, len(terms), dtype, first.device)
     for i, term in enumerate(terms):
-        _check_numbers(term, f"trains[{i}].cores")
+        _check_readable(term, f"trains[{i}].cores")
+        _check_finite(term, f"trains[{i}].cores")
     summands = [term.cores if term.ndim else [term.cores[0][:, None]] for term in terms]  # a scalar as a mode of size 1
     cores = round_cores(summands, weights, dtype=dtype, eps=bound, max_ranks=max_ranks, method=method)
     return TensorTrain(cores if first.ndim else [cores[0].reshape(1, 1)])
@@ -196,18 +202,22 @@ def _check_coefficients(
     return stacked if dtype.is_complex else stacked.real, dtype
 
 
-def _check_numbers(train: TensorTrain, name: str) -> None:
+def _check_readable(train: TensorTrain, name: str) -> None:
     for k, core in enumerate(train.cores):
         if not _is_readable(core):
             raise TTValueError(
                 f"{name}[{k}] has no plain numbers (it is on the meta device or under a transform of torch.func); "
                 "expected some, since ranks depend on them: round outside, and differentiate by backward()."
             )
+
+
+def _check_finite(train: TensorTrain, name: str) -> None:
+    for k, core in enumerate(train.cores):
         if not math.isfinite(largest_part(core)):
             raise TTValueError(
                 f"{name}[{k}] holds NaN or infinite entries, {count_nonfinite(core)} of {core.numel()}; expected "
                 "finite numbers."
-            )
+            ) from None
 
 
 def _is_readable(core: Tensor) -> bool:

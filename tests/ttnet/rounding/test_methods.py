@@ -7,7 +7,7 @@ from hypothesis import given
 
 import ttnet
 from tests.ttnet.rounding.spectra import METHODS, SPECTRA, by_columns, by_gram, log_error, with_spectrum
-from tests.ttnet.strategies import dense, relative_error, seeds
+from tests.ttnet.strategies import dense, draw_tensor, relative_error, seeds
 from ttnet import TensorTrain
 from ttnet.numerics.train_scales import join_scale
 from ttnet.rounding import gram, methods, randomized
@@ -57,6 +57,23 @@ def test_products_noisier_than_those_measured_cost_digits_and_not_an_svd(monkeyp
     assert relative_error(dense(y), dense(x)) <= 1e-5
     monkeypatch.setattr(gram, "_noise_of_gram", lambda size: 1e-20)
     assert by_gram(x, eps=1e-5) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("apart", [0.0, 1e-9, 1e-3, 0.3, 1.0])
+@pytest.mark.parametrize("smallest", [1.0, 1e-8, 1e-30, 0.0])
+def test_columns_are_made_orthonormal_however_far_they_are_from_it(dtype, apart, smallest):
+    """By a Cholesky factor as long as that is sure, and else by Householder's transformations."""
+    x = draw_tensor((200, 12), dtype, 0)
+    basis = torch.linalg.qr(x).Q
+    columns = basis.clone()
+    columns[:, 1:] += apart * basis[:, :-1]  # of full rank all the same
+    columns *= torch.logspace(0, -3, 12, dtype=torch.float64)
+    columns[:, -1] *= smallest
+    u = gram._orthonormal(columns)
+    assert float((u.mH @ u - torch.eye(12)).abs().max()) < 1e-14
+    kept = columns[:, : 12 if smallest == 1.0 else 11]
+    assert float((kept - u @ (u.mH @ kept)).abs().max()) < 1e-14
 
 
 @pytest.mark.parametrize("kind", ["random", "positive", "overcomplete", "badly scaled"])
