@@ -24,6 +24,8 @@ from torch import Tensor
 from ttnet.errors import TTValueError
 
 _BLOCK_ROWS = 1024
+_NEARLY_SQUARE = 1.25  # a side as a part of the other, up to which a QR factorisation before an SVD saves nothing
+_FEW = 512  # entries, likewise
 
 
 def qr(
@@ -98,10 +100,50 @@ def column_basis(
         matrix = _blocked_qr(matrix.mT, "r")[1].mT  # as in `_TruncatedSVD`
     elif rows > 2 * columns and matrix.dtype in (torch.float32, torch.complex64):
         q, matrix = _blocked_qr(matrix, "reduced")  # which LAPACK's SVD would do, too, but not in blocks
-    u, s, _ = torch.linalg.svd(matrix, full_matrices=False)
+    u, s, _ = thin_svd(matrix)
     rank, tail = _choose_rank(s, max_tail, max_rank)
     kept = u[:, :rank]
     return kept.contiguous() if q is None else q @ kept, tail
+
+
+def thin_svd(
+    matrix: Tensor,  # (m, n)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the thin singular value decomposition `matrix = u @ diag(s) @ vh`, with torch's gradients.
+
+    Args:
+        matrix: A matrix of float32, float64, complex64 or complex128.
+
+    Returns:
+        `u` of shape (m, k), `s` of shape (k,), descending, and `vh` of shape (k, n), with k = min(m, n).
+
+    Example:
+        >>> thin_svd(torch.diag(torch.tensor([1.0, 2.0])))[1]
+        tensor([2., 1.])
+    """
+    u, s, vh = torch.linalg.svd(wide(matrix), full_matrices=False)
+    return u.to(matrix.dtype), s.to(matrix.real.dtype), vh.to(matrix.dtype)
+
+
+def wide(
+    matrix: Tensor,  # (m, n)
+) -> Tensor:
+    """Give a matrix in the precision in which LAPACK can be trusted with it.
+
+    MKL's QR factorisation of complex64 gives NaN for some matrices of finite entries, such as constant ones of 20 x 20,
+    and so does its SVD where one side is almost twice the other or more, which begins with one.
+
+    Args:
+        matrix: A matrix of float32, float64, complex64 or complex128.
+
+    Returns:
+        The matrix in complex128 if it is of complex64, and otherwise itself.
+
+    Example:
+        >>> wide(torch.ones(2, 2, dtype=torch.complex64)).dtype
+        torch.complex128
+    """
+    return matrix.to(torch.complex128) if matrix.dtype == torch.complex64 else matrix
 
 
 def r_factor(
@@ -164,8 +206,7 @@ def _blocked_qr(
     mode: str,
 ) -> tuple[Tensor, Tensor]:
     if matrix.dtype == torch.complex64:
-        # In which MKL gives NaN for some matrices of finite entries, such as constant ones of 20 x 20.
-        q, r = torch.linalg.qr(matrix.to(torch.complex128), mode=mode)
+        q, r = torch.linalg.qr(wide(matrix), mode=mode)
         return q.to(matrix.dtype), r.to(matrix.dtype)
     rows, columns = matrix.shape
     block = max(_BLOCK_ROWS, 4 * columns)
@@ -241,16 +282,21 @@ class _TruncatedSVD(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, max_tail: float, max_rank: int | None) -> tuple[Tensor, Tensor, float]:
         rows, columns = matrix.shape
-        if rows < columns:
+        if max(rows, columns) <= _NEARLY_SQUARE * min(rows, columns) or matrix.numel() <= _FEW:
+            u, s, _ = thin_svd(matrix)
+            rank, tail = _choose_rank(s, max_tail, max_rank)
+            kept = u[:, :rank].contiguous()
+            w = kept.mH @ matrix
+        elif rows < columns:
             # Only the small factor of C^T = Q R is needed: C = R^T Q^T has the left singular vectors of R^T.
-            u, s, _ = torch.linalg.svd(_blocked_qr(matrix.mT, "r")[1].mT, full_matrices=False)
+            u, s, _ = thin_svd(_blocked_qr(matrix.mT, "r")[1].mT)
             rank, tail = _choose_rank(s, max_tail, max_rank)
             kept = u[:, :rank].contiguous()
             w = kept.mH @ matrix
         else:
             # Not U^H C: a sum over the long side is as inexact as a long factorisation.
             q, r = _blocked_qr(matrix, "reduced")
-            inner, s, _ = torch.linalg.svd(r, full_matrices=False)
+            inner, s, _ = thin_svd(r)
             rank, tail = _choose_rank(s, max_tail, max_rank)
             w = inner[:, :rank].mH @ r
             u = q @ inner

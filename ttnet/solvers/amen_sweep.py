@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ttnet.numerics.linalg import plain_qr, thin_svd
 from ttnet.solvers.interfaces import (
     OperatorCore,
     advance_operator,
@@ -202,7 +203,7 @@ class AmenState:
         directions = given @ right.z_rhs[k].mT - middle_of_product(left.operator[k], operator, z_right, core)
         most = self._max_ranks[k]
         room = directions.shape[2] if most is None else max(0, most - u.shape[1])
-        basis, factor = torch.linalg.qr(torch.cat([u, directions.flatten(0, 1)[:, :room]], 1))
+        basis, factor = plain_qr(torch.cat([u, directions.flatten(0, 1)[:, :room]], 1))
         x = self._x[k] = basis.view(i, n, -1)
         inside = factor[:, : u.shape[1]] @ w
         self._x[k + 1] = torch.tensordot(inside, self._x[k + 1], 1)
@@ -214,7 +215,7 @@ class AmenState:
         self, system: LocalSystem, f: Tensor, v: Tensor, bound: float, max_rank: int | None
     ) -> tuple[Tensor, Tensor]:
         """Give `u @ w` of the smallest rank whose residual is within a bound, with orthonormal columns in `u`."""
-        u, s, w = torch.linalg.svd(v, full_matrices=False)
+        u, s, w = thin_svd(v)
         w = s[:, None] * w
         low, high = 0, min(len(s), max_rank or len(s))
         while high - low > 1:
@@ -237,7 +238,7 @@ class AmenState:
         if (missing := wanted - columns.shape[1]) > 0:
             random = torch.randn(len(columns), missing, dtype=columns.dtype, generator=self._generator)
             columns = torch.cat([columns, random.to(columns.device)], 1)
-        basis = torch.linalg.qr(columns).Q
+        basis = plain_qr(columns)[0]
         self._z[k] = basis.view(i, n, -1)
         left.z_operator[k + 1] = (basis.mH @ product.view(i * n, b * s)).view(-1, b, s)
         left.z_rhs[k + 1] = basis.mH @ given.view(i * n, -1)

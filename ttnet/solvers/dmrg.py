@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTConvergenceError, TTValueError
+from ttnet.numerics.linalg import plain_qr
 from ttnet.numerics.scales import times_power_of_two
 from ttnet.solvers.amen import solve
 from ttnet.solvers.arguments import (
@@ -238,7 +239,7 @@ class _Search:
             ranks = [1, *attainable([min(rank, 2 * count) for rank in most[1:-1]], shape), 1]
             sizes = [(ranks[k], n, ranks[k + 1]) for k, n in enumerate(shape)]
             draws = [torch.randn(r, n * s, dtype=dtype, generator=generator).to(a.device) for r, n, s in sizes]
-            x = [torch.linalg.qr(draw.mH)[0].mH.reshape(size) for draw, size in zip(draws, sizes, strict=True)]
+            x = [plain_qr(draw.mH)[0].mH.reshape(size) for draw, size in zip(draws, sizes, strict=True)]
         else:
             x0 = TensorTrain(_squeezed(prepare_train(x0, dtype)[0], max_ranks)[0])
             x0 = x0.round(max_rank=most[1:-1]) if any(bounds) else x0

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ttnet.numerics.linalg import plain_qr
 from ttnet.solvers.channels import Channels, Side, interface_after
 from ttnet.solvers.interfaces import mirrored, split
 from ttnet.solvers.local_product import Coupling, LocalProduct
@@ -211,8 +212,8 @@ def beside(
 ) -> Tensor:  # (n, k)
     """Give orthonormal columns that are orthogonal to others, and span with them what they did."""
     for _ in range(2):
-        new, factor = torch.linalg.qr(new - u @ (u.mH @ new))
+        new, factor = plain_qr(new - u @ (u.mH @ new))
     if not bool((factor.diagonal().abs() > 0.5).all()):
         # There was little but rounding errors beside u.
-        new = torch.linalg.qr(torch.cat([u, new], 1))[0][:, u.shape[1] :]
+        new = plain_qr(torch.cat([u, new], 1))[0][:, u.shape[1] :]
     return new

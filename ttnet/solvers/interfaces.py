@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ttnet.numerics.linalg import plain_qr, thin_svd, triangular_factor
 from ttnet.numerics.scales import compute_dtype, split_scale, times_power_of_two
 from ttnet.numerics.train_scales import split_scales
 from ttnet.trains.chain import CoreChain
@@ -269,7 +270,7 @@ def prepare_operator(a: CoreChain, dtype: torch.dtype) -> tuple[list[Tensor], in
         power = round(math.log2(size)) if size > 0 else 0
         cores[k] = times_power_of_two(cores[k], -power).to(dtype).contiguous()
         total += power
-        carried = torch.linalg.qr(times_power_of_two(core, -power).flatten(1).mT, mode="r").R.mT
+        carried = triangular_factor(times_power_of_two(core, -power).flatten(1).mT).mT
     return cores, total
 
 
@@ -296,7 +297,7 @@ def split(
     rows, columns = matrix.shape
     size = float(torch.linalg.vector_norm(matrix))
     if tail**2 < CLEAR * torch.finfo(matrix.dtype).eps * size**2:
-        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        u, s, vh = thin_svd(matrix)
         rank = _kept(s.square().flip(0), tail, most)
         return u[:, :rank].contiguous(), s[:rank, None] * vh[:rank]
     if rows <= columns:
@@ -305,7 +306,7 @@ def split(
         return u, u.mH @ matrix
     squares, vectors = torch.linalg.eigh(matrix.mH @ matrix)
     vectors = vectors[:, columns - _kept(squares, tail, most) :].flip(1)
-    u, factor = torch.linalg.qr(matrix @ vectors)
+    u, factor = plain_qr(matrix @ vectors)
     return u, factor @ vectors.mH
 
 
@@ -338,14 +339,14 @@ def trim(
     if not is_orthogonal:
         centre, others = cores[-1], []
         for core in reversed(cores[:-1]):
-            q, factor = torch.linalg.qr(centre.flatten(1).mH)
+            q, factor = plain_qr(centre.flatten(1).mH)
             others.insert(0, q.mH.reshape(-1, *centre.shape[1:]))
             centre = torch.tensordot(core, factor.mH, 1)
     tail = NOISE * torch.finfo(centre.dtype).eps * float(torch.linalg.vector_norm(centre))
     found = []
     for core in others:
         matrix = centre.flatten(0, 1)
-        u, w = torch.linalg.qr(matrix)
+        u, w = plain_qr(matrix)
         if not _exceeds(w, tail):
             u, w = split(matrix, tail)
         found.append(u.view(*centre.shape[:2], -1))

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from ttnet.numerics.linalg import thin_svd
 from ttnet.solvers.interfaces import OperatorCore, middle_of_product
 from ttnet.solvers.krylov import Product, conjugate_gradients, gmres
 from ttnet.solvers.preconditioners import block_inverse, kronecker_sum_inverse
@@ -194,7 +195,7 @@ class LocalSystem:
             return torch.linalg.lu_solve(factor, places, rhs).reshape(self.shape)
         self.is_singular = True
         # The smallest of the best solutions.
-        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        u, s, vh = thin_svd(matrix)
         kept = s > least * s[0]
         inverse = torch.where(kept, 1 / s.where(kept, torch.ones_like(s)), torch.zeros_like(s))
         return (vh.mH @ (inverse[:, None] * (u.mH @ rhs))).reshape(self.shape)

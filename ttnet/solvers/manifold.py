@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTShapeError, TTTypeError, TTValueError
-from ttnet.numerics.linalg import qr
+from ttnet.numerics.linalg import qr, thin_svd
 from ttnet.solvers.tangent_space import TangentSpace, TangentVector, block_cores, sum_cores, train_of
 from ttnet.trains.chain import check_scalar, shorten
 from ttnet.trains.checks import expect_train
@@ -164,7 +164,7 @@ def retract_cores(vector: TangentVector) -> list[Tensor]:
         cores[k - 1] = torch.tensordot(cores[k - 1], r.mT, 1)
     for k, (_, size, rank) in enumerate(core.shape for core in space.left[:-1]):
         # As many columns as before, also where singular values are zero.
-        u, s, vh = torch.linalg.svd(cores[k].flatten(0, 1), full_matrices=False)
+        u, s, vh = thin_svd(cores[k].flatten(0, 1))
         cores[k] = u[:, :rank].reshape(-1, size, rank)
         cores[k + 1] = torch.tensordot(s[:rank, None] * vh[:rank], cores[k + 1], 1)
     return cores

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ttnet.numerics.linalg import triangular_factor
+from ttnet.numerics.linalg import plain_qr, triangular_factor
 from ttnet.numerics.scales import times_power_of_two
 from ttnet.solvers.channels import Channels, interface_after
 from ttnet.solvers.interfaces import OperatorCore, through_operator
@@ -204,7 +204,7 @@ def eigen_residual(
     left, centre = there.first(), v[0]
     sites: list[tuple[Tensor, Tensor, Tensor]] = []  # the interface, the core with the norm in it, its left basis
     for k in range(len(a)):
-        basis, rest = torch.linalg.qr(centre.flatten(0, 1))
+        basis, rest = plain_qr(centre.flatten(0, 1))
         sites.append((left, centre, basis))
         left = there.advance(k, left, basis.view(*centre.shape[:2], -1))
         centre = torch.tensordot(rest, v[k + 1], 1) if k + 1 < len(v) else rest
@@ -247,7 +247,7 @@ def _right_orthogonal(
         gram = rows @ rows.mH
         gram.diagonal().sub_(1.0)
         if float(torch.linalg.vector_norm(gram)) > ORTHONORMAL * torch.finfo(rows.dtype).eps:
-            q, factor = torch.linalg.qr(rows.mH)
+            q, factor = plain_qr(rows.mH)
             found[k] = q.mH.reshape(-1, *found[k].shape[1:])
             found[k - 1] = torch.tensordot(found[k - 1], factor.mH, 1)
     return found

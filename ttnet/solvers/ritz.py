@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ttnet.numerics.linalg import plain_qr
+
 CANCELLED = 0.01  # what is left of an image, relative to what was subtracted, below which that is done once more
 BLOCKS = 12  # how many blocks of vectors a space has before it begins anew from its best ones
 
@@ -135,5 +137,5 @@ def _orthonormal(
     rows: Tensor,  # (k, n)
 ) -> tuple[Tensor, Tensor]:
     """Give orthonormal rows q and the factor (k, k) of `rows = factor @ q`."""
-    q, r = torch.linalg.qr(rows.mT)
+    q, r = plain_qr(rows.mT)
     return q.mT, r.mT

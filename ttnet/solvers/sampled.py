@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ttnet.numerics.linalg import plain_qr, thin_svd
+
 SUBSPACE_STEPS = 2  # towards new directions
 RIDGE = 1e-13  # times the mean square of the samples' vectors, added to the normal equations
 
@@ -184,7 +186,7 @@ def left_orthogonal(
         >>> q.norm(), following.abs().flatten()
         (tensor(1.0000), tensor([4.0000, 4.0000, 4.0000]))
     """
-    q, factor = torch.linalg.qr(core.flatten(0, 1))
+    q, factor = plain_qr(core.flatten(0, 1))
     return q.view(*core.shape[:2], -1), (factor @ following.flatten(1)).view(-1, *following.shape[1:])
 
 
@@ -309,14 +311,14 @@ def enlarged(
             for turn in range(SUBSPACE_STEPS):
                 beyond = back.contract(order - 2 - k, probe.permute(1, 0, 2), rights[k + 1])
                 gradient = samples.scatter(k, left, beyond, here).flatten(0, 1)
-                column = torch.linalg.svd(gradient, full_matrices=False)[0]  # the most important first
+                column = thin_svd(gradient)[0]  # the most important first
                 if turn + 1 < SUBSPACE_STEPS:
                     before = samples.contract(k, column.reshape(rank, size, -1), left)
                     both = samples.scatter(k + 1, before, rights[k + 1], there).permute(1, 2, 0)
-                    probe = torch.linalg.qr(both.flatten(0, 1))[0]
+                    probe = plain_qr(both.flatten(0, 1))[0]
                     probe = probe.reshape(*following, -1)
             unfolding = torch.cat([unfolding, column[:, :more]], 1)
-        q, r = torch.linalg.qr(unfolding)
+        q, r = plain_qr(unfolding)
         done[k] = q.reshape(rank, size, -1)
         done[k + 1] = torch.tensordot(r[:, :after], done[k + 1], 1)
         left, here = samples.contract(k, done[k], left), there

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttnet.numerics.linalg import truncated_svd
+from ttnet.numerics.linalg import plain_qr, truncated_svd
 from ttnet.solvers.exponentials import exponential_times
 from ttnet.solvers.interfaces import OperatorCore, advance_operator, middle_of_product, mirrored
 
@@ -124,7 +124,7 @@ class TdvpState:
                 return
             left, n = self._x[k].shape[:2]
             if self._sites == 1:
-                q, s = torch.linalg.qr(core.flatten(0, 1))
+                q, s = plain_qr(core.flatten(0, 1))
             else:
                 matrix = core.reshape(left * n, -1)
                 q, s, _ = truncated_svd(matrix, cut * float(torch.linalg.vector_norm(matrix)), self._max_ranks[k])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ttnet.errors import TTIndexError, TTTypeError
-from ttnet.numerics.linalg import qr, r_factor
+from ttnet.numerics.linalg import qr, r_factor, wide
 from ttnet.numerics.scales import Exponent, compute_dtype, real_dtype, split_scale, times_power_of_two
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.trains.checks import expect_train
@@ -183,7 +183,8 @@ def _spectra(tt: TensorTrain) -> list[tuple[Tensor, Exponent]]:
         left, step = split_scale(r_factor(torch.tensordot(left, core, 1).flatten(0, 1)))
         exponent = exponent + step
         product, step = split_scale(left @ right)
-        spectra.append((torch.linalg.svdvals(product), exponent + right_exponent + step))
+        values = torch.linalg.svdvals(wide(product)).to(product.real.dtype)
+        spectra.append((values, exponent + right_exponent + step))
     return spectra
 
 

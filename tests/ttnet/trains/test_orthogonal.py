@@ -201,3 +201,19 @@ def test_errors():
             x.orthogonalise(centre)
     with pytest.raises(TTIndexError, match="order 0, which has no core"):
         ttnet.ones(()).orthogonalise(0)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 3), (12, 6), (13, 7), (16, 8), (20, 20), (8, 16)])
+@pytest.mark.parametrize("value", [1.0, 0.7, 0.3 + 0.1j, 2 - 1j])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_constant_cores_have_one_singular_value(rows, columns, value, dtype):
+    """Libraries make NaN of some such matrices of complex64."""
+    tt = ttnet.TensorTrain(
+        [torch.full((1, rows, rows), value, dtype=dtype), torch.full((rows, columns, 1), value, dtype=dtype)]
+    )
+    values = tt.singular_values()[0]
+    assert abs(float(values[0] / tt.norm()) - 1) <= precision(dtype)
+    assert float(values[1:].max() / values[0]) <= precision(dtype)
+    rounded = tt.round(eps=1e-3)
+    assert rounded.ranks == (1, 1, 1)
+    assert float((rounded - tt).norm() / tt.norm()) <= precision(dtype)
