@@ -141,23 +141,24 @@ def kernel_bytes(method: str, rows: int, columns: int, rank: int, itemsize: int)
     return itemsize * rows * (2 * columns + rank)
 
 
-def is_quickly_cut(outer_ranks: tuple[int, int], shape: Sequence[int], method: str) -> bool:
+def is_quickly_cut(outer_ranks: tuple[int, int], shape: Sequence[int], few_rows: bool) -> bool:
     """Say whether the first bond is cut by an SVD before a step would be planned, looked at and projected.
 
     Args:
         outer_ranks: The ranks of the bonds before and behind the modes that are left.
         shape: Those modes, two or more.
-        method: What the user asked for; any but "auto" means that no tensor is factorised as it is that is not small.
+        few_rows: Whether that may be so, besides for all small tensors, for larger ones whose first unfolding has few
+            rows.
 
     Returns:
-        Whether it is: always for a small tensor, and for a larger one if the first unfolding has few rows.
+        Whether it is.
 
     Example:
-        >>> is_quickly_cut((1, 1), (2,) * 16, "auto"), is_quickly_cut((1, 1), (256, 256), "auto")
+        >>> is_quickly_cut((1, 1), (2,) * 16, True), is_quickly_cut((1, 1), (256, 256), True)
         (True, False)
     """
     numel = outer_ranks[0] * math.prod(shape) * outer_ranks[1]
-    if numel <= SMALL_NUMEL or method != "auto" or numel > QUICK * SMALL_NUMEL:
+    if numel <= SMALL_NUMEL or not few_rows or numel > QUICK * SMALL_NUMEL:
         return numel <= SMALL_NUMEL
     rows = outer_ranks[0] * shape[0]
     size = min(rows, numel // rows)

@@ -98,10 +98,11 @@ class Sweep:
         Raises:
             OutOfRange: If the norm was not known and the entries have to be scaled first.
         """
+        few_rows = self._method == "auto" and self._rest.device.type == "cpu"
         with threads_of_passes(), np.errstate(over="ignore", invalid="ignore"):
             while self._rest.ndim > 3:
                 outer, *shape, inner = self._rest.shape
-                if plan.is_quickly_cut((outer, inner), shape, self._method):
+                if plan.is_quickly_cut((outer, inner), shape, few_rows):
                     self._cut_first()
                     continue
                 step = self._plan()
