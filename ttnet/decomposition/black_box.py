@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,28 +15,70 @@ from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.numerics.dense import as_dense
 from ttnet.numerics.scales import split_scale
 
+Indices = npt.NDArray[np.int64]
+Values = npt.NDArray[Any]
+"""Of float64 or complex128. Arrays in the place of tensors, since a step is a few numbers, and its time the calls."""
+
+
+def norm(
+    x: Values,  # (...)
+) -> float:
+    """Give the Frobenius norm, infinite where it overflows: by torch, which does not warn of that.
+
+    Args:
+        x: An array of any shape.
+
+    Returns:
+        The norm.
+
+    Example:
+        >>> norm(np.array([3.0, 4.0]))
+        5.0
+    """
+    return float(torch.linalg.vector_norm(torch.from_numpy(x)))
+
 
 def log_norm(
-    x: Tensor,  # (...)
+    x: Values,  # (...)
 ) -> float:
     """Give the natural logarithm of the Frobenius norm of finite numbers, however large or small.
 
     Args:
-        x: A tensor of at least one entry, of any shape.
+        x: An array of at least one entry, of any shape.
 
     Returns:
         The logarithm; minus infinity if all entries are zero.
 
     Example:
-        >>> log_norm(torch.tensor([3e-300, 4e-300], dtype=torch.float64))  # log(5) - 300 log(10)
+        >>> log_norm(np.array([3e-300, 4e-300]))  # log(5) - 300 log(10)
         -689.166...
     """
-    norm = float(torch.linalg.vector_norm(x))
-    if 1e-100 < norm < 1e100:  # where no square that counts leaves the range of doubles
-        return math.log(norm)
-    scaled, exponent = split_scale(x)
-    norm = float(torch.linalg.vector_norm(scaled))
-    return math.log(norm) + int(exponent) * math.log(2) if norm else -math.inf
+    size = norm(x)
+    if 1e-100 < size < 1e100:  # where no square that counts leaves the range of doubles
+        return math.log(size)
+    scaled, exponent = split_scale(torch.from_numpy(x))
+    size = norm(scaled.numpy())
+    return math.log(size) + int(exponent) * math.log(2) if size else -math.inf
+
+
+def all_indices(shape: Sequence[int]) -> Indices:
+    """Give the indices of all entries in order, for however many modes.
+
+    Args:
+        shape: The mode sizes.
+
+    Returns:
+        An array of shape (entries, d).
+
+    Example:
+        >>> all_indices((2, 2)).tolist()
+        [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
+    rest = np.arange(math.prod(shape))
+    indices = np.empty((len(rest), len(shape)), dtype=np.int64)
+    for k in reversed(range(len(shape))):
+        rest, indices[:, k] = np.divmod(rest, shape[k])
+    return indices
 
 
 class BudgetSpentError(Exception):
@@ -43,7 +87,7 @@ class BudgetSpentError(Exception):
     Example:
         >>> box = BlackBox(lambda i: i.sum(1), (2, 3), max_evaluations=1)
         >>> try:
-        ...     box.entries(torch.tensor([[0, 0], [1, 2]]))
+        ...     box.entries(np.array([[0, 0], [1, 2]]))
         ... except BudgetSpentError:
         ...     print(box.evaluations)
         0
@@ -57,7 +101,7 @@ class BlackBox:
         f: Takes an int64 tensor of shape (batch, d) and gives a tensor or numpy array of shape (batch,).
         shape: The mode sizes.
         dtype: The dtype of the result; None for that of the values.
-        device: Where the indices are given and the values kept.
+        device: Where `f` is given its indices; whatever it returns is taken to the CPU.
         batch_size: The largest batch.
         max_evaluations: The largest number of evaluations in all; None for no bound.
         reserve: How many of these `block` leaves for `entries`.
@@ -69,8 +113,8 @@ class BlackBox:
 
     Example:
         >>> box = BlackBox(lambda i: i.sum(1), (2, 3))
-        >>> box.entries(torch.tensor([[1, 2]]))
-        tensor([3.], dtype=torch.float64)
+        >>> box.entries(np.array([[1, 2]]))
+        array([3.])
     """
 
     def __init__(
@@ -102,12 +146,12 @@ class BlackBox:
 
     def entries(
         self,
-        indices: Tensor,  # (batch, d)
-    ) -> Tensor:
+        indices: Indices,  # (batch, d)
+    ) -> Values:
         """Give the entries at some indices.
 
         Args:
-            indices: An int64 tensor of shape (batch, d), of any length.
+            indices: An array of shape (batch, d), of any length.
 
         Returns:
             Finite values of shape (batch,), in double precision.
@@ -119,18 +163,18 @@ class BlackBox:
             TTValueError: If a value is NaN, infinite or beyond the range of the result's dtype.
 
         Example:
-            >>> BlackBox(lambda i: i.sum(1).float(), (2, 3)).entries(torch.tensor([[1, 2], [0, 0]]))
-            tensor([3., 0.], dtype=torch.float64)
+            >>> BlackBox(lambda i: i.sum(1).float(), (2, 3)).entries(np.array([[1, 2], [0, 0]]))
+            array([3., 0.])
         """
         # Copies, so that a function that writes into its argument spoils nothing of ours.
-        return self._ask(len(indices), lambda start, stop: indices[start:stop].clone(), reserve=0)
+        return self._ask(len(indices), lambda start, stop: indices[start:stop].copy(), reserve=0)
 
     def block(
         self,
         mode: int,
-        heads: Tensor,  # (a, mode)
-        tails: Tensor,  # (b, d - mode - 1)
-    ) -> Tensor:
+        heads: Indices,  # (a, mode)
+        tails: Indices,  # (b, d - mode - 1)
+    ) -> Values:
         """Give the fibres along a mode for all pairs of what comes before it and what comes after it.
 
         Args:
@@ -149,40 +193,42 @@ class BlackBox:
 
         Example:
             >>> box = BlackBox(lambda i: 10 * i[:, 0] + i[:, 1], (2, 3))
-            >>> box.block(0, torch.empty(1, 0, dtype=torch.int64), torch.tensor([[1], [2]]))
-            tensor([[[ 1.,  2.],
-                     [11., 12.]]], dtype=torch.float64)
+            >>> box.block(0, np.empty((1, 0), dtype=np.int64), np.array([[1], [2]]))
+            array([[[ 1.,  2.],
+                    [11., 12.]]])
         """
         size, width = self._shape[mode], len(tails)
 
-        def indices(start: int, stop: int) -> Tensor:
+        def indices(start: int, stop: int) -> Indices:
             # Pairs of a head and an index, all of whose tails are then put beside it: divisions of few numbers.
-            pairs = torch.arange(start // width, -(-stop // width), device=self._device)
-            left = torch.cat([heads[pairs // size], (pairs % size)[:, None]], dim=1)
-            both = [left[:, None].expand(-1, width, -1), tails.expand(len(pairs), -1, -1)]
+            pairs = np.arange(start // width, -(-stop // width))
+            rows = np.empty((len(pairs), width, len(self._shape)), dtype=np.int64)
+            rows[:, :, :mode] = heads[pairs // size, None]
+            rows[:, :, mode] = (pairs % size)[:, None]
+            rows[:, :, mode + 1 :] = tails
             skipped = start % width
-            return torch.cat(both, dim=2).flatten(0, 1)[skipped : skipped + stop - start]
+            return rows.reshape(-1, len(self._shape))[skipped : skipped + stop - start]
 
         values = self._ask(len(heads) * size * width, indices, reserve=self._reserve)
         self.log_norm = max(self.log_norm, log_norm(values))
         return values.reshape(len(heads), size, width)
 
-    def _ask(self, count: int, indices: Callable[[int, int], Tensor], *, reserve: int) -> Tensor:
+    def _ask(self, count: int, indices: Callable[[int, int], Indices], *, reserve: int) -> Values:
         if self.evaluations + count > self._limit - reserve:
             raise BudgetSpentError
         parts = []
         for start in range(0, count, self._batch_size):
-            batch = indices(start, min(count, start + self._batch_size))
+            batch = torch.from_numpy(indices(start, min(count, start + self._batch_size))).to(self._device)
             self.evaluations += len(batch)
             parts.append(self._check(self._f(batch), batch))
-        return torch.cat(parts)
+        return np.concatenate(parts)  # a copy, as `f` may return the same memory again and again
 
     def _check(
         self,
         values: object,
         batch: Tensor,  # (batch, d)
-    ) -> Tensor:
-        values = as_dense(values, "what f returned").detach().to(self._device)
+    ) -> Values:
+        values = as_dense(values, "what f returned").detach().cpu()
         if values.shape != batch.shape[:1]:
             raise TTShapeError(
                 f"f returned the shape {tuple(values.shape)} for a batch of {len(batch)} entries; expected "
@@ -205,4 +251,5 @@ class BlackBox:
                 f"within the range of {self.dtype}."
             )
         self.precision = max(self.precision, torch.finfo(values.dtype).eps)
-        return wide
+        array: Values = wide.resolve_conj().resolve_neg().numpy()
+        return array

@@ -43,10 +43,11 @@ class CrossProgress:
         sweep: The sweep, from 1; each goes there and back.
         bond: The inner bond at which the half sweep ended, from 1: the last one on the way there, the first one on the
             way back; 0 if there is none.
-        ranks: The ranks of the train, as `TensorTrain.ranks`.
+        ranks: The ranks of the train, as `TensorTrain.ranks`: within `max_rank` if there is one, but not yet rounded to
+            eps unless the search has converged.
         evaluations: How often f was evaluated, from the start.
         change: The relative Frobenius norm of what the half sweep changed; infinite for the first.
-        error: The relative error on fresh random samples.
+        error: The relative error of this train on fresh random samples.
 
     Example:
         >>> import ttnet

@@ -12,16 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.maxvol import maxvol_rows
+from ttnet.decomposition.black_box import Indices, Values, norm
+from ttnet.decomposition.maxvol import maxvol
 from ttnet.numerics.linalg import column_basis
 from ttnet.numerics.scales import split_scale
 
 TEST_ROWS = 8  # how many rows of a superblock are first compared with the cross
 
-Fibres = Callable[[int, Tensor, Tensor], Tensor]
+Fibres = Callable[[int, Indices, Indices], Values]
 """From a mode, heads (a, mode) and tails (b, d - mode - 1) to values (a, n, b)."""
 
 
@@ -37,15 +39,15 @@ def mirrored(fibres: Fibres, order: int) -> Fibres:
 
     Example:
         >>> def fibres(mode, heads, tails):
-        ...     return 10.0 * heads[:, :1, None] + torch.arange(3)[:, None] + 0 * tails.sum()
-        >>> mirrored(fibres, 2)(0, torch.empty(1, 0), torch.tensor([[1]]))
-        tensor([[[10.],
-                 [11.],
-                 [12.]]])
+        ...     return 10.0 * heads[:, :1, None] + np.arange(3)[:, None] + 0 * tails.sum()
+        >>> mirrored(fibres, 2)(0, np.empty((1, 0), dtype=np.int64), np.array([[1]]))
+        array([[[10.],
+                [11.],
+                [12.]]])
     """
 
-    def mirror(mode: int, heads: Tensor, tails: Tensor) -> Tensor:
-        return fibres(order - 1 - mode, tails.flip(1), heads.flip(1)).permute(2, 1, 0)
+    def mirror(mode: int, heads: Indices, tails: Indices) -> Values:
+        return fibres(order - 1 - mode, tails[:, ::-1], heads[:, ::-1]).transpose(2, 1, 0)
 
     return mirror
 
@@ -53,12 +55,12 @@ def mirrored(fibres: Fibres, order: int) -> Fibres:
 def half_sweep(
     fibres: Fibres,
     shape: Sequence[int],
-    tails: Sequence[Tensor],  # each (s, d - k - 1)
+    tails: Sequence[Indices],  # each (s, d - k - 1)
     *,
     cut: float,
     max_ranks: Sequence[int | None],
-    generator: torch.Generator,
-) -> tuple[list[Tensor], list[Tensor]]:
+    generator: np.random.Generator,
+) -> tuple[list[Tensor], list[Indices]]:
     """Go over all bonds from the left, choose the heads anew and so make a train.
 
     Source: Savostyanov & Oseledets 2011, "Fast adaptive interpolation of multi-dimensional arrays in tensor train
@@ -70,17 +72,17 @@ def half_sweep(
         tails: The tails of the pivots after each mode, no row twice; after the last mode the one empty tail.
         cut: The relative Frobenius error at which the factors of a superblock are cut off.
         max_ranks: The largest rank of each inner bond.
-        generator: Draws the rows to be compared, on the CPU.
+        generator: Draws the rows to be compared.
 
     Returns:
-        The cores of the train, and the heads of the new pivots at each inner bond, of shape (r_k, k).
+        The cores of the train, on the CPU, and the heads of the new pivots at each inner bond, of shape (r_k, k).
 
     Example:
         >>> from ttnet.decomposition.black_box import BlackBox
         >>> box = BlackBox(lambda i: i.sum(1) + 1.0, (4, 5, 6))
-        >>> tails = [torch.zeros(1, 2 - k, dtype=torch.int64) for k in range(3)]
+        >>> tails = [np.zeros((1, 2 - k), dtype=np.int64) for k in range(3)]
         >>> cores, heads = half_sweep(box.block, (4, 5, 6), tails, cut=1e-9, max_ranks=[None, None],
-        ...                           generator=torch.Generator().manual_seed(0))
+        ...                           generator=np.random.default_rng(0))
         >>> [core.shape[-1] for core in cores]
         [2, 2, 1]
     """
@@ -89,12 +91,12 @@ def half_sweep(
     block = fibres(0, heads, tails[0])  # (r, n, s)
     for k, max_rank in enumerate(max_ranks):
         superblock = _Superblock(fibres, k, heads, shape[k], tails[k + 1])
-        rows, coefficients = superblock.cross(block.flatten(0, 1), cut, max_rank, generator)
+        rows, coefficients = superblock.cross(block.reshape(len(superblock.heads), -1), cut, max_rank, generator)
         cores.append(coefficients.reshape(len(heads), shape[k], -1))
         block = superblock.values(rows).reshape(len(rows), shape[k + 1], -1)
         heads = superblock.heads[rows]
         all_heads.append(heads)
-    return [*cores, block], all_heads
+    return [torch.from_numpy(core) for core in [*cores, np.ascontiguousarray(block)]], all_heads
 
 
 class _Superblock:
@@ -104,95 +106,101 @@ class _Superblock:
         self,
         fibres: Fibres,
         mode: int,
-        heads: Tensor,  # (r, mode)
+        heads: Indices,  # (r, mode)
         size: int,
-        tails: Tensor,  # (s, d - mode - 2)
+        tails: Indices,  # (s, d - mode - 2)
     ) -> None:
         self._fibres = fibres
         self._mode = mode
         self._old_heads = heads
         self._tails = tails
-        indices = torch.arange(size, device=heads.device)[:, None].expand(len(heads), -1, -1)
-        pairs = [heads[:, None].expand(-1, size, -1), indices]
-        self.heads = torch.cat(pairs, dim=2).flatten(0, 1)  # (r n, mode + 1)
-        self._places: dict[int, int] = {}  # of the rows asked for, in `_values`
-        self._values: Tensor | None = None  # (rows asked for, n' s)
+        pairs = np.empty((len(heads), size, mode + 1), dtype=np.int64)
+        pairs[:, :, :mode] = heads[:, None]
+        pairs[:, :, mode] = np.arange(size)
+        self.heads: Indices = pairs.reshape(-1, mode + 1)  # (r n, mode + 1)
+        self._places = np.full(len(self.heads), -1)  # of the rows, in `_values`, if they were asked for
+        self._values: Values | None = None  # (rows asked for, n' s)
 
-    def values(self, rows: list[int]) -> Tensor:
+    def values(
+        self,
+        rows: Indices,  # (a,), none twice
+    ) -> Values:
         """Give rows of the matrix."""
-        if new := [row for row in rows if row not in self._places]:
-            values = self._fibres(self._mode + 1, self.heads[new], self._tails).flatten(1)
-            self._places.update(zip(new, range(len(self._places), len(self._places) + len(new)), strict=True))
-            self._values = values if self._values is None else torch.cat([self._values, values])
-            if len(new) == len(self._places) == len(rows):
-                return values
+        new = rows[self._places[rows] < 0]
+        if len(new):
+            values = self._fibres(self._mode + 1, self.heads[new], self._tails).reshape(len(new), -1)
+            known = 0 if self._values is None else len(self._values)
+            self._places[new] = np.arange(known, known + len(new))
+            self._values = values if self._values is None else np.concatenate([self._values, values])
         assert self._values is not None
-        return self._values[[self._places[row] for row in rows]]
+        return self._values[self._places[rows]]
 
     def columns(
         self,
-        columns: Tensor,  # (b,)
-    ) -> Tensor:
+        columns: Indices,  # (b,)
+    ) -> Values:
         """Give columns of the matrix."""
-        index, tail = columns // len(self._tails), columns % len(self._tails)
-        tails = torch.cat([index[:, None], self._tails[tail]], dim=1)
-        return self._fibres(self._mode, self._old_heads, tails).flatten(0, 1)
+        index, tail = np.divmod(columns, len(self._tails))
+        tails = np.concatenate([index[:, None], self._tails[tail]], axis=1)
+        return self._fibres(self._mode, self._old_heads, tails).reshape(len(self.heads), -1)
 
-    def unknown_rows(self, rows: list[int], count: int, generator: torch.Generator) -> list[int]:
+    def unknown_rows(
+        self,
+        rows: Indices,  # (a,)
+        count: int,
+        generator: np.random.Generator,
+    ) -> Indices:
         """Draw some of the rows that were not asked for yet, and are not among these."""
-        rest = [row for row in range(len(self.heads)) if row not in self._places and row not in rows]
-        return [rest[k] for k in torch.randperm(len(rest), generator=generator, device="cpu")[:count].tolist()]
+        is_unknown = self._places < 0
+        is_unknown[rows] = False
+        return generator.permutation(np.flatnonzero(is_unknown))[:count]
 
     def cross(
         self,
-        matrix: Tensor,  # (r n, s): the columns to begin with
+        matrix: Values,  # (r n, s): the columns to begin with
         cut: float,
         max_rank: int | None,
-        generator: torch.Generator,
-    ) -> tuple[list[int], Tensor]:
+        generator: np.random.Generator,
+    ) -> tuple[Indices, Values]:
         """Give pivot rows, and the coefficients (r n, r') with which they make up all the rows."""
         rank, limit, tests = 0, 0, TEST_ROWS
         while True:
-            scaled, norm = _near_one(matrix)
-            u, _ = column_basis(scaled, cut * norm, max_rank)
-            rows = maxvol_rows(u)
+            scaled, size = _near_one(matrix)
+            u, _ = column_basis(torch.from_numpy(scaled), cut * size, max_rank)
+            rows, coefficients = (each.numpy() for each in maxvol(u))
             grown, rank = len(rows) > rank, len(rows)
             # One visit lets the rank grow by half: tails that are still poorly placed ask for more than is needed.
             limit = limit or min(rank + max(TEST_ROWS, rank // 2), max_rank or len(self.heads))
-            others = self.unknown_rows(rows, tests, generator) if grown and rank < limit else []
-            if not others:
-                break
-            values, _ = _near_one(self.values(rows + others))
-            norm, error = _compare(u, rows, others, values[:rank], values[rank:])
+            others = self.unknown_rows(rows, tests, generator) if grown and rank < limit else rows[:0]
+            if not len(others):
+                return rows, coefficients
+            values, _ = _near_one(self.values(np.concatenate([rows, others])))
+            error = values[rank:] - coefficients[others] @ values[:rank]
             # Four times the cut, since interpolation from rows is not quite as good as the projection that was cut.
-            allowed = 4 * cut * norm * math.sqrt(len(others) / len(self.heads))
-            if float(torch.linalg.vector_norm(error)) <= allowed:
-                break
-            v, _ = column_basis(error.mT, allowed, limit - rank)
-            columns = torch.tensor(maxvol_rows(v), device=matrix.device)
-            matrix = torch.cat([matrix, self.columns(columns)], dim=1)
+            allowed = 4 * cut * _norm_of_product(coefficients, values[:rank])
+            allowed *= math.sqrt(len(others) / len(self.heads))
+            if norm(error) <= allowed:
+                return rows, coefficients
+            v, _ = column_basis(torch.from_numpy(error).mT, allowed, limit - rank)
+            matrix = np.concatenate([matrix, self.columns(maxvol(v)[0].numpy())], axis=1)
             tests *= 2
-        return rows, torch.linalg.solve(u[rows], u, left=False)
 
 
 def _near_one(
-    matrix: Tensor,  # (m, n)
-) -> tuple[Tensor, float]:
+    matrix: Values,  # (m, n)
+) -> tuple[Values, float]:
     """Take the scale out of a matrix whose squares might leave the range of doubles; give its norm, too."""
-    norm = float(torch.linalg.vector_norm(matrix))
-    if 1e-100 < norm < 1e100:
-        return matrix, norm
-    scaled, _ = split_scale(matrix)
-    return scaled, float(torch.linalg.vector_norm(scaled))
+    size = norm(matrix)
+    if 1e-100 < size < 1e100:
+        return matrix, size
+    scaled: Values = split_scale(torch.from_numpy(matrix))[0].numpy()
+    return scaled, norm(scaled)
 
 
-def _compare(
-    u: Tensor,  # (r n, r'): an orthonormal basis of the columns
-    rows: list[int],  # r' of them: the pivots
-    others: list[int],  # p of them
-    known: Tensor,  # (r', n' s): the values in the pivots' rows
-    tested: Tensor,  # (p, n' s): the values in the others
-) -> tuple[float, Tensor]:
-    """Give the norm of the superblock as the cross has it, and what the cross is wrong by in the other rows."""
-    weights = torch.linalg.solve(u[rows], known)  # the superblock is u @ weights
-    return float(torch.linalg.vector_norm(weights)), tested - u[others] @ weights
+def _norm_of_product(
+    a: Values,  # (m, r)
+    b: Values,  # (r, n)
+) -> float:
+    """Compute the norm of a @ b in O((m + n) r**2), which of a whole superblock is less than the product itself."""
+    squares = np.vdot(b, (a.conj().T @ a) @ b).real
+    return math.sqrt(max(0.0, float(squares)))

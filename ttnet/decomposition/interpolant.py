@@ -6,14 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ttnet.decomposition.black_box import Indices, Values, norm
 from ttnet.numerics.linalg import triangular_factor
 from ttnet.numerics.scales import split_scale, times_power_of_two
 from ttnet.numerics.train_scales import join_scale
-from ttnet.trains.evaluation import Slices
+from ttnet.trains.evaluation import scaled_entries
 from ttnet.trains.tensor_train import TensorTrain
+
+_SAFE = 300  # the largest power of two of values whose products are formed as they are
+_CHUNK = 2**17  # numbers in a table of products, or of those that are looked up in it at a time
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Interpolant:
     (`ttnet.numerics.train_scales.even_bonds`).
 
     Attributes:
-        cores: Each (r, n, r'), of float64 or complex128.
+        cores: Each (r, n, r'), of float64 or complex128, on the CPU.
         exponent: The train is that of the cores times 2**exponent.
 
     Example:
@@ -63,11 +68,35 @@ class Interpolant:
         """Give it as a train like any other."""
         return TensorTrain(join_scale(self.cores, self.exponent, self.cores[0].dtype))
 
-    def slices(self) -> Slices:
-        """Give what `scaled_entries` takes."""
-        steps = [torch.zeros(core.shape[1], dtype=torch.int64, device=core.device) for core in self.cores]
-        steps[0] = steps[0] + self.exponent
-        return [(core.movedim(1, 0).contiguous(), step) for core, step in zip(self.cores, steps, strict=True)]
+    def entries(
+        self,
+        indices: Indices,  # (batch, d)
+        exponent: int,
+    ) -> Values:
+        """Give entries times a power of two.
+
+        Args:
+            indices: Those of the entries, at least one of them.
+            exponent: The entries are multiplied by 2**exponent, to be no larger than some few.
+
+        Returns:
+            An array of shape (batch,). What is below 1e-200 may count as zero.
+
+        Example:
+            >>> core = torch.ones(1, 2, 1, dtype=torch.float64)
+            >>> Interpolant.of([core, 3e300 * core], valued=-1).entries(np.array([[0, 1]]), -1000)
+            array([0.279...])
+        """
+        total = self.exponent + exponent
+        # Coefficients are of size one, so that products of them are lost only where they are nothing beside the others.
+        if total <= _SAFE:
+            values = times_power_of_two(_products(self.cores, torch.from_numpy(indices)), total).numpy()
+            if np.isfinite(values).all():
+                return values
+        steps = [torch.zeros(core.shape[1], dtype=torch.int64) for core in self.cores]
+        steps[0] += self.exponent
+        slices = [(core.movedim(1, 0).contiguous(), step) for core, step in zip(self.cores, steps, strict=True)]
+        return scaled_entries(slices, torch.from_numpy(indices), exponent).numpy()
 
     def change_from(self, other: Interpolant) -> float:
         """Compute the norm of the difference from another train of the shape, relative to the own norm.
@@ -87,21 +116,68 @@ class Interpolant:
             >>> round(one.change_from(two), 12)
             1.0
         """
-        left = self.cores[0].new_ones(1, 2)
+        left = np.ones((1, 2))
         own, its = self.exponent, other.exponent
         for core, others in zip(self.cores, other.cores, strict=True):
-            a, step = split_scale(_times(left[:, : core.shape[0]], core))
-            b, its_step = split_scale(_times(left[:, core.shape[0] :], others))
-            own, its = own + int(step), its + int(its_step)
-            left = triangular_factor(torch.cat([a, b], dim=1))
-        norm = float(torch.linalg.vector_norm(a))
-        if not norm:
+            a, step = _near_one(_times(left[:, : core.shape[0]], core.numpy()))
+            b, its_step = _near_one(_times(left[:, core.shape[0] :], others.numpy()))
+            own, its = own + step, its + its_step
+            left = triangular_factor(torch.from_numpy(np.concatenate([a, b], axis=1))).numpy()
+        if not a.any():
             return math.inf if b.any() else 0.0
-        return float(torch.linalg.vector_norm(a - times_power_of_two(b, its - own))) / norm
+        scaled = times_power_of_two(torch.from_numpy(b), its - own).numpy()
+        return norm(a - scaled) / norm(a)
 
 
 def _times(
-    left: Tensor,  # (k, r)
-    core: Tensor,  # (r, n, r')
-) -> Tensor:  # (k n, r')
-    return (left @ core.flatten(1)).reshape(-1, core.shape[2])
+    left: Values,  # (k, r)
+    core: Values,  # (r, n, r')
+) -> Values:  # (k n, r')
+    return (left @ core.reshape(len(core), -1)).reshape(-1, core.shape[2])
+
+
+def _near_one(
+    x: Values,  # (m, n)
+) -> tuple[Values, int]:
+    """Split a power of two off numbers that are far from one."""
+    if 1e-50 < norm(x) < 1e50:
+        return x, 0
+    scaled, exponent = split_scale(torch.from_numpy(x))
+    return scaled.numpy(), int(exponent)
+
+
+def _products(
+    cores: Sequence[Tensor],  # each (r, n, r')
+    indices: Tensor,  # (batch, d)
+) -> Tensor:  # (batch,)
+    """Multiply the slices of cores at indices; those of neighbours are one core where that has few slices for it."""
+    cores, columns, count = list(cores), list(indices.T.contiguous()), len(indices)
+
+    def join(k: int) -> bool:
+        a, b = cores[k : k + 2]
+        size = a.shape[1] * b.shape[1]
+        if size > count or len(a) * size * b.shape[2] > _CHUNK:
+            return False
+        cores[k : k + 2] = [(a.flatten(0, 1) @ b.flatten(1)).reshape(len(a), size, -1)]
+        columns[k : k + 2] = [columns[k] * b.shape[1] + columns[k + 1]]
+        return True
+
+    while len(cores) > 1 and join(0):
+        pass
+    while len(cores) > 1 and join(
+        len(cores) - 2
+    ):  # at the ends first, where there are vectors in the place of matrices
+        pass
+    k = 1
+    while k < len(cores) - 2:
+        k += not join(k)
+    values = cores[0][0].index_select(0, columns[0])  # (batch, r)
+    for core, column in zip(cores[1:], columns[1:], strict=True):
+        slices = core.movedim(1, 0).contiguous()  # (n, r, r')
+        if core.shape[2] == 1:
+            values = (values * slices[:, :, 0].index_select(0, column)).sum(1, keepdim=True)
+            continue
+        rows = max(1, _CHUNK // (len(core) * core.shape[2]))
+        pairs = zip(values.split(rows), column.split(rows), strict=True)
+        values = torch.cat([(part[:, None] @ slices.index_select(0, at))[:, 0] for part, at in pairs])
+    return values[:, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -33,28 +34,6 @@ def maxvol(
         >>> rows, coefficients[:, 0]
         (tensor([1]), tensor([-0.2500,  1.0000, -0.5000], dtype=torch.float64))
     """
-    rows = torch.tensor(maxvol_rows(matrix, bound=bound), device=matrix.device)
-    return rows, torch.linalg.solve(matrix[rows], matrix, left=False)
-
-
-def maxvol_rows(
-    matrix: Tensor,  # (m, r)
-    *,
-    bound: float = 1.05,
-) -> list[int]:
-    """Choose the rows of `maxvol` alone.
-
-    Args:
-        matrix: As for `maxvol`.
-        bound: As for `maxvol`.
-
-    Returns:
-        The positions of r rows.
-
-    Example:
-        >>> maxvol_rows(torch.tensor([[1.0], [-4.0], [2.0]], dtype=torch.float64))
-        [1]
-    """
     count = matrix.shape[1]
     order, rest = _eliminate(matrix)
     # In numpy, since a step is a few numbers, and most of its time the calls.
@@ -67,20 +46,24 @@ def maxvol_rows(
             break
         order[column], order[count + row] = order[count + row], order[column]
         leaving, entering = table[:, column] / pivot, table[row].copy()
-        table -= np.outer(leaving, entering)
+        table -= leaving[:, None] * entering
         table[:, column] = leaving
         table[row] = entering / -pivot
         table[row, column] = 1 / pivot
-    return order[:count]
+    coefficients = np.empty(matrix.shape, dtype=table.dtype)
+    coefficients[order[:count]] = np.eye(count)
+    coefficients[order[count:]] = table
+    rows = torch.from_numpy(order[:count]).to(matrix.device)
+    return rows, torch.from_numpy(coefficients).to(matrix.device)
 
 
 def _eliminate(
     matrix: Tensor,  # (m, r)
-) -> tuple[list[int], Tensor]:  # (m - r, r)
+) -> tuple[npt.NDArray[np.int64], Tensor]:  # (m,) and (m - r, r)
     """Order the rows as LU pivots do, and give the coefficients of those after the first r in terms of these."""
     factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
     swaps = pivots.tolist()
-    order = list(range(len(matrix)))
+    order = np.arange(len(matrix))
     for k, swap in enumerate(swaps):
         order[k], order[swap - 1] = order[swap - 1], order[k]
     upper, lower = factors[: len(swaps)], factors[len(swaps) :]

@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.black_box import BlackBox, BudgetSpentError, log_norm
+from ttnet.decomposition.black_box import BlackBox, BudgetSpentError, Indices, Values, all_indices, log_norm
 from ttnet.decomposition.cross_result import CrossProgress, CrossResult, CrossStatus
 from ttnet.decomposition.cross_sweep import Fibres, half_sweep, mirrored
 from ttnet.decomposition.grids import as_grids, at_points
 from ttnet.decomposition.interpolant import Interpolant
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet.numerics.scales import max_exponent, times_power_of_two
+from ttnet.numerics.scales import split_scale
 from ttnet.numerics.train_scales import join_scale, split_scales
 from ttnet.numerics.truncation import check_eps, check_max_rank
 from ttnet.trains.chain import check_shape
-from ttnet.trains.evaluation import Slices, scaled_entries, scaled_slices
+from ttnet.trains.evaluation import scaled_entries, scaled_slices
 from ttnet.trains.reshaping import reshape
 from ttnet.trains.rounding import round
 from ttnet.trains.tensor_train import TensorTrain
@@ -105,14 +106,15 @@ def tt_cross(
     )
     if samples == math.prod(shape):
         return _whole(box, shape, bound, max_rank, device)
-    search = _Search(box, shape, eps=bound, max_rank=max_rank, samples=samples, seed=int(seed), device=device)
+    search = _Search(box, shape, eps=bound, max_rank=max_rank, samples=samples, seed=int(seed))
     status = search.run(max_sweeps, callback)
+    value, error = search.best()
     return CrossResult(
-        value=search.value,
+        value=TensorTrain([core.to(device) for core in value.cores]),
         status=status,
         evaluations=box.evaluations,
         sweeps=search.history[-1].sweep if search.history else 0,
-        error_estimate=search.error,
+        error_estimate=error,
         samples=samples,
         history=tuple(search.history),
     )
@@ -165,19 +167,14 @@ def _whole(
     box: BlackBox, shape: tuple[int, ...], eps: float, max_rank: int | Sequence[int] | None, device: torch.device
 ) -> CrossResult:
     """Evaluate all entries and decompose them by truncated SVDs."""
-    rest = torch.arange(math.prod(shape), device=device)
-    columns: list[Tensor] = []
-    for size in reversed(shape):
-        columns.insert(0, rest % size)
-        rest = rest // size
-    indices = torch.stack(columns, dim=1) if columns else rest.new_empty(1, 0)
+    indices = all_indices(shape)
     values = box.entries(indices)
-    vector = TensorTrain([values.to(box.dtype).reshape(1, -1, 1)])
+    vector = TensorTrain([torch.from_numpy(values).to(box.dtype).reshape(1, -1, 1)])
     value = reshape(vector, shape, eps=eps, max_rank=max_rank)
-    errors, sizes, _ = _compare(scaled_slices(value), indices, values)
-    error = _relative_error(errors, sizes, -math.inf)
+    errors, near_one, _ = _errors(_entries_of(value), indices, values)
+    error = _ratio(log_norm(errors), log_norm(near_one))
     return CrossResult(
-        value=value,
+        value=TensorTrain([core.to(device) for core in value.cores]),
         status=CrossStatus.CONVERGED if error <= max(eps, _noise(box, shape)) else CrossStatus.MAX_RANK,
         evaluations=box.evaluations,
         sweeps=0,
@@ -192,30 +189,38 @@ def _noise(box: BlackBox, shape: Sequence[int]) -> float:
     return 8 * math.sqrt(max(1, len(shape))) * box.precision
 
 
-def _compare(
-    slices: Slices,
-    indices: Tensor,  # (batch, d)
-    values: Tensor,  # (batch,)
-) -> tuple[Tensor, Tensor, float]:
-    """Give the sizes of a train's errors at some entries and those of the entries, and the logarithm of their unit."""
-    exponent = int(max_exponent(values))
-    near_one = times_power_of_two(values, -exponent)
-    errors = scaled_entries(slices, indices, -exponent) - near_one
-    return errors.abs(), near_one.abs(), exponent * math.log(2)
+def _errors(
+    entries: Callable[[Indices, int], Values],
+    indices: Indices,  # (batch, d)
+    values: Values,  # (batch,)
+) -> tuple[Values, Values, float]:
+    """Give a train's errors at some entries and these, both over a unit that no entry exceeds, and its logarithm.
+
+    The train is a function that gives its entries times a power of two.
+    """
+    scaled, exponent = split_scale(torch.from_numpy(values))
+    near_one: Values = scaled.numpy()
+    return entries(indices, -int(exponent)) - near_one, near_one, int(exponent) * math.log(2)
 
 
-def _relative_error(
-    errors: Tensor,  # (batch,)
-    values: Tensor,  # (batch,)
-    log_least: float,
-) -> float:
-    """Give the norm of errors relative to that of the values, or to one with the logarithm `log_least` if larger."""
-    return _ratio(log_norm(errors), max(log_norm(values), log_least))
+def _entries_of(value: TensorTrain) -> Callable[[Indices, int], Values]:
+    slices = scaled_slices(value)
+    return lambda indices, exponent: scaled_entries(slices, torch.from_numpy(indices), exponent).numpy()
 
 
 def _ratio(log_a: float, log_b: float) -> float:
     """Give a / b from the logarithms, with 0 / 0 = 0."""
     return 0.0 if log_a == -math.inf else math.exp(min(700.0, log_a - log_b))
+
+
+class _Found(NamedTuple):
+    """What a half sweep has found; a value that was not rounded yet is None."""
+
+    raw: Interpolant
+    value: TensorTrain | None
+    error: float  # on the fresh samples
+    indices: Indices  # of these, (samples, d)
+    values: Values  # (samples,)
 
 
 class _Search:
@@ -230,34 +235,28 @@ class _Search:
         max_rank: int | Sequence[int] | None,
         samples: int,
         seed: int,
-        device: torch.device,
     ) -> None:
         self._box, self._shape = box, shape
         self._max_rank, self._max_ranks = max_rank, check_max_rank(max_rank, max(0, len(shape) - 1))
         self._samples = samples
-        self._generator = torch.Generator("cpu").manual_seed(seed)
-        self._device = device
+        self._generator = np.random.default_rng(seed)
         order = len(shape)
-        self._indices = torch.empty(0, order, dtype=torch.int64, device=device)  # of all samples so far
-        self._values = torch.empty(0, dtype=torch.float64, device=device)
         # What is fixed on the far side of each inner bond, in the order in which the next half sweep goes.
-        self._tails = [torch.empty(0, order - k, dtype=torch.int64, device=device) for k in range(1, order)]
+        self._tails = [np.empty((0, order - k), dtype=np.int64) for k in range(1, order)]
         self.history: list[CrossProgress] = []
+        self._best: _Found | None = None
         # The search begins at zero. The samples where this is most wrong, the largest ones, are the first pivots.
-        zero = TensorTrain([torch.zeros(1, size, 1, dtype=torch.float64, device=device) for size in shape])
-        first = self._draw()
+        self._indices = self._draw()  # of all samples so far
         # Two of them are corners of the grid, where functions have their extremes more often than elsewhere.
-        first[:1], first[1:2] = 0, torch.tensor(shape, device=device) - 1
-        slices = Interpolant(zero.cores, 0).slices()
-        self.error, _, pivots = self._look(slices, slices, first)
-        self.value = zero.to(box.dtype)
-        self._pivots = pivots[:NEW_PIVOTS]
+        self._indices[:1], self._indices[1:2] = 0, np.array(shape) - 1
+        self._values = box.entries(self._indices)
+        self._pivots = self._worst(split_scale(torch.from_numpy(self._values))[0].numpy(), NEW_PIVOTS)
         self._noise = _noise(box, shape)
         self._eps = max(eps, self._noise)
         self._tolerance = self._eps / 2  # what rounding may take; the superblocks get their share of as much
 
     def run(self, max_sweeps: int, callback: Callable[[CrossProgress], object] | None) -> CrossStatus:
-        """Sweep until the train is good enough or there is no hope for it; `value` is the best one so far."""
+        """Sweep until the train is good enough or there is no hope for it."""
         last: Interpolant | None = None
         distances: list[float] = []
         for step in range(2 * max_sweeps):
@@ -266,16 +265,19 @@ class _Search:
                 raw = self._half_sweep(backward)
             except BudgetSpentError:
                 return CrossStatus.MAX_EVALUATIONS
-            value = self._finish(raw.train())
-            error, error_of_all, self._pivots = self._look(raw.slices(), scaled_slices(value), self._draw())
+            found, error_of_all = self._look(raw)
             change = raw.change_from(last) if last is not None else math.inf
-            distances.append(max(change, error, error_of_all))
+            # Rounding to eps decides nothing unless the search may end. That to `max_rank` does.
+            if self._max_rank is not None or max(change, error_of_all) <= self._eps:
+                found = self._rounded(found)
+            distances.append(max(change, found.error, error_of_all))
             converged = distances[-1] <= self._eps
-            if converged or error <= self.error:
-                self.value, self.error = value, error
-            bond = min(1, value.ndim - 1) if backward else value.ndim - 1
+            if converged or self._best is None or found.error <= self._best.error:
+                self._best = found
+            order, ranks = len(self._shape), (raw if found.value is None else found.value).ranks
+            bond = min(1, order - 1) if backward else order - 1
             self.history.append(
-                CrossProgress(step // 2 + 1, bond, value.ranks, self._box.evaluations, change=change, error=error)
+                CrossProgress(step // 2 + 1, bond, ranks, self._box.evaluations, change=change, error=found.error)
             )
             stopped = callback is not None and bool(callback(self.history[-1]))
             if converged:
@@ -283,12 +285,23 @@ class _Search:
             if stopped:
                 return CrossStatus.STOPPED
             if _stalls(distances):
-                full = any(rank == bound for rank, bound in zip(value.ranks[1:-1], self._max_ranks, strict=True))
+                full = any(rank == bound for rank, bound in zip(ranks[1:-1], self._max_ranks, strict=True))
                 return CrossStatus.MAX_RANK if full else CrossStatus.STALLED
             if last is not None and sum(raw.ranks) <= sum(last.ranks):
                 self._tolerance /= 4  # the superblocks are content, the samples are not: look more closely
             last = raw
         return CrossStatus.MAX_SWEEPS
+
+    def best(self) -> tuple[TensorTrain, float]:
+        """Give the best train so far, zero if there is none that is better, and its error on fresh samples."""
+        error_of_zero = 1.0 if self._values.any() else 0.0
+        if self._best is not None and self._best.error <= error_of_zero:
+            found = self._best if self._best.value is not None else self._rounded(self._best)
+            assert found.value is not None
+            return found.value, found.error
+        return TensorTrain(
+            [torch.zeros(1, size, 1, dtype=self._box.dtype, device="cpu") for size in self._shape]
+        ), error_of_zero
 
     def _half_sweep(self, backward: bool) -> Interpolant:
         """Go over all bonds once; the way back is the way there, in the mirror."""
@@ -296,8 +309,9 @@ class _Search:
         shape, max_ranks, pivots = self._shape, self._max_ranks, self._pivots
         if backward:
             fibres, shape, max_ranks = mirrored(fibres, len(shape)), shape[::-1], max_ranks[::-1]
-            pivots = pivots.flip(1)
-        tails = [torch.cat([tails, pivots[:, k:]]).unique(dim=0) for k, tails in enumerate(self._tails, start=1)]
+            pivots = pivots[:, ::-1]
+        pairs = enumerate(self._tails, start=1)
+        tails = [_distinct([*tails.tolist(), *pivots[:, k:].tolist()]) for k, tails in pairs]
         cores, heads = half_sweep(
             fibres,
             shape,
@@ -307,57 +321,64 @@ class _Search:
             max_ranks=[None if bound is None else bound + 2 + bound // 4 for bound in max_ranks],
             generator=self._generator,
         )
-        self._tails = [head.flip(1) for head in reversed(heads)]
+        self._tails = [head[:, ::-1] for head in reversed(heads)]
         if backward:
             return Interpolant.of([core.permute(2, 1, 0) for core in reversed(cores)], valued=0)
         return Interpolant.of(cores, valued=-1)
 
-    def _finish(self, raw: TensorTrain) -> TensorTrain:
-        """Round a train, and cast it to the dtype of the result."""
-        rounded = round(raw, eps=max(self._tolerance, self._noise / 2), max_rank=self._max_rank)
-        if rounded.dtype == self._box.dtype:
-            return rounded
-        # Scales apart: single precision may hold every entry, but not the norm, which is in one core now.
-        return TensorTrain(join_scale(*split_scales(rounded.cores, rounded.dtype), self._box.dtype))
-
-    def _draw(self) -> Tensor:
+    def _draw(self) -> Indices:
         """Draw fresh samples."""
-        draws = [torch.randint(n, (self._samples,), generator=self._generator, device="cpu") for n in self._shape]
-        return torch.stack(draws, dim=1).to(self._device)
+        return np.stack([self._generator.integers(0, n, self._samples) for n in self._shape], axis=1)
 
-    def _look(
-        self,
-        raw: Slices,
-        value: Slices,
-        indices: Tensor,  # (samples, d)
-    ) -> tuple[float, float, Tensor]:
-        """Compare the rounded train with fresh samples, and the one before rounding with all there are so far.
+    def _look(self, raw: Interpolant) -> tuple[_Found, float]:
+        """Compare a train with fresh samples and with all there are so far; give both errors.
 
-        Returns both errors, and the samples that fit worst: the more is wrong, the more pivots are missing.
+        The samples that fit worst become pivots: the more is wrong, the more of them are missing. They are chosen by
+        the train before rounding: what this does to an entry is within its bound, and nothing that pivots could mend.
         """
+        indices = self._draw()
         values = self._box.entries(indices)
-        _, error = self._errors(value, indices, values)
-        self._indices = torch.cat([self._indices, indices])
-        self._values = torch.cat([self._values, values])
-        # What rounding does to a single entry is within its bound, and nothing that pivots could mend.
-        errors, error_of_all = self._errors(raw, self._indices, self._values)
-        count = NEW_PIVOTS + int(6 * min(1.0, error_of_all))
-        return error, error_of_all, self._indices[errors.topk(min(count, len(errors))).indices]
+        self._indices = np.concatenate([self._indices, indices])
+        self._values = np.concatenate([self._values, values])
+        errors, near_one, log_unit = _errors(raw.entries, self._indices, self._values)
+        error = self._relative_error(errors[-self._samples :], near_one[-self._samples :], log_unit)
+        error_of_all = self._relative_error(errors, near_one, log_unit)
+        self._pivots = self._worst(errors, NEW_PIVOTS + int(6 * min(1.0, error_of_all)))
+        return _Found(raw, None, error, indices, values), error_of_all
 
-    def _errors(
+    def _worst(
         self,
-        value: Slices,
-        indices: Tensor,  # (batch, d)
-        values: Tensor,  # (batch,)
-    ) -> tuple[Tensor, float]:
-        """Give the sizes of a train's errors at some entries, up to a common factor, and the relative error.
+        errors: Values,  # of all samples
+        count: int,
+    ) -> Indices:
+        return self._indices[torch.from_numpy(np.abs(errors)).topk(min(count, len(errors))).indices.numpy()]
 
-        It is relative to the norm of the entries, or to what the norm of so many is known to be at least on average: a
-        function with a narrow peak has nearly all of its norm where no sample falls, but the pivots have found it.
+    def _rounded(self, found: _Found) -> _Found:
+        """Round what a half sweep has found, in the dtype of the result, and compare it with the same samples."""
+        value = round(found.raw.train(), eps=max(self._tolerance, self._noise / 2), max_rank=self._max_rank)
+        if value.dtype != self._box.dtype:
+            # Scales apart: single precision may hold every entry, but not the norm, which is in one core now.
+            value = TensorTrain(join_scale(*split_scales(value.cores, value.dtype), self._box.dtype))
+        errors = _errors(_entries_of(value), found.indices, found.values)
+        return found._replace(value=value, error=self._relative_error(*errors))
+
+    def _relative_error(
+        self,
+        errors: Values,  # (batch,), over a unit
+        values: Values,  # (batch,), over the same
+        log_unit: float,
+    ) -> float:
+        """Give the norm of errors relative to that of the values.
+
+        Or to what the norm of so many is known to be at least on average: a function with a narrow peak has nearly all
+        of its norm where no sample falls, but the pivots have found it.
         """
-        errors, sizes, log_unit = _compare(value, indices, values)
         log_least = self._box.log_norm + (math.log(len(values)) - sum(map(math.log, self._shape))) / 2
-        return errors, _relative_error(errors, sizes, log_least - log_unit)
+        return _ratio(log_norm(errors), max(log_norm(values), log_least - log_unit))
+
+
+def _distinct(rows: list[list[int]]) -> Indices:
+    return np.array(list(dict.fromkeys(map(tuple, rows))), dtype=np.int64)
 
 
 def _stalls(distances: Sequence[float]) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.black_box import BlackBox, BudgetSpentError
+from ttnet.decomposition.black_box import BlackBox, BudgetSpentError, Values, all_indices
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet.solvers.arguments import check_callback, check_count, check_seed, check_tol, check_train
 from ttnet.solvers.beam import BeamSearch, Scaled
@@ -273,7 +274,7 @@ class _Functions:
         count = math.prod(self._shape)
         try:
             if count <= WHOLE:
-                indices = torch.ones(self._shape).nonzero().to(self._device)
+                indices = all_indices(self._shape)
                 values = self._sign * self._real(self._box.entries(indices))
                 at = int(values.argmax())
                 self._index, self.value = tuple(indices[at].tolist()), Scaled(float(values[at]), 0)
@@ -281,13 +282,13 @@ class _Functions:
                 return SolverStatus.CONVERGED
         except BudgetSpentError:
             pass
-        self._real(self._box.entries(torch.zeros(1, len(self._shape), dtype=torch.int64, device=self._device)))
-        self._search = PivotSearch(self._box, self._shape, self._sign, self._beam, self._generator, self._device)
+        self._real(self._box.entries(np.zeros((1, len(self._shape)), dtype=np.int64)))
+        self._search = PivotSearch(self._box, self._shape, self._sign, self._beam, self._generator)
         self._take()
         return None
 
-    def _real(self, values: Tensor) -> Tensor:
-        if values.is_complex():
+    def _real(self, values: Values) -> Values:
+        if np.iscomplexobj(values):
             raise TTTypeError(
                 f"f returned the dtype {values.dtype}, and complex numbers have no order; expected reals."
             )

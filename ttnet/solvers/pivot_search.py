@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from ttnet.decomposition.black_box import BlackBox
+from ttnet.decomposition.black_box import BlackBox, Indices, Values
 from ttnet.decomposition.cross_sweep import mirrored
 from ttnet.decomposition.maxvol import maxvol
 from ttnet.numerics.linalg import truncated_svd
@@ -31,7 +31,6 @@ class PivotSearch:
         sign: 1 for the largest value, -1 for the smallest.
         beam: How many pivots are kept at each bond.
         generator: Draws the first pivots and some more before each sweep, on the CPU.
-        device: Where indices live.
 
     Attributes:
         index: Of the best entry so far.
@@ -39,7 +38,7 @@ class PivotSearch:
 
     Example:
         >>> box = BlackBox(lambda i: 1 - ((i - 3.0) ** 2).sum(1), (8,) * 5)
-        >>> search = PivotSearch(box, (8,) * 5, 1, 4, torch.Generator().manual_seed(0), torch.device("cpu"))
+        >>> search = PivotSearch(box, (8,) * 5, 1, 4, torch.Generator().manual_seed(0))
         >>> search.sweep()
         >>> search.index, search.value
         ((3, 3, 3, 3, 3), 1.0)
@@ -52,10 +51,9 @@ class PivotSearch:
         sign: int,
         beam: int,
         generator: torch.Generator,
-        device: torch.device,
     ) -> None:
         self._box, self._shape, self._sign, self._beam = box, tuple(shape), sign, beam
-        self._generator, self._device = generator, device
+        self._generator = generator
         first = self._draw(beam)
         values = box.entries(first)
         at = int((sign * values).argmax())
@@ -70,7 +68,7 @@ class PivotSearch:
 
         Example:
             >>> box = BlackBox(lambda i: i.sum(1), (3, 3))
-            >>> search = PivotSearch(box, (3, 3), -1, 2, torch.Generator().manual_seed(0), torch.device("cpu"))
+            >>> search = PivotSearch(box, (3, 3), -1, 2, torch.Generator().manual_seed(0))
             >>> search.sweep()
             >>> search.value
             0.0
@@ -78,40 +76,39 @@ class PivotSearch:
         self._half_sweep(backward=False)
         self._half_sweep(backward=True)
 
-    def _draw(self, count: int) -> Tensor:
-        draws = [torch.randint(n, (count,), generator=self._generator, device="cpu") for n in self._shape]
-        drawn = torch.stack(draws, dim=1) if draws else torch.empty(1, 0, dtype=torch.int64)
-        return drawn.to(self._device)
+    def _draw(self, count: int) -> Indices:
+        draws = [torch.randint(n, (count,), generator=self._generator, device="cpu").numpy() for n in self._shape]
+        return np.stack(draws, axis=1) if draws else np.empty((1, 0), dtype=np.int64)
 
     def _half_sweep(self, *, backward: bool) -> None:
         order, shape = len(self._shape), self._shape
         fibres = mirrored(self._box.block, order) if backward else self._box.block
         shape = shape[::-1] if backward else shape
-        fresh = torch.cat([torch.tensor([self.index], device=self._device), self._draw(1)])
-        fresh = fresh.flip(1) if backward else fresh
-        tails = [torch.cat([tails, fresh[:, k:]]).unique(dim=0) for k, tails in enumerate(self._tails, start=1)]
+        fresh = np.concatenate([np.array([self.index], dtype=np.int64), self._draw(1)])
+        fresh = fresh[:, ::-1] if backward else fresh
+        pairs = [np.concatenate([tails, fresh[:, k:]]) for k, tails in enumerate(self._tails, start=1)]
         heads = fresh[:1, :0]
-        tails.append(heads)  # after the last mode there is nothing
+        all_tails = [*(np.unique(tails, axis=0) for tails in pairs), heads]  # after the last mode there is nothing
         found = []
         for k, size in enumerate(shape):
-            block = self._sign * fibres(k, heads, tails[k])  # (a, n, b)
-            self._look(block, heads, tails[k], backward=backward)
-            rows = self._choose(block.flatten(0, 1))
-            heads = torch.cat([heads[rows // size], (rows % size)[:, None]], dim=1)
+            block = self._sign * fibres(k, heads, all_tails[k])  # (a, n, b)
+            self._look(block, heads, all_tails[k], backward=backward)
+            rows = self._choose(block.reshape(len(heads) * size, -1))
+            heads = np.concatenate([heads[rows // size], (rows % size)[:, None]], axis=1)
             found.append(heads)
-        self._tails = [head.flip(1) for head in reversed(found[:-1])]
+        self._tails = [head[:, ::-1] for head in reversed(found[:-1])]
 
     def _look(
         self,
-        block: Tensor,  # (a, n, b)
-        heads: Tensor,  # (a, k)
-        tails: Tensor,  # (b, d - k - 1)
+        block: Values,  # (a, n, b)
+        heads: Indices,  # (a, k)
+        tails: Indices,  # (b, d - k - 1)
         *,
         backward: bool,
     ) -> None:
         _, size, width = block.shape
         at = int(block.argmax())
-        value = self._sign * float(block.flatten()[at])
+        value = self._sign * float(block.flat[at])
         if self._sign * value > self._sign * self.value:
             row, tail = divmod(at, width)
             index = [*heads[row // size].tolist(), row % size, *tails[tail].tolist()]
@@ -119,13 +116,13 @@ class PivotSearch:
 
     def _choose(
         self,
-        matrix: Tensor,  # (m, b)
-    ) -> Tensor:  # (at most beam,)
+        values: Values,  # (m, b)
+    ) -> Indices:  # (at most beam,)
         """Give rows of nearly the largest volume and those of the largest values, half of the beam each."""
+        matrix = torch.from_numpy(values)
         below = (self._sign * self.value - matrix).clamp(min=0)  # 0 for the best
         unit = float(below.median()) or float(below.max()) or 1.0
         u, _, _ = truncated_svd(1 / (1 + below / unit), 1e-9, min(max(1, self._beam // 2), *matrix.shape))
         rows = maxvol(u)[0].tolist()
         largest = matrix.amax(1).argsort(descending=True, stable=True)[: self._beam].tolist()
-        chosen = list(dict.fromkeys([largest[0], *rows, *largest]))[: self._beam]
-        return torch.tensor(chosen, device=matrix.device)
+        return np.array(list(dict.fromkeys([largest[0], *rows, *largest]))[: self._beam])
