@@ -167,7 +167,7 @@ class _Superblock:
         while True:
             scaled, size = _near_one(matrix)
             u, _ = column_basis(torch.from_numpy(scaled), cut * size, max_rank)
-            rows, coefficients = (each.numpy() for each in maxvol(u))
+            rows, coefficients = maxvol(u.numpy())
             grown, rank = len(rows) > rank, len(rows)
             # One visit lets the rank grow by half: tails that are still poorly placed ask for more than is needed.
             limit = limit or min(rank + max(TEST_ROWS, rank // 2), max_rank or len(self.heads))
@@ -182,7 +182,7 @@ class _Superblock:
             if norm(error) <= allowed:
                 return rows, coefficients
             v, _ = column_basis(torch.from_numpy(error).mT, allowed, limit - rank)
-            matrix = np.concatenate([matrix, self.columns(maxvol(v)[0].numpy())], axis=1)
+            matrix = np.concatenate([matrix, self.columns(maxvol(v.numpy())[0])], axis=1)
             tests *= 2
 
 

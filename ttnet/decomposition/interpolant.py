@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ttnet.decomposition.black_box import Indices, Values, norm
 from ttnet.numerics.linalg import triangular_factor
-from ttnet.numerics.scales import split_scale, times_power_of_two
+from ttnet.numerics.scales import compute_dtype, split_scale, times_power_of_two
 from ttnet.numerics.train_scales import join_scale
+from ttnet.rounding.methods import round_cores
 from ttnet.trains.evaluation import scaled_entries
 from ttnet.trains.tensor_train import TensorTrain
 
@@ -27,10 +28,11 @@ class Interpolant:
 
     No coefficient is much larger than one, and those of the pivots themselves are one. So once the scale of the values
     is split off, products of its cores need nothing of what trains of any cores go through first
-    (`ttnet.numerics.train_scales.even_bonds`).
+    (`ttnet.numerics.train_scales.even_bonds`). The same holds once it is rounded, with orthonormal columns in the place
+    of coefficients.
 
     Attributes:
-        cores: Each (r, n, r'), of float64 or complex128, on the CPU.
+        cores: Each (r, n, r'), on the CPU; of float64 or complex128, or of the dtype that it was rounded in.
         exponent: The train is that of the cores times 2**exponent.
 
     Example:
@@ -66,7 +68,34 @@ class Interpolant:
 
     def train(self) -> TensorTrain:
         """Give it as a train like any other."""
-        return TensorTrain(join_scale(self.cores, self.exponent, self.cores[0].dtype))
+        dtype = self.cores[0].dtype
+        return TensorTrain(join_scale([core.to(compute_dtype(dtype)) for core in self.cores], self.exponent, dtype))
+
+    def rounded(self, *, eps: float, max_ranks: Sequence[int | None], dtype: torch.dtype) -> Interpolant:
+        """Round it, and cast it while the scale of its values is aside.
+
+        Single precision may hold every entry, but not the norm, which is in one core now.
+
+        Args:
+            eps: The relative error bound.
+            max_ranks: The largest rank of each inner bond, or None.
+            dtype: The dtype of the new cores.
+
+        Returns:
+            The rounded one.
+
+        Example:
+            >>> core = torch.ones(2, 2, 2, dtype=torch.float64)
+            >>> x = Interpolant.of([core[:1], core, core[:, :, :1]], valued=-1)
+            >>> x.rounded(eps=1e-6, max_ranks=[None, None], dtype=torch.float32).ranks
+            (1, 1, 1, 1)
+        """
+        cores: Sequence[Tensor] = self.cores
+        if len(cores) > 1:
+            own = cores[0].dtype
+            cores = round_cores([cores], None, dtype=own, eps=eps, max_ranks=max_ranks, method="auto")
+        found = Interpolant.of(cores, valued=-1)
+        return Interpolant([core.to(dtype) for core in found.cores], self.exponent + found.exponent)
 
     def entries(
         self,
@@ -87,15 +116,16 @@ class Interpolant:
             >>> Interpolant.of([core, 3e300 * core], valued=-1).entries(np.array([[0, 1]]), -1000)
             array([0.279...])
         """
-        total = self.exponent + exponent
+        double = torch.complex128 if self.cores[0].is_complex() else torch.float64
+        cores, total = [core.to(double) for core in self.cores], self.exponent + exponent
         # Coefficients are of size one, so that products of them are lost only where they are nothing beside the others.
         if total <= _SAFE:
-            values = times_power_of_two(_products(self.cores, torch.from_numpy(indices)), total).numpy()
+            values: Values = times_power_of_two(_products(cores, torch.from_numpy(indices)), total).numpy()
             if np.isfinite(values).all():
                 return values
-        steps = [torch.zeros(core.shape[1], dtype=torch.int64) for core in self.cores]
+        steps = [torch.zeros(core.shape[1], dtype=torch.int64, device="cpu") for core in cores]
         steps[0] += self.exponent
-        slices = [(core.movedim(1, 0).contiguous(), step) for core, step in zip(self.cores, steps, strict=True)]
+        slices = [(core.movedim(1, 0).contiguous(), step) for core, step in zip(cores, steps, strict=True)]
         return scaled_entries(slices, torch.from_numpy(indices), exponent).numpy()
 
     def change_from(self, other: Interpolant) -> float:

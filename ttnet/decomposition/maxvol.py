@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
+
+from ttnet.decomposition.black_box import Indices, Values
 
 
 def maxvol(
-    matrix: Tensor,  # (m, r)
+    matrix: Values,  # (m, r)
     *,
     bound: float = 1.05,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Indices, Values]:
     """Choose r rows of nearly the largest determinant, in which every row has small coefficients.
 
     Pivots of an LU factorisation are the start; then the row of the largest coefficient takes the place of the one it
@@ -20,8 +20,8 @@ def maxvol(
     a good submatrix".
 
     Args:
-        matrix: A matrix of full column rank, m >= r, such as the left singular vectors of some unfolding; float64 or
-            complex128.
+        matrix: A matrix of full column rank, m >= r, such as the left singular vectors of some unfolding; of float64
+            or complex128.
         bound: The largest coefficient allowed, above 1.
 
     Returns:
@@ -29,42 +29,34 @@ def maxvol(
         `matrix = coefficients @ matrix[rows]`.
 
     Example:
-        >>> x = torch.tensor([[1.0], [-4.0], [2.0]], dtype=torch.float64)
-        >>> rows, coefficients = maxvol(x)
+        >>> rows, coefficients = maxvol(np.array([[1.0], [-4.0], [2.0]]))
         >>> rows, coefficients[:, 0]
-        (tensor([1]), tensor([-0.2500,  1.0000, -0.5000], dtype=torch.float64))
+        (array([1]), array([-0.25,  1.  , -0.5 ]))
     """
-    count = matrix.shape[1]
-    order, rest = _eliminate(matrix)
-    # In numpy, since a step is a few numbers, and most of its time the calls.
-    table = rest.cpu().numpy()  # (m - r, r): what the chosen rows make up the others with
+    rows = _pivots(matrix)
+    count = len(rows)
+    table = matrix @ np.linalg.inv(matrix[rows])  # (m, r): what the chosen rows make up all of them with
     # Every step multiplies the determinant by more than `bound`, so there are few of them; the limit is for bad input.
-    for _ in range(100 + 10 * count if len(table) else 0):
+    for _ in range(100 + 10 * count):
         row, column = divmod(int(np.abs(table).argmax()), count)
         pivot = table[row, column]
         if not abs(pivot) > bound:
             break
-        order[column], order[count + row] = order[count + row], order[column]
-        leaving, entering = table[:, column] / pivot, table[row].copy()
-        table -= leaving[:, None] * entering
-        table[:, column] = leaving
-        table[row] = entering / -pivot
-        table[row, column] = 1 / pivot
-    coefficients = np.empty(matrix.shape, dtype=table.dtype)
-    coefficients[order[:count]] = np.eye(count)
-    coefficients[order[count:]] = table
-    rows = torch.from_numpy(order[:count]).to(matrix.device)
-    return rows, torch.from_numpy(coefficients).to(matrix.device)
+        change = table[row] / pivot
+        change[column] -= 1 / pivot
+        table -= table[:, column, None] * change
+        rows[column] = row
+    return np.array(rows), table
 
 
-def _eliminate(
-    matrix: Tensor,  # (m, r)
-) -> tuple[npt.NDArray[np.int64], Tensor]:  # (m,) and (m - r, r)
-    """Order the rows as LU pivots do, and give the coefficients of those after the first r in terms of these."""
-    factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
-    swaps = pivots.tolist()
-    order = np.arange(len(matrix))
-    for k, swap in enumerate(swaps):
-        order[k], order[swap - 1] = order[swap - 1], order[k]
-    upper, lower = factors[: len(swaps)], factors[len(swaps) :]
-    return order, torch.linalg.solve_triangular(upper, lower, upper=False, left=False, unitriangular=True)
+def _pivots(
+    matrix: Values,  # (m, r)
+) -> list[int]:
+    """Give the rows that are first after the exchanges of an LU factorisation."""
+    _, swaps, _ = torch.linalg.lu_factor_ex(torch.from_numpy(matrix))
+    rows: list[int] = []
+    moved: dict[int, int] = {}  # which row is at a place now, where it is another one
+    for place, swap in enumerate(swaps.tolist()):
+        rows.append(moved.get(swap - 1, swap - 1))
+        moved[swap - 1] = moved.get(place, place)
+    return rows

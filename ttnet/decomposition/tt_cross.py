@@ -18,13 +18,11 @@ from ttnet.decomposition.cross_sweep import Fibres, half_sweep, mirrored
 from ttnet.decomposition.grids import as_grids, at_points
 from ttnet.decomposition.interpolant import Interpolant
 from ttnet.errors import TTTypeError, TTValueError
-from ttnet.numerics.scales import split_scale
-from ttnet.numerics.train_scales import join_scale, split_scales
+from ttnet.numerics.scales import max_exponent, times_power_of_two
 from ttnet.numerics.truncation import check_eps, check_max_rank
 from ttnet.trains.chain import check_shape
 from ttnet.trains.evaluation import scaled_entries, scaled_slices
 from ttnet.trains.reshaping import reshape
-from ttnet.trains.rounding import round
 from ttnet.trains.tensor_train import TensorTrain
 
 PATIENCE = 3  # how many half sweeps may pass before the error must be lower by a quarter
@@ -171,8 +169,9 @@ def _whole(
     values = box.entries(indices)
     vector = TensorTrain([torch.from_numpy(values).to(box.dtype).reshape(1, -1, 1)])
     value = reshape(vector, shape, eps=eps, max_rank=max_rank)
-    errors, near_one, _ = _errors(_entries_of(value), indices, values)
-    error = _ratio(log_norm(errors), log_norm(near_one))
+    slices, exponent = scaled_slices(value), int(max_exponent(torch.from_numpy(values)))
+    errors = scaled_entries(slices, torch.from_numpy(indices), -exponent).numpy() - _scaled(values, -exponent)
+    error = _ratio(log_norm(errors), log_norm(_scaled(values, -exponent)))
     return CrossResult(
         value=TensorTrain([core.to(device) for core in value.cores]),
         status=CrossStatus.CONVERGED if error <= max(eps, _noise(box, shape)) else CrossStatus.MAX_RANK,
@@ -189,23 +188,13 @@ def _noise(box: BlackBox, shape: Sequence[int]) -> float:
     return 8 * math.sqrt(max(1, len(shape))) * box.precision
 
 
-def _errors(
-    entries: Callable[[Indices, int], Values],
-    indices: Indices,  # (batch, d)
+def _scaled(
     values: Values,  # (batch,)
-) -> tuple[Values, Values, float]:
-    """Give a train's errors at some entries and these, both over a unit that no entry exceeds, and its logarithm.
-
-    The train is a function that gives its entries times a power of two.
-    """
-    scaled, exponent = split_scale(torch.from_numpy(values))
-    near_one: Values = scaled.numpy()
-    return entries(indices, -int(exponent)) - near_one, near_one, int(exponent) * math.log(2)
-
-
-def _entries_of(value: TensorTrain) -> Callable[[Indices, int], Values]:
-    slices = scaled_slices(value)
-    return lambda indices, exponent: scaled_entries(slices, torch.from_numpy(indices), exponent).numpy()
+    exponent: int,
+) -> Values:
+    """Multiply by 2**exponent."""
+    scaled: Values = times_power_of_two(torch.from_numpy(values), exponent).numpy()
+    return scaled
 
 
 def _ratio(log_a: float, log_b: float) -> float:
@@ -214,10 +203,10 @@ def _ratio(log_a: float, log_b: float) -> float:
 
 
 class _Found(NamedTuple):
-    """What a half sweep has found; a value that was not rounded yet is None."""
+    """What a half sweep has found."""
 
-    raw: Interpolant
-    value: TensorTrain | None
+    train: Interpolant
+    is_rounded: bool
     error: float  # on the fresh samples
     indices: Indices  # of these, (samples, d)
     values: Values  # (samples,)
@@ -237,7 +226,7 @@ class _Search:
         seed: int,
     ) -> None:
         self._box, self._shape = box, shape
-        self._max_rank, self._max_ranks = max_rank, check_max_rank(max_rank, max(0, len(shape) - 1))
+        self._max_ranks = check_max_rank(max_rank, max(0, len(shape) - 1))
         self._samples = samples
         self._generator = np.random.default_rng(seed)
         order = len(shape)
@@ -246,11 +235,11 @@ class _Search:
         self.history: list[CrossProgress] = []
         self._best: _Found | None = None
         # The search begins at zero. The samples where this is most wrong, the largest ones, are the first pivots.
-        self._indices = self._draw()  # of all samples so far
+        self._indices = self._draw()
         # Two of them are corners of the grid, where functions have their extremes more often than elsewhere.
         self._indices[:1], self._indices[1:2] = 0, np.array(shape) - 1
-        self._values = box.entries(self._indices)
-        self._pivots = self._worst(split_scale(torch.from_numpy(self._values))[0].numpy(), NEW_PIVOTS)
+        self._values = self._seen = box.entries(self._indices)
+        self._choose(_scaled(self._seen, -int(max_exponent(torch.from_numpy(self._seen)))), NEW_PIVOTS)
         self._noise = _noise(box, shape)
         self._eps = max(eps, self._noise)
         self._tolerance = self._eps / 2  # what rounding may take; the superblocks get their share of as much
@@ -268,13 +257,13 @@ class _Search:
             found, error_of_all = self._look(raw)
             change = raw.change_from(last) if last is not None else math.inf
             # Rounding to eps decides nothing unless the search may end. That to `max_rank` does.
-            if self._max_rank is not None or max(change, error_of_all) <= self._eps:
+            if any(self._max_ranks) or max(change, error_of_all) <= self._eps:
                 found = self._rounded(found)
             distances.append(max(change, found.error, error_of_all))
             converged = distances[-1] <= self._eps
             if converged or self._best is None or found.error <= self._best.error:
                 self._best = found
-            order, ranks = len(self._shape), (raw if found.value is None else found.value).ranks
+            order, ranks = len(self._shape), found.train.ranks
             bond = min(1, order - 1) if backward else order - 1
             self.history.append(
                 CrossProgress(step // 2 + 1, bond, ranks, self._box.evaluations, change=change, error=found.error)
@@ -294,14 +283,12 @@ class _Search:
 
     def best(self) -> tuple[TensorTrain, float]:
         """Give the best train so far, zero if there is none that is better, and its error on fresh samples."""
-        error_of_zero = 1.0 if self._values.any() else 0.0
+        error_of_zero = 1.0 if self._seen.any() else 0.0
         if self._best is not None and self._best.error <= error_of_zero:
-            found = self._best if self._best.value is not None else self._rounded(self._best)
-            assert found.value is not None
-            return found.value, found.error
-        return TensorTrain(
-            [torch.zeros(1, size, 1, dtype=self._box.dtype, device="cpu") for size in self._shape]
-        ), error_of_zero
+            found = self._best if self._best.is_rounded else self._rounded(self._best)
+            return found.train.train(), found.error
+        zeros = [torch.zeros(1, size, 1, dtype=self._box.dtype, device="cpu") for size in self._shape]
+        return TensorTrain(zeros), error_of_zero
 
     def _half_sweep(self, backward: bool) -> Interpolant:
         """Go over all bonds once; the way back is the way there, in the mirror."""
@@ -331,42 +318,55 @@ class _Search:
         return np.stack([self._generator.integers(0, n, self._samples) for n in self._shape], axis=1)
 
     def _look(self, raw: Interpolant) -> tuple[_Found, float]:
-        """Compare a train with fresh samples and with all there are so far; give both errors.
+        """Compare a train before rounding with fresh samples, and with those of before that fitted worst.
 
-        The samples that fit worst become pivots: the more is wrong, the more of them are missing. They are chosen by
-        the train before rounding: what this does to an entry is within its bound, and nothing that pivots could mend.
+        Gives the error on the fresh ones and that on all, of which those that fitted well are taken to do so still.
         """
         indices = self._draw()
         values = self._box.entries(indices)
         self._indices = np.concatenate([self._indices, indices])
         self._values = np.concatenate([self._values, values])
-        errors, near_one, log_unit = _errors(raw.entries, self._indices, self._values)
-        error = self._relative_error(errors[-self._samples :], near_one[-self._samples :], log_unit)
-        error_of_all = self._relative_error(errors, near_one, log_unit)
-        self._pivots = self._worst(errors, NEW_PIVOTS + int(6 * min(1.0, error_of_all)))
-        return _Found(raw, None, error, indices, values), error_of_all
+        self._seen = np.concatenate([self._seen, values])
+        errors, exponent = self._errors(raw, self._indices, self._values)
+        error = self._relative_error(errors[-self._samples :], values, exponent)
+        error_of_all = self._relative_error(errors, self._seen, exponent)
+        # The more is wrong, the more pivots are missing.
+        self._choose(errors, NEW_PIVOTS + int(6 * min(1.0, error_of_all)))
+        return _Found(raw, False, error, indices, values), error_of_all
 
-    def _worst(
+    def _choose(
         self,
-        errors: Values,  # of all samples
+        errors: Values,  # of the samples
         count: int,
-    ) -> Indices:
-        return self._indices[torch.from_numpy(np.abs(errors)).topk(min(count, len(errors))).indices.numpy()]
+    ) -> None:
+        """Make pivots of the samples that fit worst, and keep as many of those as there are fresh ones."""
+        worst = torch.from_numpy(np.abs(errors)).topk(self._samples).indices.numpy()
+        self._indices, self._values = self._indices[worst], self._values[worst]
+        self._pivots = self._indices[:count]
 
     def _rounded(self, found: _Found) -> _Found:
         """Round what a half sweep has found, in the dtype of the result, and compare it with the same samples."""
-        value = round(found.raw.train(), eps=max(self._tolerance, self._noise / 2), max_rank=self._max_rank)
-        if value.dtype != self._box.dtype:
-            # Scales apart: single precision may hold every entry, but not the norm, which is in one core now.
-            value = TensorTrain(join_scale(*split_scales(value.cores, value.dtype), self._box.dtype))
-        errors = _errors(_entries_of(value), found.indices, found.values)
-        return found._replace(value=value, error=self._relative_error(*errors))
+        eps, dtype = max(self._tolerance, self._noise / 2), self._box.dtype
+        train = found.train.rounded(eps=eps, max_ranks=self._max_ranks, dtype=dtype)
+        errors, exponent = self._errors(train, found.indices, found.values)
+        error = self._relative_error(errors, found.values, exponent)
+        return found._replace(train=train, is_rounded=True, error=error)
+
+    def _errors(
+        self,
+        train: Interpolant,
+        indices: Indices,  # (batch, d)
+        values: Values,  # (batch,)
+    ) -> tuple[Values, int]:
+        """Give its errors at some entries times a power of two which makes all samples near one, and the exponent."""
+        exponent = -int(max_exponent(torch.from_numpy(self._seen)))
+        return train.entries(indices, exponent) - _scaled(values, exponent), exponent
 
     def _relative_error(
         self,
-        errors: Values,  # (batch,), over a unit
-        values: Values,  # (batch,), over the same
-        log_unit: float,
+        errors: Values,  # of any of the samples, times 2**exponent
+        values: Values,  # of all of them
+        exponent: int,
     ) -> float:
         """Give the norm of errors relative to that of the values.
 
@@ -374,7 +374,8 @@ class _Search:
         of its norm where no sample falls, but the pivots have found it.
         """
         log_least = self._box.log_norm + (math.log(len(values)) - sum(map(math.log, self._shape))) / 2
-        return _ratio(log_norm(errors), max(log_norm(values), log_least - log_unit))
+        log_of_values = log_norm(_scaled(values, exponent))
+        return _ratio(log_norm(errors), max(log_of_values, log_least + exponent * math.log(2)))
 
 
 def _distinct(rows: list[list[int]]) -> Indices:

@@ -123,6 +123,6 @@ class PivotSearch:
         below = (self._sign * self.value - matrix).clamp(min=0)  # 0 for the best
         unit = float(below.median()) or float(below.max()) or 1.0
         u, _, _ = truncated_svd(1 / (1 + below / unit), 1e-9, min(max(1, self._beam // 2), *matrix.shape))
-        rows = maxvol(u)[0].tolist()
+        rows = maxvol(u.numpy())[0].tolist()
         largest = matrix.amax(1).argsort(descending=True, stable=True)[: self._beam].tolist()
         return np.array(list(dict.fromkeys([largest[0], *rows, *largest]))[: self._beam])
