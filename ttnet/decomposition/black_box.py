@@ -61,6 +61,30 @@ def log_norm(
     return math.log(size) + int(exponent) * math.log(2) if size else -math.inf
 
 
+def with_all(
+    heads: Indices,  # (a, k)
+    size: int,
+) -> Indices:
+    """Put every index of one more mode behind every row.
+
+    Args:
+        heads: The rows.
+        size: The size of that mode.
+
+    Returns:
+        An array of shape (a * size, k + 1).
+
+    Example:
+        >>> with_all(np.array([[5], [6]]), 2).tolist()
+        [[5, 0], [5, 1], [6, 0], [6, 1]]
+    """
+    count, width = heads.shape
+    longer = np.empty((count, size, width + 1), dtype=np.int64)
+    longer[:, :, :width] = heads[:, None]
+    longer[:, :, width] = np.arange(size)
+    return longer.reshape(-1, width + 1)
+
+
 def all_indices(shape: Sequence[int]) -> Indices:
     """Give the indices of all entries in order, for however many modes.
 
@@ -74,10 +98,9 @@ def all_indices(shape: Sequence[int]) -> Indices:
         >>> all_indices((2, 2)).tolist()
         [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
-    rest = np.arange(math.prod(shape))
-    indices = np.empty((len(rest), len(shape)), dtype=np.int64)
-    for k in reversed(range(len(shape))):
-        rest, indices[:, k] = np.divmod(rest, shape[k])
+    indices = np.empty((1, 0), dtype=np.int64)
+    for size in shape:
+        indices = with_all(indices, size)
     return indices
 
 
@@ -197,17 +220,16 @@ class BlackBox:
             array([[[ 1.,  2.],
                     [11., 12.]]])
         """
-        size, width = self._shape[mode], len(tails)
+        size, width, order = self._shape[mode], len(tails), len(self._shape)
+        longer = with_all(heads, size)
 
         def indices(start: int, stop: int) -> Indices:
-            # Pairs of a head and an index, all of whose tails are then put beside it: divisions of few numbers.
-            pairs = np.arange(start // width, -(-stop // width))
-            rows = np.empty((len(pairs), width, len(self._shape)), dtype=np.int64)
-            rows[:, :, :mode] = heads[pairs // size, None]
-            rows[:, :, mode] = (pairs % size)[:, None]
+            own = longer[start // width : -(-stop // width), None]
+            rows = np.empty((len(own), width, order), dtype=np.int64)
+            rows[:, :, : mode + 1] = own
             rows[:, :, mode + 1 :] = tails
             skipped = start % width
-            return rows.reshape(-1, len(self._shape))[skipped : skipped + stop - start]
+            return rows.reshape(-1, order)[skipped : skipped + stop - start]
 
         values = self._ask(len(heads) * size * width, indices, reserve=self._reserve)
         self.log_norm = max(self.log_norm, log_norm(values))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttnet.decomposition.black_box import Indices, Values, norm
+from ttnet.decomposition.black_box import Indices, Values, norm, with_all
 from ttnet.decomposition.maxvol import maxvol
 from ttnet.numerics.linalg import column_basis
 from ttnet.numerics.scales import split_scale
@@ -114,10 +114,7 @@ class _Superblock:
         self._mode = mode
         self._old_heads = heads
         self._tails = tails
-        pairs = np.empty((len(heads), size, mode + 1), dtype=np.int64)
-        pairs[:, :, :mode] = heads[:, None]
-        pairs[:, :, mode] = np.arange(size)
-        self.heads: Indices = pairs.reshape(-1, mode + 1)  # (r n, mode + 1)
+        self.heads = with_all(heads, size)  # (r n, mode + 1)
         self._places = np.full(len(self.heads), -1)  # of the rows, in `_values`, if they were asked for
         self._values: Values | None = None  # (rows asked for, n' s)
 

@@ -26,6 +26,7 @@ from ttnet.trains.reshaping import reshape
 from ttnet.trains.tensor_train import TensorTrain
 
 PATIENCE = 3  # how many half sweeps may pass before the error must be lower by a quarter
+KEPT = 4  # one in so many samples is looked at again
 NEW_PIVOTS = 2  # how many samples become pivots after each half sweep, at least
 
 
@@ -320,7 +321,7 @@ class _Search:
     def _look(self, raw: Interpolant) -> tuple[_Found, float]:
         """Compare a train before rounding with fresh samples, and with those of before that fitted worst.
 
-        Gives the error on the fresh ones and that on all, of which those that fitted well are taken to do so still.
+        Gives the error on the fresh ones, and that on all: those not looked at again are taken to fit as these do.
         """
         indices = self._draw()
         values = self._box.entries(indices)
@@ -328,8 +329,10 @@ class _Search:
         self._values = np.concatenate([self._values, values])
         self._seen = np.concatenate([self._seen, values])
         errors, exponent = self._errors(raw, self._indices, self._values)
-        error = self._relative_error(errors[-self._samples :], values, exponent)
-        error_of_all = self._relative_error(errors, self._seen, exponent)
+        fresh, kept = errors[-self._samples :], errors[: -self._samples]
+        error = self._relative_error(fresh, values, exponent)
+        others = math.sqrt((len(self._seen) - len(kept)) / len(fresh))
+        error_of_all = self._relative_error(np.concatenate([kept, others * fresh]), self._seen, exponent)
         # The more is wrong, the more pivots are missing.
         self._choose(errors, NEW_PIVOTS + int(6 * min(1.0, error_of_all)))
         return _Found(raw, False, error, indices, values), error_of_all
@@ -339,8 +342,9 @@ class _Search:
         errors: Values,  # of the samples
         count: int,
     ) -> None:
-        """Make pivots of the samples that fit worst, and keep as many of those as there are fresh ones."""
-        worst = torch.from_numpy(np.abs(errors)).topk(self._samples).indices.numpy()
+        """Make pivots of the samples that fit worst, and keep those and some more to be looked at again."""
+        size = min(len(errors), max(count, self._samples // KEPT))
+        worst = torch.from_numpy(np.abs(errors)).topk(size).indices.numpy()
         self._indices, self._values = self._indices[worst], self._values[worst]
         self._pivots = self._indices[:count]
 
