@@ -160,7 +160,7 @@ class _Superblock:
         generator: np.random.Generator,
     ) -> tuple[Indices, Values]:
         """Give pivot rows, and the coefficients (r n, r') with which they make up all the rows."""
-        rank, limit, tests = 0, 0, TEST_ROWS
+        rank, limit, tests, is_enough = 0, 0, TEST_ROWS, False
         while True:
             scaled, size = _near_one(matrix)
             u, _ = column_basis(torch.from_numpy(scaled), cut * size, max_rank)
@@ -168,7 +168,7 @@ class _Superblock:
             grown, rank = len(rows) > rank, len(rows)
             # One visit lets the rank grow by half: tails that are still poorly placed ask for more than is needed.
             limit = limit or min(rank + max(TEST_ROWS, rank // 2), max_rank or len(self.heads))
-            others = self.unknown_rows(rows, tests, generator) if grown and rank < limit else rows[:0]
+            others = self.unknown_rows(rows, tests, generator) if grown and rank < limit and not is_enough else rows[:0]
             if not len(others):
                 return rows, coefficients
             values, _ = _near_one(self.values(np.concatenate([rows, others])))
@@ -179,6 +179,9 @@ class _Superblock:
             if norm(error) <= allowed:
                 return rows, coefficients
             v, _ = column_basis(torch.from_numpy(error).mT, allowed, limit - rank)
+            # Where many random rows are wrong, and that by far fewer columns, these are all that there is to add.
+            wrong = np.count_nonzero(np.square(np.abs(error)).sum(axis=1) > allowed**2 / len(others))
+            is_enough = 2 * v.shape[1] <= wrong
             matrix = np.concatenate([matrix, self.columns(maxvol(v.numpy())[0])], axis=1)
             tests *= 2
 
