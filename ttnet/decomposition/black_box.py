@@ -15,9 +15,10 @@ from ttnet.errors import TTShapeError, TTTypeError, TTValueError
 from ttnet.numerics.dense import as_dense
 from ttnet.numerics.scales import split_scale
 
+# Arrays in the place of tensors, since a step of the search is some hundred numbers, and most of its time the calls.
 Indices = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
-"""Of float64 or complex128. Arrays in the place of tensors, since a step is a few numbers, and its time the calls."""
+"""Of float64 or complex128."""
 
 
 def norm(

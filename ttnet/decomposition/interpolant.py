@@ -192,11 +192,10 @@ def _products(
         columns[k : k + 2] = [columns[k] * b.shape[1] + columns[k + 1]]
         return True
 
+    # At the ends first, where there are vectors in the place of matrices.
     while len(cores) > 1 and join(0):
         pass
-    while len(cores) > 1 and join(
-        len(cores) - 2
-    ):  # at the ends first, where there are vectors in the place of matrices
+    while len(cores) > 1 and join(len(cores) - 2):
         pass
     k = 1
     while k < len(cores) - 2:

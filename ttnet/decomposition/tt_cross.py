@@ -207,7 +207,7 @@ class _Found(NamedTuple):
     """What a half sweep has found."""
 
     train: Interpolant
-    is_rounded: bool
+    is_rounded: bool  # to eps and to the largest ranks, in the dtype of the result
     error: float  # on the fresh samples
     indices: Indices  # of these, (samples, d)
     values: Values  # (samples,)
@@ -383,6 +383,7 @@ class _Search:
 
 
 def _distinct(rows: list[list[int]]) -> Indices:
+    """Give each row once, as it comes: sooner done with tuples than in numpy, since there are few."""
     return np.array(list(dict.fromkeys(map(tuple, rows))), dtype=np.int64)
 
 

@@ -111,7 +111,7 @@ class TrainSum:
             torch.Size([2, 2, 1])
         """
         blocks = self.cores[k]
-        parts = matrix.split([block.shape[2] for block in blocks])
+        parts = matrix.split([block.shape[2] for block in blocks]) if len(blocks) > 1 else (matrix,)
         products = [multiply(block.flatten(0, 1), part) for block, part in zip(blocks, parts, strict=True)]  # (r n, q)
         return _cat(products, 0).unflatten(0, (-1, blocks[0].shape[1]))
 
@@ -136,7 +136,7 @@ class TrainSum:
             torch.Size([1, 2, 2])
         """
         blocks = self.cores[k]
-        parts = matrix.split([block.shape[0] for block in blocks], dim=1)
+        parts = matrix.split([block.shape[0] for block in blocks], dim=1) if len(blocks) > 1 else (matrix,)
         products = [multiply(part, block.flatten(1)) for block, part in zip(blocks, parts, strict=True)]  # (s, n r')
         return _cat([product.unflatten(1, (blocks[0].shape[1], -1)) for product in products], 2)
 
