@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ttnet.decomposition.black_box import Indices, Values, norm
-from ttnet.numerics.linalg import triangular_factor
+from ttnet.numerics.linalg import column_basis, triangular_factor
 from ttnet.numerics.scales import compute_dtype, split_scale, times_power_of_two
 from ttnet.numerics.train_scales import join_scale
-from ttnet.rounding.methods import round_cores
+from ttnet.rounding.budget import RelativeBudget
 from ttnet.trains.evaluation import scaled_entries
 from ttnet.trains.tensor_train import TensorTrain
 
@@ -74,6 +74,7 @@ class Interpolant:
     def rounded(self, *, eps: float, max_ranks: Sequence[int | None], dtype: torch.dtype) -> Interpolant:
         """Round it, and cast it while the scale of its values is aside.
 
+        As `ttnet.rounding.exact.round_exactly`, with fewer calls: the scales and the bonds of any train need more care.
         Single precision may hold every entry, but not the norm, which is in one core now.
 
         Args:
@@ -90,12 +91,22 @@ class Interpolant:
             >>> x.rounded(eps=1e-6, max_ranks=[None, None], dtype=torch.float32).ranks
             (1, 1, 1, 1)
         """
-        cores: Sequence[Tensor] = self.cores
-        if len(cores) > 1:
-            own = cores[0].dtype
-            cores = round_cores([cores], None, dtype=own, eps=eps, max_ranks=max_ranks, method="auto")
-        found = Interpolant.of(cores, valued=-1)
-        return Interpolant([core.to(dtype) for core in found.cores], self.exponent + found.exponent)
+        cores = [core.numpy() for core in self.cores]
+        budget = RelativeBudget(eps=eps, max_ranks=max_ranks, dtype=self.cores[0].dtype)
+        carried, exponent = np.ones((1, 1)), self.exponent  # (s, r)
+        found = []
+        for core, factor in zip(cores[:-1], _right_factors(cores), strict=True):
+            c = _times(carried, core)  # (s n, r')
+            image = torch.from_numpy(c @ factor)
+            budget.measure(image)
+            u, tail = column_basis(image, *budget.allowance(min(image.shape)))
+            budget.spend(tail)
+            found.append(u.reshape(len(carried), core.shape[1], -1))
+            carried, step = _near_one((u.mH @ torch.from_numpy(c)).numpy())
+            exponent += step
+        last = torch.from_numpy(_times(carried, cores[-1]).reshape(len(carried), -1, 1))
+        scaled, step = split_scale(last)
+        return Interpolant([core.to(dtype) for core in [*found, scaled]], exponent + int(step))
 
     def entries(
         self,
@@ -157,6 +168,21 @@ class Interpolant:
             return math.inf if b.any() else 0.0
         scaled = times_power_of_two(torch.from_numpy(b), its - own).numpy()
         return norm(a - scaled) / norm(a)
+
+
+def _right_factors(
+    cores: Sequence[Values],  # each (r, n, r')
+) -> list[Values]:
+    """Give, for each inner bond, an `f` of shape (r, q), of any scale, with `f f^H` that of what lies on its right."""
+    factor = np.ones((1, 1))
+    factors = []
+    for core in reversed(cores[1:]):
+        factor = (core.reshape(-1, core.shape[2]) @ factor).reshape(len(core), -1)
+        if factor.shape[0] < factor.shape[1]:
+            factor = triangular_factor(torch.from_numpy(factor.T)).numpy().T
+        factor, _ = _near_one(factor)
+        factors.append(factor)
+    return factors[::-1]
 
 
 def _times(

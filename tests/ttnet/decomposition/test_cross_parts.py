@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ttnet
 from tests.ttnet.decomposition.functions import all_indices
 from tests.ttnet.strategies import draw_tensor, draw_train, relative_error, seeds
 from ttnet.decomposition.black_box import BlackBox
@@ -67,3 +68,37 @@ def test_change_from_and_to_nothing():
     assert one.change_from(nothing) == 1
     assert nothing.change_from(one) == math.inf
     assert nothing.change_from(nothing) == 0
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple), st.data(), seeds, st.integers(1, 300))
+def test_entries_of_an_interpolant(shape, data, seed, count):
+    dtype = data.draw(st.sampled_from([torch.float64, torch.complex128]))
+    train = draw_train(shape, [2] * (len(shape) - 1), dtype, seed)
+    generator = np.random.default_rng(seed)
+    indices = np.stack([generator.integers(0, n, count) for n in shape], axis=1)
+    expected = ttnet.evaluate(train, torch.from_numpy(indices)).numpy()
+    scale = np.abs(train.full().numpy()).max()
+    x = Interpolant.of(train.cores, valued=0)
+    assert np.abs(x.entries(indices, 0) - expected).max() <= 1e-13 * scale
+    # Beside values that are far larger than the samples, their scales are kept one by one.
+    huge = Interpolant(x.cores, x.exponent + 2000)
+    assert np.abs(huge.entries(indices, -2000) - expected).max() <= 1e-13 * scale
+    first = Interpolant.of([2.0**-1000 * train.cores[0], *train.cores[1:]], valued=-1)
+    assert np.abs(first.entries(indices, 1000) - expected).max() <= 1e-13 * scale
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("exponent", [-5000, 0, 5000])
+def test_rounding_of_an_interpolant(dtype, exponent):
+    train = draw_train((3, 4, 2, 5), [2, 3, 2], dtype, 0)
+    full, other = train.full(), draw_train((3, 4, 2, 5), [1, 1, 1], dtype, 1)
+    doubled = train + train + other * (1e-4 * float(full.norm() / other.full().norm()))
+    x = Interpolant.of(doubled.cores, valued=-1)
+    rounded = Interpolant(x.cores, x.exponent + exponent).rounded(eps=1e-3, max_ranks=[None] * 3, dtype=dtype)
+    assert rounded.ranks == (1, 2, 3, 2, 1)
+    back = Interpolant(rounded.cores, rounded.exponent - exponent).train()
+    assert relative_error(back.full(), doubled.full()) <= 1e-3
+    cut = x.rounded(eps=0.0, max_ranks=[1, 2, 1], dtype=dtype)
+    assert cut.ranks == (1, 1, 2, 1, 1)
+    best = ttnet.round(doubled, max_rank=[1, 2, 1]).full()
+    assert relative_error(cut.train().full(), doubled.full()) <= 1.001 * relative_error(best, doubled.full())
