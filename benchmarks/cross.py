@@ -125,7 +125,11 @@ def cheapest(contender: str, case: Case) -> tuple[float, Outcome] | None:
     """The tolerance with which the error asked for takes the least time, and what it comes to."""
     runs = [(tolerance, run(contender, case, tolerance)) for tolerance in TOLERANCES]
     good = [(tolerance, outcome) for tolerance, outcome in runs if outcome.error <= case.error]
-    return min(good, key=lambda each: each[1].outside, default=None)
+
+    def seconds(each: tuple[float, Outcome]) -> float:  # of three, lest what else the machine did decide
+        return min(each[1].outside, *(run(contender, case, each[0]).outside for _ in range(2)))
+
+    return min(good, key=seconds, default=None)
 
 
 def main() -> None:

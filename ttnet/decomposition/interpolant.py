@@ -104,9 +104,8 @@ class Interpolant:
             found.append(u.reshape(len(carried), core.shape[1], -1))
             carried, step = _near_one((u.mH @ torch.from_numpy(c)).numpy())
             exponent += step
-        last = torch.from_numpy(_times(carried, cores[-1]).reshape(len(carried), -1, 1))
-        scaled, step = split_scale(last)
-        return Interpolant([core.to(dtype) for core in [*found, scaled]], exponent + int(step))
+        last, by = split_scale(torch.from_numpy(_times(carried, cores[-1]).reshape(len(carried), -1, 1)))
+        return Interpolant([core.to(dtype) for core in [*found, last]], exponent + int(by))
 
     def entries(
         self,
