@@ -72,7 +72,8 @@ def tt_cross(
         samples: How many fresh samples the train is compared with after each half sweep; at least 1.
         batch_size: The largest batch that `f` is given; at least 1.
         dtype: The dtype of the train; None for that of the values.
-        device: The device on which the indices are given and the train is made; None for torch's default.
+        device: The device on which `f` is given its indices and the train is put; None for torch's default. The search
+            itself is on the CPU.
         callback: Called with a `CrossProgress` after each half sweep; if it returns True, the search stops.
 
     Returns:
