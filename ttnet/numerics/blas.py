@@ -154,6 +154,7 @@ def _controller() -> Any:
         return None
 
 
+@functools.cache
 def _numpy_follows(threads: int) -> bool:
     """Say whether numpy computes with as many threads as torch; if not, taking it would oversubscribe the machine."""
     if _controller() is not None:

@@ -40,10 +40,13 @@ def takes(a: Tensor, b: Tensor, out: Tensor) -> bool:
         >>> takes(torch.ones(2, 3).to(torch.complex64), torch.ones(3, 2), torch.ones(2, 2))
         False
     """
-    factors = (a, b, out)
-    same = a.dtype in _DTYPES and all(x.dtype == a.dtype and x.device.type == "cpu" for x in factors)
-    same = same and a.shape[1] == b.shape[0] and not any(x.is_neg() for x in factors)
-    return same and all(1 in x.stride() and x.numel() for x in factors) and machine_code.is_available()
+    dtype = a.dtype
+    if dtype not in _DTYPES or a.shape[1] != b.shape[0] or not machine_code.is_available():
+        return False
+    for x in (a, b, out):
+        if x.dtype != dtype or x.device.type != "cpu" or x.is_neg() or not x.numel() or 1 not in x.stride():
+            return False
+    return True
 
 
 def multiply(

@@ -12,6 +12,7 @@ tensor of shape (), and no step depends on its value. Both add up, and both give
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -110,6 +111,30 @@ def read(
     try:
         return float(x)
     except RuntimeError:  # what vmap, tracers and the meta device raise
+        return None
+
+
+def read_all(
+    numbers: Sequence[Tensor],  # each ()
+) -> list[float] | None:
+    """Give the numbers in real tensors, all in one go, or None where `read` gives None.
+
+    Args:
+        numbers: Real tensors of shape (), of one dtype and on one device.
+
+    Returns:
+        The numbers, or None.
+
+    Example:
+        >>> read_all([torch.tensor(2.0), torch.tensor(0.5)])
+        [2.0, 0.5]
+    """
+    if torch.compiler.is_compiling():
+        return None
+    try:
+        values: list[float] = torch.stack(list(numbers)).tolist()
+        return values
+    except RuntimeError:
         return None
 
 

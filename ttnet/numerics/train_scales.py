@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ttnet.numerics.scales import Exponent, compute_dtype, max_exponent, read, split_scale, times_power_of_two
+from ttnet.numerics.scales import (
+    Exponent,
+    compute_dtype,
+    max_exponent,
+    read,
+    read_all,
+    split_scale,
+    times_power_of_two,
+)
 
 
 def split_scales(
@@ -119,9 +127,10 @@ def _fibre_squares(
 
 def _may_be_uneven(squares: Sequence[Tensor], limit: int) -> bool:
     """Say whether a bond can be uneven by over 2**limit: not where no core's fibres differ by as much."""
-    least, most = torch.stack([torch.stack(torch.aminmax(square)) for square in squares]).unbind(1)
-    is_even = read((least > most * 4.0**-limit).all())
-    return not is_even
+    extremes = read_all([extreme for square in squares for extreme in torch.aminmax(square)])
+    if extremes is None:
+        return True
+    return not all(least > most * 4.0**-limit for least, most in zip(extremes[::2], extremes[1::2], strict=True))
 
 
 def _sums_may_be_uneven(
@@ -132,15 +141,17 @@ def _sums_may_be_uneven(
     Such are the block-diagonal cores of a sum, in whose bonds the indices of one summand are on no path with those of
     another, so that what their cores differ by adds up.
     """
-    least = torch.stack([torch.where(square > 0, square, torch.inf).amin() for square in squares])
-    most = torch.stack([square.amax() for square in squares])
-    spread = (most.log2() - least.log2()).nan_to_num(neginf=0.0).sum() / 2  # nothing differs in a core of zeros
-    if not read(spread <= limit):
+    least = read_all([torch.where(square > 0, square, torch.inf).amin() for square in squares])
+    most = read_all([square.amax() for square in squares])
+    if least is None or most is None:
+        return True
+    # Nothing differs in a core of zeros.
+    spread = sum(math.log2(b) - math.log2(a) for a, b in zip(least, most, strict=True) if b != 0) / 2
+    if not spread <= limit:
         return True
     pairs = zip(cores, scaled, strict=True)
-    vanished = [core.count_nonzero() - own.square().count_nonzero() for core, own in pairs]  # but are no zeros
-    is_even = read((torch.stack(vanished) == 0).all())
-    return not is_even
+    vanished = read_all([core.count_nonzero() - own.square().count_nonzero() for core, own in pairs])
+    return vanished is None or any(vanished)  # but are no zeros
 
 
 def _fibre_sizes(
@@ -272,13 +283,27 @@ def level(
         [0.788..., 1.267...]
     """
     scaled, exponents = split_each(cores, compute_dtype(dtype))
-    norms = torch.stack([torch.linalg.vector_norm(core.detach(), dtype=core.dtype) for core in scaled]).real.double()
-    own = torch.stack([torch.as_tensor(exponent, device=norms.device) for exponent in exponents])
-    sizes = own + norms.log2().nan_to_num(0.0, 0.0, 0.0)  # of zero, too
-    steps = torch.arange(1, len(cores) + 1, device=norms.device)
-    # How far the line is above the product of the first k cores: 0 at the end.
-    lifts = (steps * (sizes.sum() / len(cores)) - sizes.cumsum(0)).round().long()
-    powers = own + lifts.diff(prepend=lifts.new_zeros(1))
-    are_known = all(isinstance(exponent, int) for exponent in exponents)
-    exact = powers.tolist() if are_known else powers.unbind()
-    return [times_power_of_two(core, power).to(dtype) for core, power in zip(scaled, exact, strict=True)]
+    norms = [torch.linalg.vector_norm(core.detach()) for core in scaled]
+    known = [exponent for exponent in exponents if isinstance(exponent, int)]
+    numbers = read_all(norms) if len(known) == len(exponents) else None
+    if numbers is not None:
+        powers: Sequence[Exponent] = _levelling_powers(known, numbers)
+    else:
+        own = torch.stack([torch.as_tensor(exponent, device=norms[0].device) for exponent in exponents])
+        sizes = own + torch.stack(norms).double().log2().nan_to_num(0.0, 0.0, 0.0)  # of zero, too
+        steps = torch.arange(1, len(cores) + 1, device=own.device)
+        # How far the line is above the product of the first k cores: 0 at the end.
+        lifts = (steps * (sizes.sum() / len(cores)) - sizes.cumsum(0)).round().long()
+        powers = (own + lifts.diff(prepend=lifts.new_zeros(1))).unbind()
+    return [times_power_of_two(core, power).to(dtype) for core, power in zip(scaled, powers, strict=True)]
+
+
+def _levelling_powers(exponents: Sequence[int], norms: Sequence[float]) -> list[int]:
+    """Do for exponents and norms that are known what `level` does otherwise in tensors."""
+    sizes = [
+        own + (math.log2(norm) if 0 < norm < math.inf else 0.0) for own, norm in zip(exponents, norms, strict=True)
+    ]
+    mean = sum(sizes) / len(sizes)
+    heights = itertools.accumulate(sizes)
+    lifts = [0, *(round(k * mean - height) for k, height in enumerate(heights, start=1))]
+    return [own + after - before for own, (before, after) in zip(exponents, itertools.pairwise(lifts), strict=True)]
