@@ -51,7 +51,7 @@ def by_order() -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
 
 
 GROUPS = {
-    "entries of (4,) * d of rank 5 with 1e-5 noise, eps 1e-3": by_small_size,
+    "entries of (4,) * d, rank 5 + noise, eps 1e-3": by_small_size,
     "entries of (2,) * d, random, max_rank 16": by_size,
     "rank of (32,) * 4 with 1e-8 noise, eps 1e-6": by_rank,
     "order at 2^20 entries, random, max_rank 16": by_order,
