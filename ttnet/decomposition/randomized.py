@@ -185,7 +185,8 @@ def _extended(
     noise = torch.finfo(rows.dtype).eps * float(rows.norm())
     q, r = torch.linalg.qr(rows.mH - basis @ (rows @ basis).mH)
     q = q[:, r.diagonal().abs() > noise]
-    for _ in range(2):  # once leaves rounding of what was projected out, and that may be most of a faint direction
+    # Once leaves rounding of what was projected out, and that may be most of a faint direction.
+    for _ in range(2 if basis.shape[1] else 0):
         q, _ = torch.linalg.qr(q - basis @ (basis.mH @ q))
     return torch.cat([basis, q], 1)
 
