@@ -339,7 +339,7 @@ class CoreChain(TensorHabits):
     def _scalar(self, other: object) -> complex | Tensor | None:
         """Give what may stand beside this value in a formula as a number, and refuse what is dense."""
         scalar = check_scalar(other)
-        if scalar is None and isinstance(other, Tensor | np.ndarray):
+        if scalar is None and isinstance(other, (Tensor, np.ndarray)):
             raise TTTypeError(
                 f"other is dense, of shape {tuple(other.shape)}; expected a {type(self).__name__} or a number: take "
                 f"{self._from_dense}."
@@ -424,7 +424,7 @@ def check_scalar(value: object) -> complex | Tensor | None:
     """
     if isinstance(value, Tensor):
         return value if value.ndim == 0 else None
-    if isinstance(value, np.ndarray | np.bool_) and value.ndim == 0:
+    if isinstance(value, (np.ndarray, np.bool_)) and value.ndim == 0:
         value = value.item()
     if isinstance(value, numbers.Integral):
         return int(value)

@@ -33,6 +33,6 @@ def expect_train(x: object, name: str) -> TensorTrain:
     advice = ""
     if isinstance(x, CoreChain):
         advice = ", as its to_train() gives"
-    elif isinstance(x, Tensor | np.ndarray):
+    elif isinstance(x, (Tensor, np.ndarray)):
         advice = ", as ttnet.tt_svd gives of dense ones"
     raise TTTypeError(f"{name} is a {type(x).__name__}; expected a TensorTrain{advice}.")

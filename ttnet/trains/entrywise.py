@@ -115,7 +115,7 @@ class TrainArithmetic(CoreChain):
         from ttnet.trains import deviations  # here, since that module knows trains
 
         dims = reductions.chosen_modes(dim, len(self.shape))
-        return dims, deviations.correcting_factor(correction, prod(self.shape[k] for k in dims))
+        return dims, deviations.correcting_factor(correction, prod([self.shape[k] for k in dims]))
 
     def _kept(self, value: Tensor, *, keepdim: bool) -> Self | Tensor:
         """Give what has no modes left as a number of the dtype, or with modes of size 1."""

@@ -282,7 +282,7 @@ class TensorHabits:
                 "trains are not compared with == or !=, as their cores differ where their entries do not; take "
                 "ttnet.allclose(a, b), or `is` for the same object."
             )
-        if isinstance(other, numbers.Number | Tensor | np.ndarray | np.generic):  # False would be no answer for entries
+        if isinstance(other, (numbers.Number, Tensor, np.ndarray, np.generic)):  # False would be no answer for entries
             raise TTTypeError(
                 "the entries of a train are not compared with == or !=; take train.full() if it is small, or "
                 "ttnet.allclose(a, b) for the whole."

@@ -101,7 +101,7 @@ def _expand(key: Any, order: int) -> list[int | slice | None]:
 
 def _is_int(item: object) -> bool:
     """Tell an int from lists and masks of one entry, which may answer as one."""
-    if isinstance(item, bool | np.bool_) or (isinstance(item, Tensor | np.ndarray) and item.ndim):
+    if isinstance(item, (bool, np.bool_)) or (isinstance(item, (Tensor, np.ndarray)) and item.ndim):
         return False
     if isinstance(item, Tensor) and item.dtype == torch.bool:
         return False

@@ -70,7 +70,7 @@ def reduce(
         tensor([[[3.],
                  [3.]]])
     """
-    if not isinstance(keepdim, bool | np.bool_):  # a second mode, after numpy's and torch's other functions
+    if not isinstance(keepdim, (bool, np.bool_)):  # a second mode, after numpy's and torch's other functions
         raise TTTypeError(f"keepdim is {keepdim!r}; expected True or False: several modes are named as dim=(0, 1).")
     dims = set(dims)
     if not dims:  # of a train of order 0
