@@ -13,7 +13,7 @@ from torch import nn
 from ttnet.errors import TTTypeError, TTValueError
 from ttnet_llm.tuner import AdapterConfig
 from ttnet_llm.tuner.model import linear_names, near_misses
-from ttnet_llm.tuner.targets import INPUTS, STATE_SPACE, default_targets
+from ttnet_llm.tuner.targets import HEADS, INPUTS, STATE_SPACE, default_targets
 
 
 def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
@@ -39,6 +39,10 @@ def attach(model: nn.Module, config: PeftConfig | None) -> nn.Module:
         known = getattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "target_module_mapping", None)
         if known is not None and kind not in known:  # without one, as IA3, a method has a way of its own
             config.target_modules = set(default_targets(model, INPUTS, STATE_SPACE)) or None
+    if str(getattr(config, "target_modules", "")).lower() == "all-linear" and not isinstance(config, AdapterConfig):
+        excluded = getattr(config, "exclude_modules", None)
+        if not isinstance(excluded, str):  # PEFT would adapt a head, too, and then refuse to train it whole
+            config.exclude_modules = [*(excluded or ()), *HEADS.get(config.task_type, ())] or None
     try:
         return as_peft_model(model, config)
     except NoMatchingPeftModuleError as error:

@@ -45,6 +45,8 @@ STATE_SPACE = ("in_proj",)  # the one projection of a mixer that its fused kerne
 
 LAYER_NAMES = (*ATTENTION, *FEED_FORWARD)
 ROUTERS = ("router", "gate", "shared_expert_gate")
+# What PEFT trains whole for a task, which it says in the config only once adapters are in place.
+HEADS = {"TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
 
 
 def default_targets(model: nn.Module, *choices: tuple[str, ...]) -> list[str]:
@@ -94,9 +96,9 @@ def all_linear(model: nn.Module, config: PeftConfig) -> set[str]:
         config: A config whose `target_modules` is "all-linear".
 
     Returns:
-        Full names. Heads are the output embedding and what `modules_to_save` trains whole; routers choose experts,
-        and a small change of theirs changes the model by leaps. An adapter on a layer whose weight the model reads
-        itself would have no effect.
+        Full names. Heads are the output embedding and what `modules_to_save` or the task trains whole; routers choose
+        experts, and a small change of theirs changes the model by leaps. An adapter on a layer whose weight the model
+        reads itself would have no effect.
 
     Example:
         >>> from ttnet_llm import TTLoraConfig
@@ -105,7 +107,7 @@ def all_linear(model: nn.Module, config: PeftConfig) -> set[str]:
         {'up'}
     """
     names: set[str] = _maybe_include_all_linear_layers(copy.copy(config), model).target_modules
-    whole = tuple(getattr(config, "modules_to_save", None) or ())
+    whole = (*(getattr(config, "modules_to_save", None) or ()), *HEADS.get(config.task_type, ()))
     # As PEFT finds what it trains whole: by the ending of the name, whatever comes before it.
     heads = [name for name, _ in model.named_modules() if name.endswith(whole)] if whole else []
     return {

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, TaskType, VeraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
+from transformers import BertConfig, BertForQuestionAnswering, BertForTokenClassification
 
 from tests.ttnet_llm import architectures
 from tests.ttnet_llm.methods import each
@@ -13,6 +16,9 @@ from ttnet_llm.attach import attach
 from ttnet_llm.linear.sharing import head_size
 
 LATENT = {"q_b_proj", "kv_b_proj"}
+TINY_BERT = BertConfig(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=99, num_labels=3
+)
 
 
 def adapted(name, config):
@@ -80,6 +86,32 @@ def test_all_linear_leaves_heads_and_routers_alone(name, config_cls):
     assert not [
         n for n in names if any(part in n for part in ("router", "classifier", "shared_expert_gate", "lm_head"))
     ]
+
+
+@each()
+@pytest.mark.filterwarnings("ignore:.*passes over")
+@pytest.mark.parametrize("task", ["TOKEN_CLS", TaskType.TOKEN_CLS, "QUESTION_ANS"])
+def test_all_linear_leaves_the_heads_of_all_tasks_alone(config_cls, task):
+    """Of which PEFT's configs say nothing yet when layers are chosen."""
+    cls = BertForQuestionAnswering if task == "QUESTION_ANS" else BertForTokenClassification
+    model = get_peft_model(cls(TINY_BERT), config_cls(target_modules="all-linear", task_type=task))
+    assert any("query" in name for name in model.peft_config["default"].target_modules)
+    heads = [module for name, module in model.named_modules() if name.endswith(("classifier", "qa_outputs"))]
+    assert [type(head) for head in heads] == [ModulesToSaveWrapper]
+
+
+@pytest.mark.parametrize(
+    ("cls", "task"), [(BertForTokenClassification, "TOKEN_CLS"), (BertForQuestionAnswering, "QUESTION_ANS")]
+)
+def test_peft_s_own_methods_leave_heads_alone_where_we_put_them_in(cls, task):
+    for config in (LoraConfig(exclude_modules=["key"]), VeraConfig()):
+        config.task_type, config.target_modules = task, "all-linear"
+        model = attach(cls(TINY_BERT), config)
+        heads = [module for name, module in model.named_modules() if name.endswith(("classifier", "qa_outputs"))]
+        assert [type(head) for head in heads] == [ModulesToSaveWrapper]
+        names = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+        assert any("query" in name for name in names)
+        assert any("key" in name for name in names) == isinstance(config, VeraConfig)
 
 
 def test_a_router_that_is_named_is_refused_where_it_is_more_than_a_product():
