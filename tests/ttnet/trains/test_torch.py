@@ -192,15 +192,14 @@ def test_compile_takes_other_values_and_other_scales(compiler):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=0.0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "dtype"),
     [
         ("eager", torch.float64),
-        ("eager", torch.complex128),
-        ("aot_eager", torch.float64),
-        ("aot_eager", torch.bfloat16),
-        ("inductor", torch.float64),
+        pytest.param("eager", torch.complex128, marks=pytest.mark.slow),
+        pytest.param("aot_eager", torch.float64, marks=pytest.mark.slow),
+        pytest.param("aot_eager", torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param("inductor", torch.float64, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("name", OPERATIONS)
