@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import ttnet
-from tests.ttnet.strategies import dense, draw_train
+from tests.ttnet.strategies import dense, draw_train, wide
 from ttnet import TensorTrain, TTMatrix
 
 
@@ -33,6 +33,15 @@ def residual_of(a: TTMatrix, b: TensorTrain, x: TensorTrain) -> float:
     dtype = torch.promote_types(dense(a).dtype, torch.promote_types(dense(b).dtype, dense(x).dtype))
     right, left = vector(b).to(dtype), dense(a).to(dtype) @ vector(x).to(dtype)
     return float((right - left).norm() / right.norm())
+
+
+def noise_of(a: TTMatrix, b: TensorTrain, x: TensorTrain) -> float:
+    """What rounding may do to a relative residual that is found from the cores, whose products may cancel."""
+
+    def size(train: TTMatrix | TensorTrain) -> float:
+        return math.prod(float(torch.linalg.vector_norm(wide(core))) for core in train.cores)
+
+    return 4 * torch.finfo(x.dtype).eps * (size(a) * size(x) + size(b)) / float(wide(vector(b)).norm())
 
 
 def vector(x: TensorTrain) -> Tensor:
