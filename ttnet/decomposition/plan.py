@@ -287,7 +287,8 @@ def plan_sweep(shape: Sequence[int], rank: int, *, method: str = "gram", itemsiz
         itemsize: Bytes of an entry.
 
     Returns:
-        The plan. `tt_svd` follows it as far as the ranks turn out as expected, and plans anew after each step.
+        The plan. `tt_svd` follows it as far as the ranks turn out as expected, and plans anew after each step. What it
+        cuts by an SVD at once, since that is small or has few rows, stands here as a step, too.
 
     Example:
         >>> [(step.modes, step.columns, step.rank) for step in plan_sweep((2,) * 26, 16).steps][:3]

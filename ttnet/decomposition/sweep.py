@@ -123,9 +123,9 @@ class Sweep:
         """Cut the first bond by an SVD in double precision."""
         self._to_double()
         if not self._measured:
-            squares = float(torch.linalg.vector_norm(self._rest)) ** 2
-            check_range(squares, self._rest.numel())
-            self._adopt(squares**0.5)
+            norm = float(torch.linalg.vector_norm(self._rest))
+            check_range(norm * norm, self._rest.numel())  # no power, which raises where a product is infinite
+            self._adopt(norm)
         (rank, size, *_), bond = self._rest.shape, len(self._left)
         matrix = self._rest.reshape(rank * size, -1)
         u, w, tail = truncated_svd(matrix, *self._budget.allowance(min(matrix.shape), bond))

@@ -67,7 +67,7 @@ def test_a_first_bond_of_few_rows_is_cut_without_a_look(looks, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(2,) * 16, (16,) * 4, (4, 200, 100), (300, 4, 4, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
-@pytest.mark.parametrize("scale", [1.0, 1e-30])
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
 def test_quick_cuts_keep_the_bound_and_the_ranks_of_svds(shape, dtype, scale):
     exact = ttnet.random(shape, 6, dtype=dtype, seed=0).full()
     x = (exact / exact.norm() + 1e-5 * draw_tensor(shape, dtype, 1) / math.prod(shape) ** 0.5) * scale
@@ -76,6 +76,16 @@ def test_quick_cuts_keep_the_bound_and_the_ranks_of_svds(shape, dtype, scale):
         assert relative_error(dense(y), x) <= max(eps or 0, 100 * torch.finfo(dtype).eps)
         if eps == 1e-3:
             assert y.ranks == ttnet.tt_svd(x, eps=eps, method="svd").ranks
+
+
+def test_quick_cuts_refuse_what_is_not_finite_and_take_any_scale():
+    x = flat((16,) * 4)
+    for scale in (1e200, 1e-300):
+        assert ttnet.tt_svd(x * scale, max_rank=5).ranks == (1, 5, 5, 5, 1)
+    assert set(ttnet.tt_svd(0 * x).ranks) == {1}
+    x[3, 3, 3, 3] = math.inf
+    with pytest.raises(ttnet.TTValueError, match="NaN or infinite entries, 1 of 65536"):
+        ttnet.tt_svd(x, eps=0.1)
 
 
 @given(shapes, dtypes, seeds, st.sampled_from([1e-5, 1e-2, 0.3, 0.9]), st.sampled_from([4, 16, 64]))
